@@ -1,0 +1,9 @@
+"""The keyspace: revisions, ranges, transactions, compaction, and its durable form.
+
+Nothing here knows of Raft or of an event loop: the server calls `Store` in log order.
+"""
+
+from raftkv.mvcc.backend import Backend, Flush, LmdbBackend
+from raftkv.mvcc.store import Change, Chunk, Store
+
+__all__ = ["Backend", "Change", "Chunk", "Flush", "LmdbBackend", "Store"]

@@ -1,0 +1,6 @@
+"""The durable log: segments, a CRC chain, group commit, torn-tail repair. The bytes are described in `docs/formats.md`."""
+
+from raftkv.wal.format import CorruptLog, WalError
+from raftkv.wal.log import Group, Wal, WalContents
+
+__all__ = ["CorruptLog", "Group", "Wal", "WalContents", "WalError"]

@@ -1,0 +1,106 @@
+"""The disk port: every file access of the log goes through it, so that a simulated disk can take its place.
+
+Only what durability needs: nothing here caches, retries or hides an error.
+"""
+
+import os
+from typing import Protocol
+
+
+class File(Protocol):
+    """An open file; offsets and sizes in bytes. Every method raises OSError as the system does."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data`; durable only after `sync`."""
+
+    def sync(self) -> None:
+        """Make what was written durable, with the size needed to read it back (fdatasync)."""
+
+    def close(self) -> None: ...
+
+
+class Disk(Protocol):
+    """Files by path. A new name, a rename and a removal are durable only after `sync_directory`."""
+
+    def create(self, path: str, size: int) -> File:
+        """Create or empty a file of `size` zero bytes, allocated in advance."""
+
+    def open(self, path: str) -> File: ...
+
+    def read(self, path: str) -> bytes: ...
+
+    def rename(self, source: str, target: str) -> None: ...
+
+    def remove(self, path: str) -> None: ...
+
+    def list(self, directory: str) -> list[str]:
+        """Names in a directory, sorted; empty when there is no such directory."""
+
+    def make_directory(self, path: str) -> None: ...
+
+    def sync_directory(self, path: str) -> None: ...
+
+
+class OsFile:
+    """A file of the operating system."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, offset: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, offset)
+            offset += written
+            view = view[written:]
+
+    def sync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class OsDisk:
+    """The disk of the operating system."""
+
+    def create(self, path: str, size: int) -> File:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            # Falls back to writing where the file system cannot allocate (glibc).
+            os.posix_fallocate(fd, 0, size)
+        except BaseException:
+            os.close(fd)
+            raise
+        return OsFile(fd)
+
+    def open(self, path: str) -> File:
+        return OsFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
+    def read(self, path: str) -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(source, target)
+
+    def remove(self, path: str) -> None:
+        os.remove(path)
+
+    def list(self, directory: str) -> list[str]:
+        try:
+            return sorted(os.listdir(directory))
+        except FileNotFoundError:
+            return []
+
+    def make_directory(self, path: str) -> None:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def sync_directory(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,164 @@
+"""Durable tables behind an overlay: LMDB may lag the log, and never leads it.
+
+Changes gather in memory and are visible at once. `begin_flush` freezes them between two applied entries; a thread
+writes them in one LMDB transaction with a synced commit; `end_flush` forgets what LMDB now has. A crash in between
+leaves the state of an earlier flush, whole: keys, members and applied index are of one moment.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+import lmdb
+
+META = b"meta"
+REVISIONS = b"revisions"
+TABLES = (META, REVISIONS)
+
+MAP_BYTES = 64 << 30
+SLICE = 500
+
+Overlay = dict[bytes, dict[bytes, bytes | None]]
+"""Table to key to new value; None is a deletion."""
+
+
+class Flush(Protocol):
+    """Changes frozen at one moment."""
+
+    def write(self) -> None:
+        """Write them durably. Blocks: call it in a thread."""
+
+
+class Backend(Protocol):
+    """Tables of bytes, ordered by key."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """Size of changes that no flush has taken yet."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the store on disk."""
+
+    @property
+    def size_in_use_bytes(self) -> int:
+        """The part of it that holds data."""
+
+    def put(self, table: bytes, key: bytes, value: bytes) -> None: ...
+
+    def delete(self, table: bytes, key: bytes) -> None: ...
+
+    def get(self, table: bytes, key: bytes) -> bytes | None: ...
+
+    def scan(self, table: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """All of a table, by key; only while nothing is pending, that is, at start."""
+
+    def begin_flush(self) -> Flush | None:
+        """Freeze what is pending; None when there is nothing. One flush at a time."""
+
+    def end_flush(self, flush: Flush) -> None:
+        """Forget the frozen changes, which are durable now."""
+
+    def close(self) -> None: ...
+
+
+def _empty() -> Overlay:
+    return {table: {} for table in TABLES}
+
+
+class LmdbFlush:
+    """Frozen changes on their way to LMDB."""
+
+    def __init__(self, backend: "LmdbBackend", changes: Overlay) -> None:
+        self._backend = backend
+        self._changes = changes
+
+    def write(self) -> None:
+        self._backend.write(self._changes)
+
+
+class LmdbBackend:
+    """Tables in an LMDB environment: one per path and process, one writer, map size fixed at open.
+
+    Invariants:
+    1. The newest value of a key is in `_live`, else in `_frozen`, else in LMDB.
+    2. `_frozen` is not empty exactly while a flush is under way.
+    """
+
+    def __init__(self, path: str, *, map_bytes: int = MAP_BYTES) -> None:
+        """Open or create the environment in directory `path`.
+
+        Raises:
+            lmdb.Error: it cannot be opened, or is not LMDB's.
+        """
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        # The map is sparse: address space, not memory or disk. Reads are random, so no readahead.
+        self._env = lmdb.open(path, map_size=map_bytes, max_dbs=len(TABLES), readahead=False, mode=0o600)
+        self._tables = {table: self._env.open_db(table) for table in TABLES}
+        self._live = _empty()
+        self._frozen = _empty()
+        self._pending_bytes = 0
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._pending_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        return (int(self._env.info()["last_pgno"]) + 1) * int(self._env.stat()["psize"])
+
+    @property
+    def size_in_use_bytes(self) -> int:
+        pages = 0
+        with self._env.begin() as txn:
+            for table in self._tables.values():
+                stat = txn.stat(table)
+                pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return pages * int(self._env.stat()["psize"])
+
+    def put(self, table: bytes, key: bytes, value: bytes) -> None:
+        self._live[table][key] = value
+        self._pending_bytes += len(key) + len(value)
+
+    def delete(self, table: bytes, key: bytes) -> None:
+        self._live[table][key] = None
+        self._pending_bytes += len(key)
+
+    def get(self, table: bytes, key: bytes) -> bytes | None:
+        for overlay in (self._live, self._frozen):
+            changes = overlay[table]
+            if key in changes:
+                return changes[key]
+        with self._env.begin(db=self._tables[table]) as txn:
+            value: bytes | None = txn.get(key)
+            return value
+
+    def scan(self, table: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._env.begin(db=self._tables[table]) as txn, txn.cursor() as cursor:
+            yield from cursor
+
+    def begin_flush(self) -> Flush | None:
+        if not any(self._live.values()):
+            return None
+        self._frozen, self._live = self._live, _empty()
+        self._pending_bytes = 0
+        return LmdbFlush(self, self._frozen)
+
+    def write(self, changes: Overlay) -> None:
+        """Write frozen changes in one synced transaction; in slices, so that the interpreter lock is given up often."""
+        with self._env.begin(write=True) as txn:
+            for name, table in self._tables.items():
+                items = list(changes[name].items())
+                for start in range(0, len(items), SLICE):
+                    part = items[start : start + SLICE]
+                    with txn.cursor(db=table) as cursor:
+                        cursor.putmulti([(key, value) for key, value in part if value is not None])
+                    for key, value in part:
+                        if value is None:
+                            txn.delete(key, db=table)
+
+    def end_flush(self, flush: Flush) -> None:
+        self._frozen = _empty()
+
+    def close(self) -> None:
+        self._env.close()

@@ -1,0 +1,87 @@
+"""Wire bytes of key-values, framed once and used everywhere.
+
+A *chunk* is a KeyValue as field 2 of a message: `0x12`, its length, its bytes. Field 2 is `kvs` of RangeResponse,
+`prev_kv` of PutResponse and `kv` of Event; where field 3 is wanted (`prev_kvs` of DeleteRangeResponse, `prev_kv` of
+Event) only the first byte differs.
+"""
+
+from raftkv.pb import kv_pb2
+
+FIELD_2 = b"\x12"
+FIELD_3 = b"\x1a"
+
+_SMALL = [bytes([value]) for value in range(128)]
+
+
+def varint(value: int) -> bytes:
+    """Encode an integer as protobuf does; negative int64 values take ten bytes."""
+    if 0 <= value < 128:
+        return _SMALL[value]
+    value &= (1 << 64) - 1
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def int_field(tag: bytes, value: int) -> bytes:
+    """A varint field, left out when 0."""
+    return tag + varint(value) if value else b""
+
+
+def bytes_field(tag: bytes, value: bytes) -> bytes:
+    """A bytes or message field, written even when empty."""
+    return tag + varint(len(value)) + value
+
+
+def encode_chunk(key: bytes, create: int, mod: int, version: int, value: bytes, lease: int) -> bytes:
+    """Encode a KeyValue as a chunk."""
+    tail = b"\x10" + varint(create) + b"\x18" + varint(mod) + b"\x20" + varint(version)
+    parts = [b"\x0a", varint(len(key)), key, tail]
+    if value:
+        parts += (b"\x2a", varint(len(value)), value)
+    if lease:
+        parts += (b"\x30", varint(lease))
+    body = b"".join(parts)
+    return b"".join((FIELD_2, varint(len(body)), body))
+
+
+def decode_varint(data: bytes, offset: int) -> tuple[int, int]:
+    """The integer at `offset`, and the offset behind it."""
+    value = shift = 0
+    while True:
+        byte = data[offset]
+        offset += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, offset
+        shift += 7
+
+
+def decode_chunk(chunk: bytes) -> kv_pb2.KeyValue:
+    """The KeyValue of a chunk."""
+    _, start = decode_varint(chunk, 1)
+    return kv_pb2.KeyValue.FromString(chunk[start:])
+
+
+def chunk_key(chunk: bytes) -> bytes:
+    """The key of a chunk, without decoding the rest."""
+    _, start = decode_varint(chunk, 1)
+    length, start = decode_varint(chunk, start + 1)
+    return chunk[start : start + length]
+
+
+def chunk_mod_revision(chunk: bytes) -> int:
+    """The mod revision of a chunk, without decoding the rest."""
+    _, start = decode_varint(chunk, 1)
+    length, start = decode_varint(chunk, start + 1)
+    _, start = decode_varint(chunk, start + length + 1)
+    return decode_varint(chunk, start + 1)[0]
+
+
+def without_value(chunk: bytes) -> bytes:
+    """The chunk with an empty value."""
+    kv = decode_chunk(chunk)
+    return encode_chunk(kv.key, kv.create_revision, kv.mod_revision, kv.version, b"", kv.lease)

@@ -1,0 +1,412 @@
+"""The multi-version store: newest versions in memory, history in the backend.
+
+A revision is (main, sub): one main revision per request that writes, one sub per change inside it, from 0. The newest
+version of every live key is kept in key order as an encoded chunk, so a range is a join of stored bytes and a count is
+a subtraction. Keys that have more than their one live version retained (older ones, or a tombstone) stand in
+`_history` with their revisions; everything else about the past is in the backend's revision table. That table alone
+rebuilds the rest.
+
+Writes come from the log, in order, and are functions of state and request alone: an error is raised before anything
+has changed, so that all members agree.
+"""
+
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sortedcontainers import SortedDict
+
+from raftkv import errors
+from raftkv.mvcc import encoding as enc
+from raftkv.mvcc.backend import META, REVISIONS, Backend, Flush
+from raftkv.mvcc.interval import Interval, interval
+from raftkv.mvcc.ranges import answer_range, order
+from raftkv.mvcc.txn import Txn
+from raftkv.pb import kv_pb2, rpc_pb2
+
+_REVISION = struct.Struct(">QI")
+_NUMBER = struct.Struct(">Q")
+_CURRENT = b"revision"
+_COMPACTED = b"compacted"
+_DELETED = b"d"
+"""First byte of a tombstone's record; a put's record is its chunk, which never begins so."""
+
+STREAM_CHUNK_BYTES = 512 << 10
+
+
+class Version(NamedTuple):
+    """One retained version of a key."""
+
+    main: int
+    sub: int
+    deleted: bool
+
+
+@dataclass(slots=True)
+class Change:
+    """One key's change; `chunk` is the new version (key and mod revision alone for a deletion), `previous` the old."""
+
+    deleted: bool
+    key: bytes
+    chunk: bytes
+    previous: bytes | None
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A part of a streamed range: a RangeResponse body without header; the last one tells count and more."""
+
+    body: bytes
+    last: bool
+
+
+class Store:
+    """The keyspace of one member.
+
+    Invariants:
+    1. `revision` never decreases, whatever crashes or is compacted.
+    2. A key of `_history` has its retained versions there, oldest first, the newest included.
+    3. Reads at or above `compacted_revision` see the same before, during and after physical compaction.
+    """
+
+    def __init__(self, backend: Backend, *, lease_exists: Callable[[int], bool] = lambda _: False) -> None:
+        """Load the newest versions and the history index from the backend."""
+        self.backend = backend
+        self.lease_exists = lease_exists
+        self.on_commit: Callable[[int, Sequence[Change]], None] | None = None
+        self._newest: SortedDict[bytes, bytes] = SortedDict()
+        self._history: SortedDict[bytes, list[Version]] = SortedDict()
+        self._subs: dict[bytes, int] = {}
+        self._compaction: Iterator[None] | None = None
+        self.revision = 1
+        self.compacted_revision = 0
+        self._load()
+
+    def _load(self) -> None:
+        self.revision = self._number(_CURRENT, 1)
+        self.compacted_revision = self._number(_COMPACTED, 0)
+        newest: dict[bytes, bytes] = {}
+        history: dict[bytes, list[Version]] = {}
+        for packed, record in self.backend.scan(REVISIONS):
+            main, sub = _REVISION.unpack(packed)
+            deleted = record.startswith(_DELETED)
+            key = record[1:] if deleted else enc.chunk_key(record)
+            versions = history.get(key)
+            if versions is not None:
+                versions.append(Version(main, sub, deleted))
+            elif key in newest:
+                first = Version(enc.chunk_mod_revision(newest[key]), self._subs.pop(key, 0), False)
+                history[key] = [first, Version(main, sub, deleted)]
+            elif deleted:
+                history[key] = [Version(main, sub, True)]
+            elif sub:
+                self._subs[key] = sub
+            if deleted:
+                newest.pop(key, None)
+            else:
+                newest[key] = record
+        self._newest.update(newest)
+        self._history.update(history)
+        if self.compacted_revision:
+            self._compaction = self._compact_history()
+
+    def _number(self, name: bytes, default: int) -> int:
+        packed = self.backend.get(META, name)
+        return default if packed is None else int(_NUMBER.unpack(packed)[0])
+
+    # Meta and flushing
+
+    def get_meta(self, name: bytes) -> bytes | None:
+        """A value stored beside the keys."""
+        return self.backend.get(META, name)
+
+    def set_meta(self, name: bytes, value: bytes) -> None:
+        """Store a value that belongs to the same moment as the keys."""
+        self.backend.put(META, name, value)
+
+    def begin_flush(self) -> Flush | None:
+        """Freeze everything pending, with the revision it stands for."""
+        self.set_meta(_CURRENT, _NUMBER.pack(self.revision))
+        return self.backend.begin_flush()
+
+    # Writes
+
+    def put(self, request: rpc_pb2.PutRequest) -> bytes:
+        """Put one key; the body of the PutResponse.
+
+        Raises:
+            LeaseNotFound, KeyNotFound: with nothing changed.
+        """
+        self.check_put(request)
+        writer = Writer(self)
+        previous = writer.put(request)
+        writer.commit()
+        return previous if request.prev_kv and previous is not None else b""
+
+    def delete_range(self, request: rpc_pb2.DeleteRangeRequest) -> bytes:
+        """Delete an interval; the body of the DeleteRangeResponse."""
+        writer = Writer(self)
+        body = writer.delete_range(request)
+        writer.commit()
+        return body
+
+    def txn(self, request: rpc_pb2.TxnRequest) -> bytes:
+        """Run a transaction; the body of the TxnResponse.
+
+        Raises:
+            LeaseNotFound, KeyNotFound, Compacted, FutureRev: in the branch that would run, with nothing changed.
+        """
+        return Txn(self, request).run()
+
+    def check_put(self, request: rpc_pb2.PutRequest) -> None:
+        """Raises: LeaseNotFound, KeyNotFound."""
+        if request.lease and not self.lease_exists(request.lease):
+            raise errors.LeaseNotFound
+        if (request.ignore_value or request.ignore_lease) and request.key not in self._newest:
+            raise errors.KeyNotFound
+
+    def check_revision(self, revision: int) -> None:
+        """Raises: FutureRev, Compacted; a revision of 0 or less is the newest."""
+        if revision > self.revision:
+            raise errors.FutureRev
+        if 0 < revision < self.compacted_revision:
+            raise errors.Compacted
+
+    # Reads
+
+    def newest(self, key: bytes) -> bytes | None:
+        """The chunk of the key's newest version."""
+        chunk: bytes | None = self._newest.get(key)
+        return chunk
+
+    def count(self, span: Interval) -> int:
+        """How many live keys the interval holds."""
+        low, high = self._places(span)
+        return high - low
+
+    def select(self, span: Interval, limit: int = 0) -> list[bytes]:
+        """Chunks of the live keys of the interval, in key order, at most `limit` (0: all)."""
+        low, high = self._places(span)
+        if limit and limit < high - low:
+            high = low + limit
+        newest = self._newest
+        return list(map(newest.__getitem__, newest.islice(low, high)))
+
+    def _places(self, span: Interval) -> tuple[int, int]:
+        first, end = span
+        newest = self._newest
+        low = newest.bisect_left(first)
+        high = len(newest) if end is None else newest.bisect_left(end)
+        return low, max(low, high)
+
+    def select_at(self, span: Interval, revision: int) -> list[bytes]:
+        """Chunks of the keys that lived in the interval at an old revision, in key order."""
+        found: dict[bytes, bytes] = {}
+        first, end = span
+        for key in self._irange(self._newest, first, end):
+            if key not in self._history:
+                chunk = self._newest[key]
+                if enc.chunk_mod_revision(chunk) <= revision:
+                    found[key] = chunk
+        for key in self._irange(self._history, first, end):
+            old = self._version_at(key, revision)
+            if old is not None:
+                found[key] = old
+        return [found[key] for key in sorted(found)]
+
+    @staticmethod
+    def _irange(keys: "SortedDict[bytes, bytes] | SortedDict[bytes, list[Version]]", first: bytes, end: bytes | None) -> Iterator[bytes]:
+        if end is not None and end <= first:
+            return iter(())
+        return iter(keys.irange(first, end, inclusive=(True, False)))
+
+    def _version_at(self, key: bytes, revision: int) -> bytes | None:
+        versions = self._history[key]
+        place = bisect_right(versions, (revision, 1 << 32))
+        if not place or versions[place - 1].deleted:
+            return None
+        version = versions[place - 1]
+        if place == len(versions):
+            return self.newest(key)
+        return self.backend.get(REVISIONS, _REVISION.pack(version.main, version.sub))
+
+    def range(self, request: rpc_pb2.RangeRequest) -> list[bytes]:
+        """The pieces of a RangeResponse's body.
+
+        Raises:
+            FutureRev, Compacted
+        """
+        return answer_range(self, request, self.revision)
+
+    def range_stream(self, request: rpc_pb2.RangeRequest) -> Iterator[Chunk]:
+        """The same answer in parts, pinned to one revision though the store moves on between them.
+
+        Raises:
+            FutureRev, Compacted: also between parts, when compaction overtakes the reader.
+        """
+        self.check_revision(request.revision)
+        pinned = request.revision if request.revision > 0 else self.revision
+        chunks = order(self._pinned(request, pinned), request)
+        count = len(chunks)
+        more = 0 < request.limit < count
+        if more:
+            chunks = chunks[: request.limit]
+        tail = (b"\x18\x01" if more else b"") + enc.int_field(b"\x20", count)
+        if request.count_only:
+            chunks = []
+        yield from _parts(chunks, tail, keys_only=request.keys_only)
+
+    def _pinned(self, request: rpc_pb2.RangeRequest, revision: int) -> list[bytes]:
+        span = interval(request.key, request.range_end)
+        return self.select(span) if revision == self.revision else self.select_at(span, revision)
+
+    def read_txn(self, request: rpc_pb2.TxnRequest) -> bytes:
+        """Run a transaction that only reads; the body of the TxnResponse.
+
+        Raises:
+            Compacted, FutureRev
+        """
+        return Txn(self, request).run()
+
+    # Compaction
+
+    def compact(self, revision: int) -> None:
+        """Give up history below `revision`; `compaction_step` removes it.
+
+        Raises:
+            Compacted, FutureRev
+        """
+        if revision <= self.compacted_revision:
+            raise errors.Compacted
+        if revision > self.revision:
+            raise errors.FutureRev
+        self.compacted_revision = revision
+        self.set_meta(_COMPACTED, _NUMBER.pack(revision))
+        self._compaction = self._compact_history()
+
+    def compaction_step(self, max_keys: int = 1000) -> bool:
+        """Remove the history of some keys; whether work remains."""
+        if self._compaction is None:
+            return False
+        for _ in range(max_keys):
+            if next(self._compaction, self) is self:
+                self._compaction = None
+                return False
+        return True
+
+    def _compact_history(self) -> Iterator[None]:
+        for key in list(self._history):
+            if key in self._history:
+                self._compact_key(key)
+            yield
+
+    def _compact_key(self, key: bytes) -> None:
+        """Keep what reads at or above the compacted revision may see: the newest version at it, and all later ones."""
+        versions = self._history[key]
+        keep = bisect_right(versions, (self.compacted_revision, 1 << 32)) - 1
+        if keep >= 0 and versions[keep].deleted:
+            keep += 1
+        for version in versions[: max(keep, 0)]:
+            self.backend.delete(REVISIONS, _REVISION.pack(version.main, version.sub))
+        kept = versions[max(keep, 0) :]
+        if len(kept) > 1 or (kept and kept[0].deleted):
+            self._history[key] = kept
+            return
+        del self._history[key]
+        if kept and kept[0].sub:
+            self._subs[key] = kept[0].sub
+
+    # For the writer
+
+    def record_put(self, key: bytes, chunk: bytes, main: int, sub: int) -> None:
+        """Store a new version."""
+        newest = self._newest.get(key)
+        if newest is not None or key in self._history:
+            self._remember(key, newest, Version(main, sub, False))
+        elif sub:
+            self._subs[key] = sub
+        self._newest[key] = chunk
+        self.backend.put(REVISIONS, _REVISION.pack(main, sub), chunk)
+
+    def record_delete(self, key: bytes, main: int, sub: int) -> None:
+        """Store a tombstone."""
+        self._remember(key, self._newest.pop(key), Version(main, sub, True))
+        self.backend.put(REVISIONS, _REVISION.pack(main, sub), _DELETED + key)
+
+    def _remember(self, key: bytes, newest: bytes | None, version: Version) -> None:
+        versions = self._history.get(key)
+        if versions is None:
+            assert newest is not None, "a key without history has a live version"
+            first = Version(enc.chunk_mod_revision(newest), self._subs.pop(key, 0), False)
+            self._history[key] = [first, version]
+        else:
+            versions.append(version)
+
+
+class Writer:
+    """The changes of one request; they share a main revision."""
+
+    __slots__ = ("_changes", "_main", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._main = store.revision + 1
+        self._changes: list[Change] = []
+
+    @property
+    def revision(self) -> int:
+        """The revision an operation sees and reports: the new one as soon as something was written."""
+        return self._main if self._changes else self._main - 1
+
+    def put(self, request: rpc_pb2.PutRequest) -> bytes | None:
+        """Put one key; the previous version's chunk."""
+        store = self._store
+        key, value, lease = request.key, request.value, request.lease
+        previous = store.newest(key)
+        create, version = self._main, 1
+        if previous is not None:
+            old = enc.decode_chunk(previous)
+            create, version = old.create_revision, old.version + 1
+            if request.ignore_value:
+                value = old.value
+            if request.ignore_lease:
+                lease = old.lease
+        chunk = enc.encode_chunk(key, create, self._main, version, value, lease)
+        store.record_put(key, chunk, self._main, len(self._changes))
+        self._changes.append(Change(False, key, chunk, previous))
+        return previous
+
+    def delete_range(self, request: rpc_pb2.DeleteRangeRequest) -> bytes:
+        """Delete an interval; the body of the DeleteRangeResponse."""
+        store = self._store
+        deleted = store.select(interval(request.key, request.range_end))
+        for chunk in deleted:
+            key = enc.chunk_key(chunk)
+            store.record_delete(key, self._main, len(self._changes))
+            tombstone = kv_pb2.KeyValue(key=key, mod_revision=self._main).SerializeToString()
+            self._changes.append(Change(True, key, enc.bytes_field(enc.FIELD_2, tombstone), chunk))
+        body = enc.int_field(b"\x10", len(deleted))
+        if request.prev_kv:
+            body += b"".join(enc.FIELD_3 + chunk[1:] for chunk in deleted)
+        return body
+
+    def commit(self) -> None:
+        """Make the new revision current, if anything changed."""
+        if self._changes:
+            self._store.revision = self._main
+            if self._store.on_commit is not None:
+                self._store.on_commit(self._main, self._changes)
+
+
+def _parts(chunks: list[bytes], tail: bytes, *, keys_only: bool) -> Iterator[Chunk]:
+    part: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        if size and size + len(chunk) > STREAM_CHUNK_BYTES:
+            yield Chunk(b"".join(part), last=False)
+            part, size = [], 0
+        part.append(enc.without_value(chunk) if keys_only else chunk)
+        size += len(chunk)
+    yield Chunk(b"".join(part) + tail, last=True)

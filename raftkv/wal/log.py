@@ -1,0 +1,307 @@
+"""Writing the log in groups, and opening it after whatever happened.
+
+`encode` runs on the event loop and only makes bytes; `write` runs in a thread, one at a time, and ends when the disk
+has them. A group becomes acknowledged when `write` returns; the next group is written only after that. Hence, on open:
+
+- no marker behind the damage: the last write was torn and never acknowledged. It is cut.
+- a marker of a *later* group behind the damage: the damaged group was acknowledged. Refuse.
+- only the damaged group's own marker: torn when a whole sector of the group still holds the zeros it held before the
+  write (sectors reach a disk in any order); otherwise every sector arrived and bits changed later. Refuse.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from raftkv.disk import Disk, File
+from raftkv.wal import format as fmt
+from raftkv.wal.format import CorruptLog, Record, RecordType, SegmentHeader, WalError
+
+SEGMENT_BYTES = 64 << 20
+
+
+class EntryLike(Protocol):
+    """What a log entry must have."""
+
+    @property
+    def term(self) -> int: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def kind(self) -> int: ...
+    @property
+    def data(self) -> bytes: ...
+
+
+@dataclass(slots=True)
+class Group:
+    """Encoded records that become durable together, without their marker: its place is known when it is written."""
+
+    records: bytes
+    start_chain: int
+    end_chain: int
+    last_index: int
+    hard_state: tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class WalContents:
+    """What an opened log holds. `entries` are (term, index, kind, data); `repaired` says what was cut, if anything."""
+
+    identity: bytes
+    hard_state: tuple[int, int, int] = (0, 0, 0)
+    entries: list[tuple[int, int, int, bytes]] = field(default_factory=list)
+    snapshot: tuple[int, int, bytes] = (0, 0, b"")
+    repaired: str | None = None
+
+    def add(self, record: Record) -> None:
+        """Take a record in the order of writing: a rewritten index drops everything behind it."""
+        if record.type is RecordType.STATE:
+            self.hard_state = fmt.decode_state(record.payload)
+        elif record.type is RecordType.SNAPSHOT:
+            self.snapshot = fmt.decode_snapshot(record.payload)
+        elif record.type is RecordType.ENTRY:
+            entry = fmt.decode_entry(record.payload)
+            if self.entries and entry[1] <= self.entries[-1][1]:
+                del self.entries[max(0, entry[1] - self.entries[0][1]) :]
+            self.entries.append(entry)
+
+
+@dataclass(slots=True)
+class _Segment:
+    path: str
+    sequence: int
+    last_index: int
+
+
+class Wal:
+    """The log of one member, open for appending.
+
+    Invariants:
+    1. Everything before `_position` of the last segment is durable; everything behind it is zero.
+    2. `_chain` is the chain value after the last group encoded, `_written_chain` after the last one written.
+    3. After an error in `write` every later call raises.
+    """
+
+    def __init__(self, disk: Disk, directory: str, identity: bytes, segment_bytes: int) -> None:
+        """Use `create` or `open`."""
+        self._disk = disk
+        self._directory = directory
+        self._identity = identity
+        self._segment_bytes = segment_bytes
+        self._segments: list[_Segment] = []
+        self._file: File | None = None
+        self._size = 0
+        self._position = 0
+        self._chain = 0
+        self._hard_state = (0, 0, 0)
+        self._written_state = (0, 0, 0)
+        self._snapshot: tuple[int, int, bytes] = (0, 0, b"")
+        self._failed: BaseException | None = None
+
+    @classmethod
+    def create(cls, disk: Disk, directory: str, identity: bytes, segment_bytes: int = SEGMENT_BYTES) -> "Wal":
+        """Start a new log in a directory that has none; `identity` comes back on every open.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+        wal = cls(disk, directory, identity, segment_bytes)
+        disk.make_directory(directory)
+        for name in disk.list(directory):
+            if name.endswith(".tmp"):
+                disk.remove(f"{directory}/{name}")
+        wal._rotate(0, 0)
+        return wal
+
+    @staticmethod
+    def exists(disk: Disk, directory: str) -> bool:
+        """Whether a log was ever created here."""
+        return any(name.endswith(".wal") for name in disk.list(directory))
+
+    @classmethod
+    def open(cls, disk: Disk, directory: str, segment_bytes: int = SEGMENT_BYTES) -> "tuple[Wal, WalContents]":
+        """Read the log, cut a torn tail, and go on appending.
+
+        Raises:
+            CorruptLog: acknowledged records are damaged; nothing was changed.
+            OSError: a file cannot be read.
+        """
+        wal = cls(disk, directory, b"", segment_bytes)
+        return wal, wal._load()
+
+    def encode(
+        self, hard_state: tuple[int, int, int] | None, entries: Iterable[EntryLike], *, snapshot: tuple[int, int, bytes] | None = None
+    ) -> Group:
+        """Encode what must become durable together. Groups must be written in the order of encoding."""
+        start = chain = self._chain
+        parts = []
+        if hard_state is not None:
+            self._hard_state = hard_state
+            record, chain = fmt.encode_record(RecordType.STATE, fmt.encode_state(*hard_state), chain)
+            parts.append(record)
+        if snapshot is not None:
+            self._snapshot = snapshot
+            record, chain = fmt.encode_record(RecordType.SNAPSHOT, fmt.encode_snapshot(*snapshot), chain)
+            parts.append(record)
+        last_index = 0
+        for entry in entries:
+            last_index = max(last_index, entry.index)
+            payload = fmt.encode_entry(entry.term, entry.index, entry.kind, entry.data)
+            record, chain = fmt.encode_record(RecordType.ENTRY, payload, chain)
+            parts.append(record)
+        # The marker's crc depends on its place, which the writer knows: the chain goes on from the last record.
+        self._chain = chain
+        return Group(b"".join(parts), start, chain, last_index, self._hard_state)
+
+    def write(self, groups: Sequence[Group]) -> None:
+        """Make groups durable with one write and one fdatasync. Blocks: call it in a thread, one call at a time.
+
+        Raises:
+            WalError: the disk failed, now or earlier; nothing can be acknowledged any more.
+        """
+        if self._failed is not None:
+            raise WalError(f"the log failed earlier: {self._failed}")
+        try:
+            self._write(groups)
+        except OSError as error:
+            self._failed = error
+            raise WalError(f"cannot write the log in {self._directory}: {error.strerror or error}") from error
+
+    def _write(self, groups: Sequence[Group]) -> None:
+        records = b"".join(group.records for group in groups)
+        needed = len(records) + fmt.MARKER_BYTES
+        if self._position + needed > self._size:
+            self._rotate(groups[0].start_chain, needed)
+        marker, _ = fmt.encode_marker(self._position, groups[-1].end_chain)
+        assert self._file is not None, "the log is closed"
+        self._file.write(self._position, records + marker)
+        self._file.sync()
+        self._position += needed
+        self._written_state = groups[-1].hard_state
+        segment = self._segments[-1]
+        segment.last_index = max(segment.last_index, *(group.last_index for group in groups))
+
+    def release(self, index: int) -> None:
+        """Remove segments that hold nothing behind `index`; the last one stays. Blocks."""
+        removed = False
+        while len(self._segments) > 1 and self._segments[0].last_index <= index:
+            self._disk.remove(self._segments.pop(0).path)
+            removed = True
+        if removed:
+            self._disk.sync_directory(self._directory)
+
+    def close(self) -> None:
+        """Close the file; what was written is durable already."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _rotate(self, chain: int, needed: int) -> None:
+        """Start a segment under a temporary name: it exists for a reader only when its header is durable."""
+        sequence = self._segments[-1].sequence + 1 if self._segments else 0
+        header = fmt.encode_header(
+            SegmentHeader(
+                sequence=sequence,
+                chain=chain,
+                hard_state=self._written_state,
+                snapshot_index=self._snapshot[0],
+                snapshot_term=self._snapshot[1],
+                conf_state=self._snapshot[2],
+                identity=self._identity,
+            )
+        )
+        path = f"{self._directory}/{sequence:016x}.wal"
+        size = max(self._segment_bytes, len(header) + needed)
+        file = self._disk.create(path + ".tmp", size)
+        file.write(0, header)
+        file.sync()
+        self._disk.rename(path + ".tmp", path)
+        self._disk.sync_directory(self._directory)
+        self.close()
+        self._file, self._size, self._position = file, size, len(header)
+        self._segments.append(_Segment(path, sequence, 0))
+
+    # Opening
+
+    def _load(self) -> WalContents:
+        names = [name for name in self._disk.list(self._directory) if name.endswith(".wal")]
+        contents: WalContents | None = None
+        chain = 0
+        for name in names:
+            path = f"{self._directory}/{name}"
+            data = self._disk.read(path)
+            header, offset = fmt.decode_header(path, data)
+            if contents is None:
+                contents = self._begin(header)
+                chain = header.chain
+            if header.sequence != (self._segments[-1].sequence + 1 if self._segments else header.sequence):
+                raise CorruptLog(path, 0, f"segment {self._segments[-1].sequence + 1} is missing before this one")
+            if header.chain != chain:
+                raise CorruptLog(path, 0, "the segment does not continue the one before it")
+            self._segments.append(_Segment(path, header.sequence, 0))
+            chain = self._load_segment(path, data, offset, chain, contents, last=name == names[-1])
+        if contents is None:
+            raise FileNotFoundError(f"{self._directory} holds no log")
+        self._chain = chain
+        self._hard_state = self._written_state = contents.hard_state
+        self._snapshot = contents.snapshot
+        return contents
+
+    def _begin(self, header: SegmentHeader) -> WalContents:
+        self._identity = header.identity
+        snapshot = (header.snapshot_index, header.snapshot_term, header.conf_state)
+        return WalContents(identity=header.identity, hard_state=header.hard_state, snapshot=snapshot)
+
+    def _load_segment(
+        self, path: str, data: bytes, offset: int, chain: int, contents: WalContents, *, last: bool
+    ) -> int:
+        """Take the groups of one segment; the chain value after the last complete one."""
+        group_start, group_chain = offset, chain
+        group: list[Record] = []
+        while (record := fmt.read_record(data, offset, chain)) is not None:
+            offset = record.end
+            if record.type is RecordType.MARKER:
+                for member in group:
+                    contents.add(member)
+                    if member.type is RecordType.ENTRY:
+                        index = fmt.decode_entry(member.payload)[1]
+                        self._segments[-1].last_index = max(self._segments[-1].last_index, index)
+                group, group_start, group_chain = [], offset, chain
+            else:
+                group.append(record)
+                chain = record.crc
+        if last:
+            contents.repaired = self._end_of_log(path, data, group_start, offset)
+            self._file, self._size, self._position = self._disk.open(path), len(data), group_start
+            if contents.repaired is not None:
+                self._zero(data, group_start)
+        elif offset != group_start or any(fmt.markers(data, offset)):
+            raise CorruptLog(path, offset, "a record is damaged")
+        return group_chain
+
+    def _end_of_log(self, path: str, data: bytes, group_start: int, damage: int) -> str | None:
+        """Decide what the first unreadable byte of the last segment means; None for the plain end of the log."""
+        if not data[group_start:].strip(b"\0"):
+            return None
+        own_marker = False
+        for place, start in fmt.markers(data, damage):
+            if start != group_start:
+                raise CorruptLog(path, damage, "a record is damaged")
+            own_marker = True
+            end = place + fmt.MARKER_BYTES
+        if own_marker and not _has_unwritten_sector(data, group_start, end):
+            raise CorruptLog(path, damage, "a record is damaged")
+        return f"{path}: cut an unfinished write at byte {group_start}"
+
+    def _zero(self, data: bytes, start: int) -> None:
+        """Wipe a torn tail durably, so that its bytes can never be taken for records later."""
+        assert self._file is not None
+        end = len(data.rstrip(b"\0"))
+        self._file.write(start, bytes(end - start))
+        self._file.sync()
+
+
+def _has_unwritten_sector(data: bytes, start: int, end: int) -> bool:
+    first = -(-start // fmt.SECTOR_BYTES) * fmt.SECTOR_BYTES
+    return any(not data[at : at + fmt.SECTOR_BYTES].strip(b"\0") for at in range(first, end, fmt.SECTOR_BYTES))
