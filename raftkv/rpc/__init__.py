@@ -1,0 +1,9 @@
+"""gRPC over ASGI: framing, status, deadlines, metadata, streams. Knows nothing of etcd.
+
+`App` is a plain ASGI application that answers with trailers, so any ASGI server that can send them hosts it.
+"""
+
+from raftkv.rpc.app import App
+from raftkv.rpc.method import Context, Kind, Method
+
+__all__ = ["App", "Context", "Kind", "Method"]

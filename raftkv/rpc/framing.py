@@ -1,0 +1,98 @@
+"""gRPC's length-prefixed messages, compression, timeouts and percent-encoding (gRPC over HTTP/2, PROTOCOL-HTTP2)."""
+
+import struct
+import zlib
+
+from raftkv.status import Code, StatusError
+
+_PREFIX = struct.Struct(">BI")
+PREFIX_BYTES = _PREFIX.size
+_GZIP = 31
+_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+
+def frame(message: bytes | list[bytes]) -> bytes:
+    """Prefix a message, given whole or in pieces, with its length; never compressed."""
+    if isinstance(message, bytes):
+        return _PREFIX.pack(0, len(message)) + message
+    return b"".join((_PREFIX.pack(0, sum(map(len, message))), *message))
+
+
+class Deframer:
+    """Cuts a body into messages as its bytes arrive, in pieces of any size.
+
+    Raises (from `feed` and `finish`):
+        StatusError: RESOURCE_EXHAUSTED for a message larger than allowed, found before it is buffered;
+            INTERNAL for a malformed or unfinished one; UNIMPLEMENTED for an unknown compression.
+    """
+
+    __slots__ = ("_buffer", "_encoding", "_max_bytes")
+
+    def __init__(self, encoding: bytes, max_bytes: int) -> None:
+        self._buffer = b""
+        self._encoding = encoding
+        self._max_bytes = max_bytes
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take bytes; the messages that are complete now."""
+        buffer = self._buffer + data if self._buffer else data
+        messages = []
+        offset = 0
+        while len(buffer) - offset >= PREFIX_BYTES:
+            compressed, length = _PREFIX.unpack_from(buffer, offset)
+            if length > self._max_bytes:
+                raise _too_large(length, self._max_bytes)
+            end = offset + PREFIX_BYTES + length
+            if end > len(buffer):
+                break
+            message = buffer[offset + PREFIX_BYTES : end]
+            messages.append(self._inflate(message, compressed) if compressed else message)
+            offset = end
+        self._buffer = buffer[offset:]
+        return messages
+
+    def finish(self) -> None:
+        """The body has ended; an unfinished message is an error."""
+        if self._buffer:
+            raise StatusError(Code.INTERNAL, "grpc: the stream ended inside a message")
+
+    def _inflate(self, message: bytes, flag: int) -> bytes:
+        if flag != 1:
+            raise StatusError(Code.INTERNAL, f"grpc: received unexpected payload format {flag}")
+        if self._encoding in (b"", b"identity"):
+            raise StatusError(Code.INTERNAL, "grpc: compressed flag set with identity or empty encoding")
+        inflater = zlib.decompressobj(_GZIP)
+        try:
+            plain = inflater.decompress(message, self._max_bytes + 1)
+        except zlib.error as error:
+            raise StatusError(Code.INTERNAL, f"grpc: failed to decompress the message: {error}") from error
+        if len(plain) > self._max_bytes:
+            raise _too_large(len(plain), self._max_bytes)
+        if not inflater.eof:
+            raise StatusError(Code.INTERNAL, "grpc: failed to decompress the message: it ends early")
+        return plain
+
+
+def _too_large(size: int, max_bytes: int) -> StatusError:
+    return StatusError(Code.RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {max_bytes})")
+
+
+def parse_timeout(value: bytes) -> float:
+    """Seconds of a grpc-timeout header.
+
+    Raises:
+        StatusError: INTERNAL, for a malformed one.
+    """
+    text = value.decode("latin-1")
+    digits, unit = text[:-1], text[-1:]
+    if unit not in _UNITS or not digits.isascii() or not digits.isdigit() or len(digits) > 8:
+        raise StatusError(Code.INTERNAL, f"malformed grpc-timeout: {text!r}")
+    return int(digits) * _UNITS[unit]
+
+
+def percent_encode(message: str) -> bytes:
+    """Encode a status message for the grpc-message header."""
+    data = message.encode()
+    if data.isascii() and b"%" not in data and data.decode().isprintable():
+        return data
+    return b"".join(bytes([byte]) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte for byte in data)

@@ -1,0 +1,80 @@
+"""Methods as handlers of raw message bytes, and what a handler knows of its call."""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class Kind(Enum):
+    """Which sides stream."""
+
+    UNARY = "unary"
+    SERVER_STREAM = "server stream"
+    CLIENT_STREAM = "client stream"
+    BIDI = "bidi"
+
+
+class Context:
+    """What a handler may ask about its call."""
+
+    __slots__ = ("_headers", "_metadata", "deadline", "peer")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]], peer: str, deadline: float | None) -> None:
+        self._headers = headers
+        self._metadata: Mapping[str, str | bytes] | None = None
+        self.deadline = deadline
+        """Loop time (seconds) at which the caller gives up; None: never."""
+        self.peer = peer
+        """Address of the caller, host:port."""
+
+    @property
+    def metadata(self) -> Mapping[str, str | bytes]:
+        """The call's metadata by lower-case name; names that end in -bin have bytes. Of a repeated name, the last."""
+        if self._metadata is None:
+            self._metadata = dict(_metadata(self._headers))
+        return self._metadata
+
+
+def _metadata(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str | bytes]]:
+    for name, value in headers:
+        if name.endswith(b"-bin"):
+            try:
+                yield name.decode("latin-1"), base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+            except binascii.Error:
+                continue
+        elif not name.startswith((b":", b"grpc-")):
+            yield name.decode("latin-1"), value.decode("latin-1")
+
+
+Unary = Callable[[bytes, Context], Awaitable[bytes | list[bytes]]]
+"""A response is bytes, or pieces that are joined once."""
+ServerStream = Callable[[bytes, Context], AsyncIterator[bytes]]
+ClientStream = Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]
+Bidi = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC. A handler ends a call by raising `StatusError`; anything else it raises is a bug: INTERNAL, logged."""
+
+    kind: Kind
+    handler: Callable[..., Any]
+
+    @classmethod
+    def unary(cls, handler: Unary) -> "Method":
+        return cls(Kind.UNARY, handler)
+
+    @classmethod
+    def server_stream(cls, handler: ServerStream) -> "Method":
+        return cls(Kind.SERVER_STREAM, handler)
+
+    @classmethod
+    def client_stream(cls, handler: ClientStream) -> "Method":
+        return cls(Kind.CLIENT_STREAM, handler)
+
+    @classmethod
+    def bidi(cls, handler: Bidi) -> "Method":
+        return cls(Kind.BIDI, handler)
