@@ -114,11 +114,6 @@ class Wal:
         wal._rotate(0, 0)
         return wal
 
-    @staticmethod
-    def exists(disk: Disk, directory: str) -> bool:
-        """Whether a log was ever created here."""
-        return any(name.endswith(".wal") for name in disk.list(directory))
-
     @classmethod
     def open(cls, disk: Disk, directory: str, segment_bytes: int = SEGMENT_BYTES) -> "tuple[Wal, WalContents]":
         """Read the log, cut a torn tail, and go on appending.

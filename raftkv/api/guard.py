@@ -1,0 +1,49 @@
+"""What holds for every call before its handler runs: limits and the caller's demand for a leader."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from raftkv import errors
+from raftkv.rpc import Context, Kind, Method
+from raftkv.server.server import Server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on one request; etcd's flags and defaults."""
+
+    max_request_bytes: int = 1_572_864
+    max_txn_ops: int = 128
+
+
+def require_leader(server: Server, context: Context) -> None:
+    """Refuse a caller that asks for a leader (`hasleader: true`) while this member knows none.
+
+    Raises:
+        NoLeader: no leader is known.
+    """
+    if not server.node.leader and context.metadata.get("hasleader") == "true":
+        raise errors.NoLeader
+
+
+def guarded(server: Server, method: Method) -> Method:
+    """Wrap a method so that the checks common to all calls run first."""
+    handler = method.handler
+    node = server.node
+
+    async def unary(request: bytes, context: Context) -> bytes | list[bytes]:
+        if not node.leader:
+            require_leader(server, context)
+        response: bytes | list[bytes] = await handler(request, context)
+        return response
+
+    def stream(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        require_leader(server, context)
+        responses: AsyncIterator[bytes] = handler(request, context)
+        return responses
+
+    if method.kind is Kind.UNARY:
+        return Method.unary(unary)
+    if method.kind is Kind.SERVER_STREAM:
+        return Method.server_stream(stream)
+    return method

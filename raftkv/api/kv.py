@@ -1,0 +1,108 @@
+"""etcdserverpb.KV: the keyspace.
+
+Writes are checked here and replicated as the client's own bytes; the response comes back encoded from the apply.
+Reads wait until they are linearizable, unless the client asked for a serializable one, and are joined from stored bytes.
+"""
+
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from raftkv import errors
+from raftkv.api.guard import Limits
+from raftkv.mvcc import validate
+from raftkv.pb import rpc_pb2
+from raftkv.rpc import Context, Method
+from raftkv.server import proposals
+from raftkv.server.server import Server
+from raftkv.status import Code, StatusError
+
+M = TypeVar("M", bound=Message)
+
+
+def decode(kind: type[M], request: bytes) -> M:
+    """Decode a request.
+
+    Raises:
+        StatusError: INTERNAL, as gRPC servers answer bytes that are not the message.
+    """
+    try:
+        return kind.FromString(request)
+    except DecodeError as error:
+        raise StatusError(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
+
+
+class KVService:
+    """Range, RangeStream, Put, DeleteRange, Txn and Compact."""
+
+    def __init__(self, server: Server, limits: Limits) -> None:
+        self._server = server
+        self._store = server.store
+        self._max_request_bytes = limits.max_request_bytes
+        self._max_txn_ops = limits.max_txn_ops
+
+    def methods(self) -> dict[str, Method]:
+        """The service's method table."""
+        prefix = "/etcdserverpb.KV/"
+        return {
+            prefix + "Range": Method.unary(self.range),
+            prefix + "RangeStream": Method.server_stream(self.range_stream),
+            prefix + "Put": Method.unary(self.put),
+            prefix + "DeleteRange": Method.unary(self.delete_range),
+            prefix + "Txn": Method.unary(self.txn),
+            prefix + "Compact": Method.unary(self.compact),
+        }
+
+    async def range(self, request: bytes, context: Context) -> list[bytes]:
+        """Answer the keys of an interval."""
+        wanted = decode(rpc_pb2.RangeRequest, request)
+        validate.check_range(wanted)
+        if not wanted.serializable:
+            await self._server.linearizable()
+        return [self._server.header(), *self._store.range(wanted)]
+
+    async def range_stream(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        """Answer the keys of an interval in chunks, at one revision."""
+        wanted = decode(rpc_pb2.RangeRequest, request)
+        validate.check_range_stream(wanted)
+        if not wanted.serializable:
+            await self._server.linearizable()
+        header = self._server.header()
+        for chunk in self._store.range_stream(wanted):
+            body = (header if chunk.last else b"") + chunk.body
+            yield b"\x0a" + proposals.varint(len(body)) + body
+
+    async def put(self, request: bytes, context: Context) -> list[bytes]:
+        """Write one key."""
+        validate.check_put(decode(rpc_pb2.PutRequest, request))
+        return await self._propose(proposals.PUT, request)
+
+    async def delete_range(self, request: bytes, context: Context) -> list[bytes]:
+        """Delete the keys of an interval."""
+        validate.check_delete_range(decode(rpc_pb2.DeleteRangeRequest, request))
+        return await self._propose(proposals.DELETE_RANGE, request)
+
+    async def txn(self, request: bytes, context: Context) -> list[bytes]:
+        """Run a transaction; one that only reads does not go through the log."""
+        wanted = decode(rpc_pb2.TxnRequest, request)
+        validate.check_txn(wanted, self._max_txn_ops)
+        if not validate.txn_is_read_only(wanted):
+            return await self._propose(proposals.TXN, request)
+        if not validate.txn_is_serializable(wanted):
+            await self._server.linearizable()
+        body = self._store.read_txn(wanted)
+        return [self._server.header(), body]
+
+    async def compact(self, request: bytes, context: Context) -> list[bytes]:
+        """Forget history; with `physical`, answer when this member has removed it."""
+        wanted = decode(rpc_pb2.CompactionRequest, request)
+        response = await self._propose(proposals.COMPACTION, request)
+        if wanted.physical:
+            await self._server.wait_compaction()
+        return response
+
+    async def _propose(self, operation: proposals.Operation, request: bytes) -> list[bytes]:
+        if len(request) > self._max_request_bytes:
+            raise errors.RequestTooLarge
+        return await self._server.propose(operation, request)

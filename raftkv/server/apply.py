@@ -1,0 +1,106 @@
+"""Applying committed entries: the one place where the replicated state changes.
+
+Everything here is a function of the log alone, so that all members agree. An operation that fails, fails alike
+everywhere and changes nothing. The applied index is stored with what the entry changed, in one flush: a crash can
+neither skip an entry nor apply it twice.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+
+from raftkv.mvcc import Store
+from raftkv.pb import log_pb2, rpc_pb2
+from raftkv.raft import Entry, EntryKind
+from raftkv.server.headers import Headers
+from raftkv.server.membership import Membership
+from raftkv.server.proposals import Proposals
+from raftkv.status import StatusError
+
+_APPLIED = b"applied"
+_APPLIED_FORMAT = struct.Struct(">QQ")
+
+
+
+def applied_position(store: Store) -> tuple[int, int]:
+    """Index and term of the last entry whose effects the store holds."""
+    encoded = store.get_meta(_APPLIED)
+    if encoded is None:
+        return 0, 0
+    index, term = _APPLIED_FORMAT.unpack(encoded)
+    return index, term
+
+
+class Applier:
+    """Applies entries to the store and answers the calls that proposed them.
+
+    Invariants:
+    1. `index` and `term` are those of the last applied entry, in memory and in what the store will flush.
+    2. Entries are applied in index order without gaps.
+    """
+
+    def __init__(self, store: Store, membership: Membership, proposals: Proposals, headers: Headers) -> None:
+        self._store = store
+        self._membership = membership
+        self._proposals = proposals
+        self._headers = headers
+        self.index, self.term = applied_position(store)
+        self.on_compaction: Callable[[], None] = lambda: None
+        self._operations: dict[str, Callable[[log_pb2.Proposal], list[bytes]]] = {
+            "put": self._put,
+            "delete_range": self._delete_range,
+            "txn": self._txn,
+            "compaction": self._compaction,
+            "member_attributes": self._member_attributes,
+        }
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Apply committed entries in order.
+
+        Raises:
+            RuntimeError: an entry does not follow the last one applied, or is of an unknown kind; the member must stop.
+        """
+        for entry in entries:
+            if entry.index != self.index + 1:
+                raise RuntimeError(f"entry {entry.index} to apply after {self.index}")
+            self.index, self.term = entry.index, entry.term
+            if entry.kind is not EntryKind.NORMAL:
+                raise RuntimeError(f"entry {entry.index} is of kind {entry.kind!r}, which this version cannot apply")
+            if entry.data:
+                self._apply_batch(entry.data)
+        if entries:
+            self._store.set_meta(_APPLIED, _APPLIED_FORMAT.pack(self.index, self.term))
+
+    def _apply_batch(self, data: bytes) -> None:
+        operations = self._operations
+        for proposal in log_pb2.Batch.FromString(data).proposals:
+            name = proposal.WhichOneof("operation")
+            if name is None:
+                raise RuntimeError(f"entry {self.index} holds an operation this version does not know")
+            try:
+                response = operations[name](proposal)
+            except StatusError as error:
+                self._proposals.reject(proposal.id, error)
+            else:
+                self._proposals.resolve(proposal.id, response)
+
+    def _respond(self, body: bytes) -> list[bytes]:
+        return [self._headers.encode(self._store.revision, self.term), body]
+
+    def _put(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        return self._respond(self._store.put(proposal.put))
+
+    def _delete_range(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        return self._respond(self._store.delete_range(proposal.delete_range))
+
+    def _txn(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        return self._respond(self._store.txn(proposal.txn))
+
+    def _compaction(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        request: rpc_pb2.CompactionRequest = proposal.compaction
+        self._store.compact(request.revision)
+        self.on_compaction()
+        return self._respond(b"")
+
+    def _member_attributes(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        self._membership.publish(proposal.member_attributes)
+        return self._respond(b"")

@@ -1,0 +1,338 @@
+"""The server: what binds consensus, the log and the store, and decides nothing of its own.
+
+Inputs (ticks, messages, proposals, reads) only touch memory and ask for a turn of `_pump`; one turn per loop iteration
+takes what Raft owes and sends, persists and applies it. Everything that arrived while the last fsync ran becomes one
+append, one fsync and one message per follower. Messages that are safe to send go out before the fsync, votes and
+acknowledgements after it: `Ready` keeps the two apart.
+
+The event loop is the clock, the generator is handed in, blocking work is handed out (`run_blocking`), and messages
+leave through `send`: the same object runs on a virtual loop. Threads see only bytes they own: the WAL group being
+written, the store's frozen overlay.
+"""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from raftkv import errors
+from raftkv.mvcc import Store
+from raftkv.raft import Message, ProposalDropped, RaftNode, Ready, Role, SoftState
+from raftkv.server.apply import Applier
+from raftkv.server.headers import Headers
+from raftkv.server.membership import Membership
+from raftkv.server.proposals import Operation, Proposals
+from raftkv.server.reads import Reads
+from raftkv.wal import Group, Wal
+
+logger = logging.getLogger(__name__)
+
+BATCH_BYTES = 1 << 20
+FLUSH_BYTES = 8 << 20
+FLUSH_SECONDS = 2.0
+
+Blocking = Callable[[Callable[[], None]], Awaitable[None]]
+"""Runs a blocking function elsewhere; the awaitable ends with it."""
+
+
+class Server:
+    """One member's replicated state machine.
+
+    Invariants:
+    1. `_unsynced` holds the Readys handed out and not yet durable, oldest first; they are advanced in that order.
+    2. At most one WAL write and one store flush are under way.
+    3. After `failed` is set nothing is sent, written or answered any more.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: RaftNode,
+        wal: Wal,
+        store: Store,
+        membership: Membership,
+        headers: Headers,
+        send: Callable[[Sequence[Message]], None],
+        run_wal: Blocking,
+        run_flush: Blocking,
+        rng: random.Random,
+        tick_seconds: float,
+        election_ticks: int,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.node = node
+        self.store = store
+        self.membership = membership
+        self.headers = headers
+        self._wal = wal
+        self._send = send
+        self._run_wal = run_wal
+        self._run_flush = run_flush
+        self._tick_seconds = tick_seconds
+        # etcd's bound on a request: 5 s for the disk and the queue, two elections for the leader.
+        timeout = 5.0 + 2 * election_ticks * tick_seconds
+        self.proposals = Proposals(self._loop, headers.member_id, rng, timeout_seconds=timeout)
+        self.reads = Reads(self._loop, node, rng, timeout_seconds=timeout, retry_seconds=0.5)
+        self.applier = Applier(store, membership, self.proposals, headers)
+        self.applier.on_compaction = self._start_compaction
+        self.failed: asyncio.Future[BaseException] = self._loop.create_future()
+        self._unsynced: deque[tuple[Ready, Group | None]] = deque()
+        self._syncing = False
+        self._flushing = False
+        self._flushed_at = self._loop.time()
+        self._pump_due = False
+        self._closed = False
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._leader_lost_at = float("-inf")
+        self._leader_waiters: list[asyncio.Future[None]] = []
+        self._compaction: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    # What callers ask
+
+    def propose(self, operation: Operation, request: bytes) -> asyncio.Future[list[bytes]]:
+        """Replicate an operation; the future gets the pieces of the encoded response once it is applied here.
+
+        Raises:
+            RequestTooManyRequests: too much is waiting already.
+        The future raises what applying raised, or `Timeout` and its kin when the outcome is unknown.
+        """
+        future = self.proposals.add(operation, request)
+        self.wake()
+        return future
+
+    def linearizable(self) -> asyncio.Future[None]:
+        """Wait until a read of the local store is linearizable (thesis 6.4)."""
+        future = self.reads.wait()
+        self.wake()
+        return future
+
+    def receive(self, message: Message) -> None:
+        """Take a message from a peer."""
+        if not self._closed:
+            self.node.step(message)
+            self.wake()
+
+    def unreachable(self, peer: int) -> None:
+        """Note that messages to this peer are being lost."""
+        if not self._closed:
+            self.node.report_unreachable(peer)
+
+    def header(self) -> bytes:
+        """Encode a response header of this moment."""
+        return self.headers.encode(self.store.revision, self.node.term)
+
+    async def wait_leader(self) -> None:
+        """Wait until a leader is known."""
+        if not self.node.leader:
+            future = self._loop.create_future()
+            self._leader_waiters.append(future)
+            await future
+
+    async def wait_compaction(self) -> None:
+        """Wait until the compaction under way has removed what it must."""
+        if self._compaction is not None:
+            await asyncio.shield(self._compaction)
+
+    # Life
+
+    def start(self) -> None:
+        """Begin to tick; a sole voter need not wait for anyone to be silent."""
+        if self.node.conf_state.voters == (self.node.id,):
+            self.node.campaign()
+        self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
+        self._start_compaction()
+        self.wake()
+
+    async def hand_over(self) -> None:
+        """Give leadership to the most advanced follower, if we lead, and wait for it a little (thesis 3.10)."""
+        if self.node.role is not Role.LEADER:
+            return
+        followers = self.node.status().match_indexes
+        candidates = {peer: index for peer, index in followers.items() if peer != self.node.id}
+        if not candidates:
+            return
+        target = max(sorted(candidates), key=candidates.__getitem__)
+        logger.info("handing leadership over to %x", target)
+        self.node.transfer_leader(target)
+        self.wake()
+        deadline = self._loop.time() + 1.0
+        while self.node.leader in (0, self.node.id) and self._loop.time() < deadline:
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """Stop, flush the store and end every waiting call with `Stopped`."""
+        self._closed = True
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+        if self._compaction is not None:
+            self._compaction.cancel()
+        self.proposals.fail_all(errors.Stopped)
+        self.reads.fail_all(errors.Stopped())
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self.failed.done():
+            self._flush()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # The pump
+
+    def wake(self) -> None:
+        """Ask for a turn of the pump at the end of this loop iteration."""
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _tick(self) -> None:
+        self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
+        self.node.tick()
+        now = self._loop.time()
+        self.proposals.expire(now, self._timeout_error)
+        self.reads.tick()
+        if self.store.backend.pending_bytes > FLUSH_BYTES or now - self._flushed_at > FLUSH_SECONDS:
+            self._flush()
+        self.wake()
+
+    def _timeout_error(self) -> errors.EtcdError:
+        if self._loop.time() - self._leader_lost_at < self.proposals.timeout_seconds:
+            return errors.TimeoutDueToLeaderFail()
+        return errors.Timeout()
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        if self._closed or self.failed.done():
+            return
+        try:
+            self._propose_queued()
+            self.reads.start_round()
+            while self.node.has_ready():
+                self._handle(self.node.ready())
+            self._sync()
+        except Exception as error:
+            self._fail(error)
+
+    def _propose_queued(self) -> None:
+        # While an fsync runs a leader lets proposals gather: they become one entry.
+        if not self.proposals.queued or not self.node.leader or (self._syncing and self.node.role is Role.LEADER):
+            return
+        batches = self.proposals.take_batches(BATCH_BYTES)
+        for number, batch in enumerate(batches):
+            try:
+                self.node.propose([batch])
+            except ProposalDropped:
+                self.proposals.put_back(batches[number:])
+                return
+
+    def _handle(self, ready: Ready) -> None:
+        if ready.soft_state is not None:
+            self._soft_state_changed(ready.soft_state)
+        if ready.messages:
+            self._send(ready.messages)
+        if ready.must_sync or ready.messages_after_persist:
+            group = self._wal.encode(_hard_state(ready), ready.entries) if ready.must_sync else None
+            self._unsynced.append((ready, group))
+        elif self._unsynced:
+            self._unsynced.append((ready, None))
+        else:
+            self.node.advance(ready)
+        if ready.committed:
+            self._apply(ready)
+        if ready.read_states:
+            self.reads.confirmed(ready.read_states, self.applier.index)
+            self.reads.start_round()
+
+    def _apply(self, ready: Ready) -> None:
+        self.applier.apply(ready.committed)
+        self.node.applied_to(self.applier.index)
+        self.reads.applied(self.applier.index)
+
+    def _soft_state_changed(self, state: SoftState) -> None:
+        if state.leader:
+            logger.info("member %x follows leader %x in term %d", self.node.id, state.leader, self.node.term)
+            waiters, self._leader_waiters = self._leader_waiters, []
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
+        else:
+            self._leader_lost_at = self._loop.time()
+            logger.info("member %x has no leader in term %d", self.node.id, self.node.term)
+        self.reads.leader_changed()
+
+    # The disk
+
+    def _sync(self) -> None:
+        while self._unsynced and not self._syncing:
+            batch = list(self._unsynced)
+            groups = [group for _, group in batch if group is not None]
+            if groups:
+                self._syncing = True
+                self._spawn(self._write(batch, groups))
+                return
+            self._unsynced.clear()
+            self._persisted([ready for ready, _ in batch])
+            while self.node.has_ready():
+                self._handle(self.node.ready())
+
+    async def _write(self, batch: list[tuple[Ready, Group | None]], groups: list[Group]) -> None:
+        await self._run_wal(lambda: self._wal.write(groups))
+        for _ in batch:
+            self._unsynced.popleft()
+        self._syncing = False
+        if not self._closed:
+            self._persisted([ready for ready, _ in batch])
+            self._pump()
+
+    def _persisted(self, readys: list[Ready]) -> None:
+        for ready in readys:
+            self.node.advance(ready)
+            if ready.messages_after_persist:
+                self._send(ready.messages_after_persist)
+
+    def _flush(self) -> None:
+        if self._flushing:
+            return
+        self._flushed_at = self._loop.time()
+        flush = self.store.begin_flush()
+        if flush is None:
+            return
+
+        async def write() -> None:
+            await self._run_flush(flush.write)
+            self.store.backend.end_flush(flush)
+            self._flushing = False
+
+        self._flushing = True
+        self._spawn(write())
+
+    def _start_compaction(self) -> None:
+        if self._compaction is None or self._compaction.done():
+            self._compaction = self._loop.create_task(self._compact())
+
+    async def _compact(self) -> None:
+        while self.store.compaction_step():
+            await asyncio.sleep(0)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: "asyncio.Future[None]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop for good: a failed fsync or a broken invariant is never survived."""
+        if not self.failed.done():
+            logger.critical("member %x stops: %s", self.node.id, error, exc_info=error)
+            self.failed.set_result(error)
+            self.proposals.fail_all(errors.Stopped)
+            self.reads.fail_all(errors.Stopped())
+
+
+def _hard_state(ready: Ready) -> tuple[int, int, int] | None:
+    state = ready.hard_state
+    return None if state is None else (state.term, state.voted_for, state.commit)
