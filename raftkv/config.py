@@ -44,7 +44,7 @@ class Config:
     listen_peer_urls: tuple[str, ...] = ("http://localhost:2380",)
     initial_advertise_peer_urls: tuple[str, ...] = ("http://localhost:2380",)
     initial_cluster: Members = (("default", ("http://localhost:2380",)),)
-    initial_cluster_token: str = "etcd-cluster"  # noqa: S105 - a name, not a secret
+    initial_cluster_token: str = "etcd-cluster"
     initial_cluster_state: str = "new"
     heartbeat_interval_ms: int = 100
     election_timeout_ms: int = 1000

@@ -4,6 +4,7 @@ Exit status: 0 after a clean stop, 1 when something is refused or the member die
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -21,55 +22,73 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("raftkv")
 
-WAL_USAGE = "Usage: raftkv wal dump DIR\n\n  Print a stopped member's log, a line per record; DIR is its data directory."
+WAL_USAGE = (
+    "Usage: raftkv wal dump DIR\n\n  Print a stopped member's log, a line per record; DIR is its data directory."
+)
 
 
-def main() -> None:
-    """Entry point of the command."""
-    argv = sys.argv[1:]
-    if argv[:1] == ["wal"]:
-        _wal(argv[1:])
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments, by default those of the process; its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["wal"]:
+        return _wal(arguments[1:])
     try:
-        config = parse(argv, os.environ)
+        config = parse(arguments, os.environ)
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except ConfigError as error:
-        _refuse(str(error))
+        return _refuse(str(error))
     from raftkv.logs import set_up
 
     set_up(config.log_level, config.log_format)
     for warning in (*environment_warnings(os.environ), *config.warnings):
         logger.warning(warning)
-    sys.exit(asyncio.run(_serve(config)))
+    return asyncio.run(_run(config))
 
 
-def _refuse(problem: str) -> NoReturn:
-    print(f"raftkv: {problem}", file=sys.stderr)
-    sys.exit(1)
+def _refuse(problem: str) -> int:
+    print(f"raftkv: {problem}", file=sys.stderr, flush=True)
+    return 1
 
 
-def _wal(argv: Sequence[str]) -> NoReturn:
-    if argv[:1] != ["dump"] or len(argv) != 2 or argv[1].startswith("-"):
+def _wal(arguments: Sequence[str]) -> int:
+    if any(argument in ("-h", "--help") for argument in arguments):
         print(WAL_USAGE)
-        sys.exit(0 if argv in (["--help"], ["dump", "--help"]) else 1)
+        return 0
+    if len(arguments) != 2 or arguments[0] != "dump":
+        return _refuse("usage: raftkv wal dump DIR")
     from raftkv.wal.dump import dump
 
-    inner = os.path.join(argv[1], "wal")
-    problem = dump(inner if os.path.isdir(inner) else argv[1], sys.stdout)
-    if problem is not None:
-        _refuse(problem)
-    sys.exit(0)
+    inner = os.path.join(arguments[1], "wal")
+    try:
+        problem = dump(inner if os.path.isdir(inner) else arguments[1], sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough; nothing more can be printed, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        problem = f"cannot read {error.filename}: {(error.strerror or str(error)).lower()}"
+    return 0 if problem is None else _refuse(problem)
 
 
-async def _serve(config: Config) -> int:
+async def _run(config: Config) -> int:
     from raftkv.member import Member
     from raftkv.server.datadir import StartError
 
+    asked = _stop_event()
     member = Member(config)
+    starting = asyncio.ensure_future(member.start())
+    await _first(starting, asked)
+    if not starting.done():
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        return 0
     try:
-        await member.start()
-    except StartError as error:
-        _refuse(str(error))
+        starting.result()
+    except (StartError, OSError) as error:
+        return _refuse(" ".join(str(error).split()))
     logger.info(
         "raftkv %s: member %s (%x) of cluster %x; clients on %s, peers on %s, data in %s",
         __version__,
@@ -80,32 +99,50 @@ async def _serve(config: Config) -> int:
         ", ".join(member.peer_addresses),
         os.path.abspath(config.data_dir),
     )
-    return await _until_stopped(member)
+    return await _until_stopped(member, asked)
 
 
-async def _until_stopped(member: "Member") -> int:
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-
-    def stop(name: str) -> None:
-        if asked.is_set():
-            os._exit(1)
-        logger.info("%s: handing over and draining; once more to stop at once", name)
-        asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number.name)
+async def _until_stopped(member: "Member", asked: "asyncio.Future[None]") -> int:
     died = asyncio.ensure_future(member.wait_failed())
-    waiting = asyncio.ensure_future(asked.wait())
-    await asyncio.wait((died, waiting), return_when=asyncio.FIRST_COMPLETED)
+    await _first(died, asked)
     if died.done():
-        print(f"raftkv: stopped: {died.result()}", file=sys.stderr, flush=True)
-        # Memory may be ahead of what is durable: nothing more may be said or written.
-        os._exit(1)
+        _die(died.result())
+    # The disk may fail on the way out, too.
+    stopping = asyncio.ensure_future(member.stop())
+    await _first(died, stopping)
+    if not stopping.done():
+        _die(died.result())
     died.cancel()
-    await member.stop()
+    stopping.result()
+    logger.info("stopped")
     return 0
 
 
+def _stop_event() -> "asyncio.Future[None]":
+    """Done when SIGTERM or SIGINT arrives; the second one ends the process."""
+    loop = asyncio.get_running_loop()
+    asked: asyncio.Future[None] = loop.create_future()
+
+    def stop(name: str) -> None:
+        if asked.done():
+            os._exit(1)
+        logger.info("%s: handing over and draining; once more to stop at once", name)
+        asked.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number.name)
+    return asked
+
+
+async def _first(*futures: "asyncio.Future[None] | asyncio.Future[BaseException]") -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _die(reason: BaseException) -> NoReturn:
+    """End the process now: memory may be ahead of what is durable, so nothing more may be said or written."""
+    _refuse(f"stopped: {' '.join(str(reason).split()) or type(reason).__name__}")
+    os._exit(1)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -169,7 +169,9 @@ class Member:
         try:
             backend = LmdbBackend(data_dir.store)
         except (lmdb.Error, OSError) as error:
-            raise StartError(f"the store in {data_dir.store} cannot be opened: {error}. Check space and owner") from error
+            raise StartError(
+                f"the store in {data_dir.store} cannot be opened: {error}. Check space and owner"
+            ) from error
         self._exit.callback(backend.close)
         return Store(backend)
 

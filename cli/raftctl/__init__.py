@@ -1,0 +1,1 @@
+"""raftctl: etcdctl's commands, flags, output and exit codes, for raftkv and etcd alike."""

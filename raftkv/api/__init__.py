@@ -3,6 +3,7 @@
 `services(server, limits)` is the method table that the RPC layer serves.
 """
 
-from raftkv.api.services import Limits, services
+from raftkv.api.guard import Limits
+from raftkv.api.services import services
 
 __all__ = ["Limits", "services"]

@@ -1,7 +1,7 @@
 """etcdserverpb.KV: the keyspace.
 
 Writes are checked here and replicated as the client's own bytes; the response comes back encoded from the apply.
-Reads wait until they are linearizable, unless the client asked for a serializable one, and are joined from stored bytes.
+Reads wait until they are linearizable, unless a serializable one was asked for, and are joined from stored bytes.
 """
 
 from collections.abc import AsyncIterator

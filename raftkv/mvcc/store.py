@@ -217,7 +217,9 @@ class Store:
         return [found[key] for key in sorted(found)]
 
     @staticmethod
-    def _irange(keys: "SortedDict[bytes, bytes] | SortedDict[bytes, list[Version]]", first: bytes, end: bytes | None) -> Iterator[bytes]:
+    def _irange(
+        keys: "SortedDict[bytes, bytes] | SortedDict[bytes, list[Version]]", first: bytes, end: bytes | None
+    ) -> Iterator[bytes]:
         if end is not None and end <= first:
             return iter(())
         return iter(keys.irange(first, end, inclusive=(True, False)))

@@ -1,5 +1,8 @@
 """Raft's messages as protobuf, and back. The core knows nothing of bytes, the wire nothing of the core."""
 
+import logging
+from collections.abc import Iterator
+
 from raftkv.pb import log_pb2, peer_pb2
 from raftkv.raft import (
     AppendEntries,
@@ -19,6 +22,39 @@ from raftkv.raft import (
     SnapshotMetadata,
     TimeoutNow,
 )
+
+logger = logging.getLogger(__name__)
+
+_MESSAGES_TAG = b"\x0a"
+"""MessageBatch.messages: field 1, length-delimited."""
+
+
+def encode_framed(message: Message) -> bytes:
+    """Encode one element of a `MessageBatch`; a batch is such elements one after the other."""
+    encoded = encode(message).SerializeToString()
+    return b"".join((_MESSAGES_TAG, _varint(len(encoded)), encoded))
+
+
+def decode_batch(batch: bytes) -> Iterator[Message]:
+    """Decode the messages of a batch in order; those of a kind this version does not know are left out.
+
+    Raises:
+        google.protobuf.message.DecodeError: these bytes are no batch.
+    """
+    for wire in peer_pb2.MessageBatch.FromString(batch).messages:
+        try:
+            yield decode(wire)
+        except ValueError as error:
+            logger.warning("dropped a message of member %x: %s", wire.sender, error)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def encode(message: Message) -> peer_pb2.Message:
@@ -68,9 +104,7 @@ def encode(message: Message) -> peer_pb2.Message:
         case ReadIndex():
             wire.read_index.CopyFrom(peer_pb2.ReadIndex(context=message.context))
         case ReadIndexResponse():
-            wire.read_index_response.CopyFrom(
-                peer_pb2.ReadIndexResponse(context=message.context, index=message.index)
-            )
+            wire.read_index_response.CopyFrom(peer_pb2.ReadIndexResponse(context=message.context, index=message.index))
     return wire
 
 
@@ -85,9 +119,7 @@ def decode(wire: peer_pb2.Message) -> Message:
         case "append_entries":
             append = wire.append_entries
             entries = [Entry(e.term, e.index, EntryKind(e.kind), e.data) for e in append.entries]
-            return AppendEntries(
-                sender, to, term, append.prev_log_index, append.prev_log_term, entries, append.commit
-            )
+            return AppendEntries(sender, to, term, append.prev_log_index, append.prev_log_term, entries, append.commit)
         case "append_entries_response":
             answer = wire.append_entries_response
             return AppendEntriesResponse(
@@ -99,9 +131,7 @@ def decode(wire: peer_pb2.Message) -> Message:
             return HeartbeatResponse(sender, to, term, wire.heartbeat_response.context)
         case "request_vote":
             vote = wire.request_vote
-            return RequestVote(
-                sender, to, term, vote.last_log_index, vote.last_log_term, vote.pre_vote, vote.transfer
-            )
+            return RequestVote(sender, to, term, vote.last_log_index, vote.last_log_term, vote.pre_vote, vote.transfer)
         case "request_vote_response":
             return RequestVoteResponse(
                 sender, to, term, wire.request_vote_response.granted, wire.request_vote_response.pre_vote
@@ -115,9 +145,7 @@ def decode(wire: peer_pb2.Message) -> Message:
         case "read_index":
             return ReadIndex(sender, to, term, wire.read_index.context)
         case "read_index_response":
-            return ReadIndexResponse(
-                sender, to, term, wire.read_index_response.context, wire.read_index_response.index
-            )
+            return ReadIndexResponse(sender, to, term, wire.read_index_response.context, wire.read_index_response.index)
         case kind:
             raise ValueError(f"a peer sent a message of unknown kind {kind!r}")
 

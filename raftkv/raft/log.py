@@ -23,7 +23,16 @@ class RaftLog:
     3. What is at or below `commit` never changes.
     """
 
-    __slots__ = ("_entries", "applied", "commit", "durable", "handed", "handed_to_apply", "snapshot_index", "snapshot_term")
+    __slots__ = (
+        "_entries",
+        "applied",
+        "commit",
+        "durable",
+        "handed",
+        "handed_to_apply",
+        "snapshot_index",
+        "snapshot_term",
+    )
 
     def __init__(
         self, entries: Sequence[Entry], *, snapshot_index: int, snapshot_term: int, commit: int, applied: int

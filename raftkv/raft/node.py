@@ -504,9 +504,7 @@ class RaftNode:
         if self._snapshot is not None or self.id not in {*self.conf_state.voters, *self.conf_state.voters_outgoing}:
             return False
         log = self.log
-        return all(
-            entry.kind is not EntryKind.CONF_CHANGE for entry in log.slice(log.applied + 1, log.commit + 1)
-        )
+        return all(entry.kind is not EntryKind.CONF_CHANGE for entry in log.slice(log.applied + 1, log.commit + 1))
 
     def _request_votes(self, term: int, *, pre_vote: bool, transfer: bool) -> None:
         out = self._messages if pre_vote else self._messages_after_persist
@@ -526,7 +524,9 @@ class RaftNode:
 
     def _in_lease(self) -> bool:
         """Whether we heard a leader so lately that a candidate must be ignored (thesis 4.2.3)."""
-        return self.config.check_quorum and self.leader != NOBODY and self._election_elapsed < self.config.election_ticks
+        return (
+            self.config.check_quorum and self.leader != NOBODY and self._election_elapsed < self.config.election_ticks
+        )
 
     def _settle_term(self, message: Message) -> bool:
         """Compare terms; whether the message is to be handled."""
@@ -685,9 +685,7 @@ class RaftNode:
                 self._send_snapshot(peer, progress)
                 return
             entries = self.log.slice(progress.next, self.log.last_index + 1, self.config.max_message_bytes)
-            self._messages.append(
-                AppendEntries(self.id, peer, self.term, prev, prev_term, entries, self.log.commit)
-            )
+            self._messages.append(AppendEntries(self.id, peer, self.term, prev, prev_term, entries, self.log.commit))
             progress.sent(prev + len(entries), sum(len(entry.data) for entry in entries))
             if progress.next > self.log.last_index:
                 return

@@ -1,8 +1,8 @@
 """What a leader knows of one follower, and how fast it may send (thesis 3.5, 10.2.2).
 
-    PROBE ──accepted──▶ REPLICATE        PROBE: one append at a time, to find where the logs agree
-      ▲ ◀──rejected/unreachable──┘       REPLICATE: many appends in flight, bounded in number and bytes
-      └──── sent ──▶ SNAPSHOT ──done──▶ PROBE
+PROBE ──accepted──▶ REPLICATE        PROBE: one append at a time, to find where the logs agree
+  ▲ ◀──rejected/unreachable──┘       REPLICATE: many appends in flight, bounded in number and bytes
+  └──── sent ──▶ SNAPSHOT ──done──▶ PROBE
 """
 
 from collections import deque

@@ -114,9 +114,7 @@ class App:
         else:
             await _respond(send, 415, b"this port speaks gRPC\n")
 
-    async def _unary(
-        self, method: Method, receive: Receive, send: Send, deframer: Deframer, context: Context
-    ) -> None:
+    async def _unary(self, method: Method, receive: Receive, send: Send, deframer: Deframer, context: Context) -> None:
         request = await _whole_request(receive, deframer)
         response = self._checked(frame(await _guard(method.handler(request, context))))
         await send(_START)
@@ -130,9 +128,7 @@ class App:
             raise StatusError(Code.RESOURCE_EXHAUSTED, text)
         return response
 
-    async def _stream(
-        self, method: Method, receive: Receive, send: Send, deframer: Deframer, context: Context
-    ) -> None:
+    async def _stream(self, method: Method, receive: Receive, send: Send, deframer: Deframer, context: Context) -> None:
         started = False
         try:
             async with _Requests(receive, deframer) as requests:

@@ -20,7 +20,6 @@ _APPLIED = b"applied"
 _APPLIED_FORMAT = struct.Struct(">QQ")
 
 
-
 def applied_position(store: Store) -> tuple[int, int]:
     """Index and term of the last entry whose effects the store holds."""
     encoded = store.get_meta(_APPLIED)

@@ -62,7 +62,16 @@ class Proposals:
     3. `pending_bytes` is the size of all requests in `_waiting`.
     """
 
-    __slots__ = ("_loop", "_next_id", "_queued", "_queued_bytes", "_waiting", "max_pending_bytes", "pending_bytes", "timeout_seconds")
+    __slots__ = (
+        "_loop",
+        "_next_id",
+        "_queued",
+        "_queued_bytes",
+        "_waiting",
+        "max_pending_bytes",
+        "pending_bytes",
+        "timeout_seconds",
+    )
 
     def __init__(
         self,

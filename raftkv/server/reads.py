@@ -26,7 +26,19 @@ class Reads:
     2. At most one round is under way.
     """
 
-    __slots__ = ("_applying", "_context", "_counter", "_life", "_loop", "_node", "_retry", "_round", "_sent_at", "_timeout", "_waiting")
+    __slots__ = (
+        "_applying",
+        "_context",
+        "_counter",
+        "_life",
+        "_loop",
+        "_node",
+        "_retry",
+        "_round",
+        "_sent_at",
+        "_timeout",
+        "_waiting",
+    )
 
     def __init__(
         self,

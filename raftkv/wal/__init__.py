@@ -1,4 +1,4 @@
-"""The durable log: segments, a CRC chain, group commit, torn-tail repair. The bytes are described in `docs/formats.md`."""
+"""The durable log: segments, a CRC chain, group commit, torn-tail repair. `docs/formats.md` describes the bytes."""
 
 from raftkv.wal.format import CorruptLog, WalError
 from raftkv.wal.log import Group, Wal, WalContents

@@ -126,7 +126,11 @@ class Wal:
         return wal, wal._load()
 
     def encode(
-        self, hard_state: tuple[int, int, int] | None, entries: Iterable[EntryLike], *, snapshot: tuple[int, int, bytes] | None = None
+        self,
+        hard_state: tuple[int, int, int] | None,
+        entries: Iterable[EntryLike],
+        *,
+        snapshot: tuple[int, int, bytes] | None = None,
     ) -> Group:
         """Encode what must become durable together. Groups must be written in the order of encoding."""
         start = chain = self._chain

@@ -1,0 +1,5 @@
+"""`python -m cli.raftctl`."""
+
+from cli.raftctl.main import main
+
+main()
