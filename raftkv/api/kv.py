@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from raftkv import errors
 from raftkv.api.guard import Limits
 from raftkv.mvcc import validate
+from raftkv.mvcc.encoding import varint
 from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Method
 from raftkv.server import proposals
@@ -71,7 +72,7 @@ class KVService:
         header = self._server.header()
         for chunk in self._store.range_stream(wanted):
             body = (header if chunk.last else b"") + chunk.body
-            yield b"\x0a" + proposals.varint(len(body)) + body
+            yield b"\x0a" + varint(len(body)) + body
 
     async def put(self, request: bytes, context: Context) -> list[bytes]:
         """Write one key."""

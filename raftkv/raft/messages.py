@@ -156,7 +156,7 @@ class TimeoutNow:
 
 @dataclass(slots=True)
 class Propose:
-    """Proposals a follower passes on to the leader; each becomes one entry. Its term is 0: it belongs to none."""
+    """Proposals a follower passes on to the leader; each becomes one entry. Only the leader of `term` takes them."""
 
     sender: NodeId
     to: NodeId

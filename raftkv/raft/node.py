@@ -222,7 +222,7 @@ class RaftNode:
             raise
 
     def propose(self, data: Sequence[bytes]) -> None:
-        """Append each item as one entry, or pass them on to the leader.
+        """Append each item as one entry, or pass them on to the leader, who takes them in this term or never.
 
         Raises:
             ProposalDropped: no leader is known, leadership is being transferred, or `max_uncommitted_bytes` is reached.
@@ -233,7 +233,7 @@ class RaftNode:
         elif self.leader == NOBODY:
             raise ProposalDropped("no leader")
         else:
-            self._messages.append(Propose(self.id, self.leader, 0, tuple(data)))
+            self._messages.append(Propose(self.id, self.leader, self.term, tuple(data)))
 
     def propose_conf_change(self, data: bytes) -> None:
         """Propose one change of the configuration; a second one only after the first was applied (thesis 4.1).
@@ -769,7 +769,7 @@ class RaftNode:
                 self._answer_read(done)
 
     def _handle_propose(self, message: Propose) -> None:
-        """Take forwarded proposals; those that cannot be taken are dropped, their senders time out."""
+        """Take proposals forwarded to us as the leader of this very term; what cannot be taken is dropped."""
         try:
             if self.role is Role.LEADER:
                 self._propose_entries(message.data, EntryKind.NORMAL)

@@ -61,6 +61,8 @@ class Applier:
         for entry in entries:
             if entry.index != self.index + 1:
                 raise RuntimeError(f"entry {entry.index} to apply after {self.index}")
+            if entry.term > self.term:
+                self._proposals.term_applied(entry.term)
             self.index, self.term = entry.index, entry.term
             if entry.kind is not EntryKind.NORMAL:
                 raise RuntimeError(f"entry {entry.index} is of kind {entry.kind!r}, which this version cannot apply")

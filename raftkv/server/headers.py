@@ -1,6 +1,6 @@
 """Response headers, encoded: the same few bytes in front of every answer."""
 
-from raftkv.server.proposals import varint
+from raftkv.mvcc.encoding import varint
 
 
 class Headers:

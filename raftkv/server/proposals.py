@@ -2,30 +2,28 @@
 
 A proposal is framed around the client's own request bytes (`raftkvpb.Proposal`), so nothing is encoded twice, and
 everything that waits at one moment travels as one `raftkvpb.Batch`, the data of a single log entry. Each proposal
-carries an id; the member that made it finds the waiting call by that id when the entry is applied. A client's operation
-is proposed once, ever: a call whose outcome is unknown ends in a timeout, never in a second proposal.
+carries an id; the member that made it finds the waiting call by that id when the entry is applied.
+
+A client's operation takes effect at most once. A proposal is handed to the leader of one term, and only that leader
+takes it. Terms never decrease along the log: once an entry of a later term is applied and the proposal was not, it is
+in nobody's log and never will be, so it may be proposed anew. Without that proof it is not; the call then ends in a
+timeout, which tells the client that the outcome is unknown.
 """
 
 import asyncio
 import random
+import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
 from raftkv import errors
+from raftkv.mvcc.encoding import varint
 from raftkv.pb import log_pb2
 from raftkv.status import StatusError
 
-
-def varint(value: int) -> bytes:
-    """Encode a non-negative integer below 2**64 as protobuf does."""
-    if value < 0x80:
-        return value.to_bytes(1, "little")
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+_ID = struct.Struct("<BQ")
+_ID_TAG = log_pb2.Proposal.DESCRIPTOR.fields_by_name["id"].number << 3 | 1
+_PROPOSAL_TAG = b"\x0a"
 
 
 class Operation(NamedTuple):
@@ -49,29 +47,32 @@ MEMBER_ATTRIBUTES = _operation("member_attributes")
 
 def encode_proposal(proposal_id: int, operation: Operation, request: bytes) -> bytes:
     """Frame a client's request as one element of `raftkvpb.Batch.proposals`."""
-    head = b"\x08" + varint(proposal_id) + operation.tag + varint(len(request))
-    return b"\x0a" + varint(len(head) + len(request)) + head + request
+    head = _ID.pack(_ID_TAG, proposal_id) + operation.tag + varint(len(request))
+    return b"".join((_PROPOSAL_TAG, varint(len(head) + len(request)), head, request))
+
+
+class _Call:
+    """A waiting call; `term` is that of the leader its proposal was handed to, 0 while it is queued."""
+
+    __slots__ = ("deadline", "framed", "future", "term")
+
+    def __init__(self, future: asyncio.Future[list[bytes]], deadline: float, framed: bytes) -> None:
+        self.future = future
+        self.deadline = deadline
+        self.framed = framed
+        self.term = 0
 
 
 class Proposals:
-    """What this member proposed and has not seen applied, in order of arrival.
+    """What was proposed through this member and is not applied yet.
 
     Invariants:
-    1. A proposal is in `_queued` or was handed to Raft, never both, and is handed over once.
-    2. `_waiting` holds exactly the calls that have not been answered; its order is that of their deadlines.
-    3. `pending_bytes` is the size of all requests in `_waiting`.
+    1. `_waiting` holds exactly the calls that have not been answered; its order is that of their deadlines.
+    2. `_queued` names the waiting calls whose proposal is with no leader, in order, and calls that gave up.
+    3. `pending_bytes` is the size of all proposals in `_waiting`.
     """
 
-    __slots__ = (
-        "_loop",
-        "_next_id",
-        "_queued",
-        "_queued_bytes",
-        "_waiting",
-        "max_pending_bytes",
-        "pending_bytes",
-        "timeout_seconds",
-    )
+    __slots__ = ("_loop", "_next_id", "_queued", "_waiting", "max_pending_bytes", "pending_bytes", "timeout_seconds")
 
     def __init__(
         self,
@@ -87,9 +88,8 @@ class Proposals:
         # 16 bits of the member, then a start that differs from one life of the process to the next: an entry of an
         # earlier life that is applied again must not wake a call of this one.
         self._next_id = (member_id & 0xFFFF) << 48 | rng.getrandbits(47)
-        self._queued: list[bytes] = []
-        self._queued_bytes = 0
-        self._waiting: dict[int, tuple[asyncio.Future[list[bytes]], float, int]] = {}
+        self._queued: list[int] = []
+        self._waiting: dict[int, _Call] = {}
         self.pending_bytes = 0
         self.max_pending_bytes = max_pending_bytes
 
@@ -98,7 +98,7 @@ class Proposals:
 
     @property
     def queued(self) -> bool:
-        """Whether something waits to be handed to Raft."""
+        """Whether something waits to be handed to a leader."""
         return bool(self._queued)
 
     def add(self, operation: Operation, request: bytes) -> asyncio.Future[list[bytes]]:
@@ -107,64 +107,77 @@ class Proposals:
         Raises:
             RequestTooManyRequests: `max_pending_bytes` are waiting already.
         """
-        size = len(request)
-        if self.pending_bytes + size > self.max_pending_bytes:
+        if self.pending_bytes + len(request) > self.max_pending_bytes:
             raise errors.RequestTooManyRequests
         proposal_id = self._next_id
         self._next_id += 1
         framed = encode_proposal(proposal_id, operation, request)
-        self._queued.append(framed)
-        self._queued_bytes += len(framed)
-        self.pending_bytes += size
+        self._queued.append(proposal_id)
+        self.pending_bytes += len(framed)
         future: asyncio.Future[list[bytes]] = self._loop.create_future()
-        self._waiting[proposal_id] = (future, self._loop.time() + self.timeout_seconds, size)
+        self._waiting[proposal_id] = _Call(future, self._loop.time() + self.timeout_seconds, framed)
         return future
 
-    def take_batches(self, max_bytes: int) -> list[bytes]:
-        """Hand over what is queued as encoded batches of at most `max_bytes`, or of one larger request each."""
-        queued, self._queued = self._queued, []
-        if self._queued_bytes <= max_bytes:
-            self._queued_bytes = 0
-            return [b"".join(queued)]
-        self._queued_bytes = 0
-        batches: list[bytes] = []
-        current: list[bytes] = []
-        size = 0
-        for framed in queued:
-            if current and size + len(framed) > max_bytes:
-                batches.append(b"".join(current))
-                current, size = [], 0
-            current.append(framed)
-            size += len(framed)
-        batches.append(b"".join(current))
-        return batches
+    def hand_over(self, term: int, max_bytes: int, propose: Callable[[bytes], None]) -> None:
+        """Hand what is queued to the leader of `term`, in batches of at most `max_bytes` or of one larger proposal.
 
-    def put_back(self, batches: list[bytes]) -> None:
-        """Queue again, ahead of the rest, batches that Raft refused before anything was sent."""
-        self._queued[:0] = batches
-        self._queued_bytes += sum(map(len, batches))
+        What `propose` raises ends it; what was not handed over by then stays queued.
+        """
+        queued, self._queued = self._queued, []
+        start = 0
+        try:
+            while start < len(queued):
+                batch, end = self._batch(queued, start, max_bytes)
+                if batch:
+                    propose(b"".join(call.framed for call in batch))
+                    for call in batch:
+                        call.term = term
+                start = end
+        finally:
+            if start < len(queued):
+                self._queued = queued[start:]
+
+    def _batch(self, queued: list[int], start: int, max_bytes: int) -> tuple[list[_Call], int]:
+        batch: list[_Call] = []
+        size = 0
+        for place in range(start, len(queued)):
+            call = self._waiting.get(queued[place])
+            if call is None:
+                continue
+            size += len(call.framed)
+            if batch and size > max_bytes:
+                return batch, place
+            batch.append(call)
+        return batch, len(queued)
+
+    def term_applied(self, term: int) -> None:
+        """An entry of `term` is about to be applied: what was handed to earlier leaders is lost, and queued again."""
+        lost = [proposal_id for proposal_id, call in self._waiting.items() if 0 < call.term < term]
+        for proposal_id in lost:
+            self._waiting[proposal_id].term = 0
+        self._queued = lost + self._queued
 
     def resolve(self, proposal_id: int, response: list[bytes]) -> None:
         """Answer the call that waits for this proposal, if it waits here."""
-        entry = self._waiting.pop(proposal_id, None)
-        if entry is not None:
-            self.pending_bytes -= entry[2]
-            if not entry[0].done():
-                entry[0].set_result(response)
+        call = self._waiting.pop(proposal_id, None)
+        if call is not None:
+            self.pending_bytes -= len(call.framed)
+            if not call.future.done():
+                call.future.set_result(response)
 
     def reject(self, proposal_id: int, error: StatusError) -> None:
         """End the call that waits for this proposal with an error, if it waits here."""
-        entry = self._waiting.pop(proposal_id, None)
-        if entry is not None:
-            self.pending_bytes -= entry[2]
-            if not entry[0].done():
-                entry[0].set_exception(error)
+        call = self._waiting.pop(proposal_id, None)
+        if call is not None:
+            self.pending_bytes -= len(call.framed)
+            if not call.future.done():
+                call.future.set_exception(error)
 
     def expire(self, now: float, error: Callable[[], StatusError]) -> None:
-        """End every call whose time is up; what was queued for it and not sent yet may still be proposed."""
+        """End every call whose time is up; a proposal that is still queued then is never made."""
         while self._waiting:
-            proposal_id, (_, deadline, _) = next(iter(self._waiting.items()))
-            if deadline > now:
+            proposal_id, call = next(iter(self._waiting.items()))
+            if call.deadline > now:
                 return
             self.reject(proposal_id, error())
 

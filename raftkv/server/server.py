@@ -11,6 +11,7 @@ written, the store's frozen overlay.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import deque
@@ -216,13 +217,8 @@ class Server:
         # While an fsync runs a leader lets proposals gather: they become one entry.
         if not self.proposals.queued or not self.node.leader or (self._syncing and self.node.role is Role.LEADER):
             return
-        batches = self.proposals.take_batches(BATCH_BYTES)
-        for number, batch in enumerate(batches):
-            try:
-                self.node.propose([batch])
-            except ProposalDropped:
-                self.proposals.put_back(batches[number:])
-                return
+        with contextlib.suppress(ProposalDropped):
+            self.proposals.hand_over(self.node.term, BATCH_BYTES, lambda batch: self.node.propose([batch]))
 
     def _handle(self, ready: Ready) -> None:
         if ready.soft_state is not None:

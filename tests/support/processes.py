@@ -1,0 +1,130 @@
+"""Members as processes, on ports the kernel chose, stopped whatever happens."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from raftkv.client import Client, ClientError
+
+START_SECONDS = 20.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            listener = stack.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            found.append(listener.getsockname()[1])
+        return found
+
+
+class Process:
+    """One member; it may be killed and started again on the same data and ports."""
+
+    def __init__(self, name: str, directory: Path, client: int, peer: int, initial: str) -> None:
+        self.name = name
+        self.directory = directory
+        self.endpoint = f"127.0.0.1:{client}"
+        self._log = directory / f"{name}.log"
+        self._command = [
+            *(sys.executable, "-m", "raftkv", "--name", name, "--data-dir", str(directory / name)),
+            *("--listen-client-urls", f"http://127.0.0.1:{client}"),
+            *("--advertise-client-urls", f"http://127.0.0.1:{client}"),
+            *("--listen-peer-urls", f"http://127.0.0.1:{peer}"),
+            *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"),
+            *("--initial-cluster", initial),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        assert self._process is not None
+        return self._process.wait(seconds)
+
+    def kill(self) -> None:
+        """Stop it as a crash would."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+
+class Cluster:
+    """Members that form one cluster."""
+
+    def __init__(self, directory: Path, size: int) -> None:
+        ports = free_ports(2 * size)
+        names = [f"m{number}" for number in range(size)]
+        initial = ",".join(f"{name}=http://127.0.0.1:{peer}" for name, peer in zip(names, ports[size:], strict=True))
+        self.members = [
+            Process(name, directory, client, peer, initial)
+            for name, client, peer in zip(names, ports[:size], ports[size:], strict=True)
+        ]
+        self.endpoints = ",".join(member.endpoint for member in self.members)
+
+    def start(self) -> None:
+        for member in self.members:
+            member.start()
+        for member in self.members:
+            self.wait_ready(member)
+
+    def wait_ready(self, member: Process) -> None:
+        """Wait until a member serves linearizable reads."""
+        deadline = time.monotonic() + START_SECONDS
+        with Client(member.endpoint, timeout=1.0) as client:
+            while True:
+                try:
+                    client.range("ready")
+                    return
+                except ClientError as error:
+                    if time.monotonic() > deadline:
+                        raise AssertionError(f"{member.name} is not ready: {error}\n{member.log()}") from error
+                    time.sleep(0.05)
+
+    def leader(self) -> Process:
+        """The member that leads, as a majority sees it."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            seen: list[int] = []
+            own: dict[int, Process] = {}
+            for member in self.members:
+                with contextlib.suppress(ClientError), Client(member.endpoint, timeout=1.0) as client:
+                    status = client.status()
+                    own[status.header.member_id] = member
+                    seen.append(status.leader)
+            for leader in set(seen) - {0}:
+                if seen.count(leader) * 2 > len(self.members) and leader in own:
+                    return own[leader]
+            time.sleep(0.05)
+        raise AssertionError("no leader")
+
+    def kill(self) -> None:
+        for member in self.members:
+            member.kill()
+
+
+@contextlib.contextmanager
+def cluster(directory: Path, size: int) -> Iterator[Cluster]:
+    """A running cluster; every process is gone afterwards."""
+    running = Cluster(directory, size)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.kill()
