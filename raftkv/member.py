@@ -91,8 +91,9 @@ class Member:
         server, transport = self._assemble(wal, contents, store, membership)
         self._server = server
         self._exit.push_async_callback(server.close)
-        self._exit.push_async_callback(transport.close)
         self.peer_addresses = await self._serve(App(transport.methods(), max_receive_bytes=PEER_MESSAGE_BYTES), peers)
+        # Closed first: the server of the peer port waits for the streams of others to end.
+        self._exit.push_async_callback(transport.close)
         transport.start()
         server.start()
         self.client_addresses = await self._serve(self._client_app(server), clients)

@@ -37,8 +37,7 @@ def answer_range(store: "Store", request: rpc_pb2.RangeRequest, current: int) ->
     count = store.count(span)
     if request.count_only:
         return [enc.int_field(b"\x20", count)]
-    whole = _sorts(request) or _filters(request) or request.limit < 0
-    return _answer(store.select(span, 0 if whole else request.limit), count, request)
+    return _answer(store.select(span, 0 if _needs_all(request) else request.limit + 1), count, request)
 
 
 def _answer(chunks: list[bytes], count: int | None, request: rpc_pb2.RangeRequest) -> list[bytes]:
@@ -50,6 +49,9 @@ def _answer(chunks: list[bytes], count: int | None, request: rpc_pb2.RangeReques
         chunks = [chunk for chunk in chunks if _passes(enc.decode_chunk(chunk), request)]
         total = len(chunks)
     else:
+        if not _needs_all(request):
+            # etcd sorts no more than it needs to know that there is more.
+            chunks = chunks[: request.limit + 1]
         total = count
     chunks = order(chunks, request)
     more = 0 < request.limit < total
@@ -62,12 +64,16 @@ def _answer(chunks: list[bytes], count: int | None, request: rpc_pb2.RangeReques
 
 
 def order(chunks: list[bytes], request: rpc_pb2.RangeRequest) -> list[bytes]:
-    """Sort as asked; ties keep key order, and a target without an order is ascending."""
+    """Sort as asked; ties keep key order. A target without an order is ascending, but among the first keys only."""
     if not _sorts(request):
         return chunks
     target = _TARGETS[request.sort_target]
     descending = request.sort_order == rpc_pb2.RangeRequest.DESCEND
     return sorted(chunks, key=lambda chunk: target(enc.decode_chunk(chunk)), reverse=descending)
+
+
+def _needs_all(request: rpc_pb2.RangeRequest) -> bool:
+    return request.limit <= 0 or request.sort_order != rpc_pb2.RangeRequest.NONE or _filters(request)
 
 
 def _is_plain(request: rpc_pb2.RangeRequest) -> bool:

@@ -81,12 +81,12 @@ class Store:
         self._subs: dict[bytes, int] = {}
         self._compaction: Iterator[None] | None = None
         self.revision = 1
-        self.compacted_revision = 0
+        self.compacted_revision = -1
         self._load()
 
     def _load(self) -> None:
         self.revision = self._number(_CURRENT, 1)
-        self.compacted_revision = self._number(_COMPACTED, 0)
+        self.compacted_revision = self._number(_COMPACTED, -1)
         newest: dict[bytes, bytes] = {}
         history: dict[bytes, list[Version]] = {}
         for packed, record in self.backend.scan(REVISIONS):
@@ -109,7 +109,7 @@ class Store:
                 newest[key] = record
         self._newest.update(newest)
         self._history.update(history)
-        if self.compacted_revision:
+        if self.compacted_revision > 0:
             self._compaction = self._compact_history()
 
     def _number(self, name: bytes, default: int) -> int:
@@ -161,11 +161,11 @@ class Store:
         return Txn(self, request).run()
 
     def check_put(self, request: rpc_pb2.PutRequest) -> None:
-        """Raises: LeaseNotFound, KeyNotFound."""
-        if request.lease and not self.lease_exists(request.lease):
-            raise errors.LeaseNotFound
+        """Raises: KeyNotFound, LeaseNotFound; in etcd's order."""
         if (request.ignore_value or request.ignore_lease) and request.key not in self._newest:
             raise errors.KeyNotFound
+        if request.lease and not self.lease_exists(request.lease):
+            raise errors.LeaseNotFound
 
     def check_revision(self, revision: int) -> None:
         """Raises: FutureRev, Compacted; a revision of 0 or less is the newest."""

@@ -45,7 +45,9 @@ class Txn:
         from raftkv.mvcc.store import Writer
 
         plan = self._decide(self._request)
-        self._check(plan)
+        # All puts, then all ranges: etcd's order decides which error is told.
+        self._check_puts(plan)
+        self._check_ranges(plan)
         writer = Writer(self._store)
         body = self._execute(plan, writer)
         writer.commit()
@@ -63,14 +65,21 @@ class Txn:
         # A missing key has zeroes everywhere, but no value to compare.
         return compare.target != _Compare.VALUE and compares(_MISSING, compare)
 
-    def _check(self, plan: _Plan) -> None:
+    def _check_puts(self, plan: _Plan) -> None:
+        nested = iter(plan.nested)
         for op in plan.ops:
             if op.HasField("request_put"):
                 self._store.check_put(op.request_put)
-            elif op.HasField("request_range"):
+            elif op.HasField("request_txn"):
+                self._check_puts(next(nested))
+
+    def _check_ranges(self, plan: _Plan) -> None:
+        nested = iter(plan.nested)
+        for op in plan.ops:
+            if op.HasField("request_range"):
                 self._store.check_revision(op.request_range.revision)
-        for nested in plan.nested:
-            self._check(nested)
+            elif op.HasField("request_txn"):
+                self._check_ranges(next(nested))
 
     def _execute(self, plan: _Plan, writer: "Writer") -> bytes:
         nested = iter(plan.nested)

@@ -83,15 +83,12 @@ def _check_operation(op: rpc_pb2.RequestOp, max_ops: int) -> None:
 
 
 def _check_writes(ops: Sequence[rpc_pb2.RequestOp]) -> tuple[set[bytes], list[Interval]]:
-    """Refuse a branch that writes a key twice; what it puts and deletes.
+    """Refuse a branch that writes a key twice; what it puts and deletes, found in etcd's order: deletions of this level,
+    nested transactions one after the other, puts of this level. A later one is compared with what came before it.
 
     The branches of one nested transaction exclude each other, so they may share keys; each may not with the rest.
     """
-    deletes = [
-        interval(op.request_delete_range.key, op.request_delete_range.range_end)
-        for op in ops
-        if op.HasField("request_delete_range")
-    ]
+    deletes = [_literal(op.request_delete_range) for op in ops if op.HasField("request_delete_range")]
     puts: set[bytes] = set()
     for op in ops:
         if op.HasField("request_txn"):
@@ -101,7 +98,6 @@ def _check_writes(ops: Sequence[rpc_pb2.RequestOp]) -> tuple[set[bytes], list[In
             _refuse_overlap(nested, deletes)
             if nested & puts:
                 raise errors.DuplicateKey
-            _refuse_overlap(puts, nested_deletes)
             puts |= nested
             deletes += nested_deletes
     for op in ops:
@@ -112,6 +108,11 @@ def _check_writes(ops: Sequence[rpc_pb2.RequestOp]) -> tuple[set[bytes], list[In
             _refuse_overlap({key}, deletes)
             puts.add(key)
     return puts, deletes
+
+
+def _literal(request: rpc_pb2.DeleteRangeRequest) -> Interval:
+    # etcd compares range_end as it stands here: a deletion from a key on (range_end "\0") collides with nothing.
+    return (request.key, request.range_end) if request.range_end else interval(request.key, b"")
 
 
 def _refuse_overlap(puts: set[bytes], deletes: list[Interval]) -> None:

@@ -1,0 +1,212 @@
+"""A group of cores joined by a network that tests control, with the rules of Raft checked after every event."""
+
+import random
+from collections.abc import Callable
+
+from raftkv.raft import (
+    AppendEntriesResponse,
+    Config,
+    ConfState,
+    Entry,
+    HardState,
+    Message,
+    RaftNode,
+    ReadState,
+    Ready,
+    Role,
+)
+
+
+class Disk:
+    """What one node has made durable."""
+
+    def __init__(self) -> None:
+        self.hard_state = HardState()
+        self.entries: list[Entry] = []
+
+    def persist(self, ready: Ready) -> None:
+        if ready.hard_state is not None:
+            self.hard_state = ready.hard_state
+        if ready.entries:
+            self.entries = self.entries[: ready.entries[0].index - 1] + list(ready.entries)
+
+
+class Group:
+    """Nodes 1 to `size`. Messages wait in `network` until the test delivers them.
+
+    Checked after every event (figure 3.2 of the thesis): election safety, leader append-only, log matching, leader
+    completeness, state machine safety; and that no commit is forgotten and no read index is too old.
+    """
+
+    def __init__(self, size: int, seed: int = 0, **config: int | bool) -> None:
+        self.conf_state = ConfState(voters=tuple(range(1, size + 1)))
+        self.random = random.Random(seed)
+        self.settings = config
+        self.disks = {node: Disk() for node in self.conf_state.voters}
+        self.nodes = {node: self._start(node) for node in self.conf_state.voters}
+        self.unsynced: dict[int, list[Ready]] = {node: [] for node in self.nodes}
+        self.network: list[Message] = []
+        self.applied: dict[int, list[Entry]] = {node: [] for node in self.nodes}
+        self.committed: list[Entry] = []
+        self.leaders: dict[int, int] = {}
+        self.leader_logs: dict[int, list[Entry]] = {}
+        self.reads: dict[bytes, int] = {}
+        self.answers: list[tuple[int, ReadState]] = []
+        self.votes: dict[tuple[int, int], int] = {}
+        self.acknowledged: dict[tuple[int, int], list[Entry]] = {}
+        self.on_send: Callable[[Message], None] = lambda message: None
+
+    def _start(self, node: int) -> RaftNode:
+        disk = self.disks[node]
+        config = Config(id=node, random=random.Random(self.random.random()), **self.settings)  # type: ignore[arg-type]
+        return RaftNode(config, self.conf_state, disk.hard_state, disk.entries)
+
+    # What can happen
+
+    def tick(self, node: int) -> None:
+        self.nodes[node].tick()
+        self.take(node)
+
+    def deliver(self, message: Message) -> None:
+        self.nodes[message.to].step(message)
+        self.take(message.to)
+
+    def take(self, node: int) -> None:
+        """Take what the node owes: send and apply; what must be durable waits for `sync`."""
+        core = self.nodes[node]
+        while core.has_ready():
+            ready = core.ready()
+            self._send(ready.messages)
+            self.unsynced[node].append(ready)
+            self._apply(node, ready)
+            for state in ready.read_states:
+                self._answer(node, state)
+        self.check()
+
+    def sync(self, node: int, count: int | None = None) -> None:
+        """Make the oldest `count` Readys durable, by default all; then what waited for them is sent."""
+        waiting = self.unsynced[node]
+        for _ in range(len(waiting) if count is None else min(count, len(waiting))):
+            ready = waiting.pop(0)
+            self.disks[node].persist(ready)
+            self._check_acknowledged(node)
+            self.nodes[node].advance(ready)
+            self._send(ready.messages_after_persist)
+        self.take(node)
+
+    def crash(self, node: int) -> None:
+        """Lose everything that was not synced, and start again. The state machine starts from nothing, too."""
+        self.unsynced[node].clear()
+        self.applied[node] = []
+        self.leader_logs = {term: log for term, log in self.leader_logs.items() if self.leaders[term] != node}
+        self.nodes[node] = self._start(node)
+        self.take(node)
+
+    def read(self, node: int, context: bytes) -> None:
+        self.reads[context] = len(self.committed)
+        self.nodes[node].read_index(context)
+        self.take(node)
+
+    def settle(self, drop: Callable[[Message], bool] = lambda message: False) -> None:
+        """Sync and deliver until nothing moves."""
+        for _ in range(10_000):
+            for node in self.nodes:
+                self.sync(node)
+            if not self.network:
+                return
+            message = self.network.pop(0)
+            if not drop(message):
+                self.deliver(message)
+        raise AssertionError("the group never comes to rest")
+
+    def elect(self, node: int) -> None:
+        """Make this node the leader."""
+        self.nodes[node].campaign()
+        self.take(node)
+        self.settle()
+        assert self.nodes[node].role is Role.LEADER
+
+    def leader(self) -> RaftNode | None:
+        """The leader of the newest term, if there is one."""
+        leading = [node for node in self.nodes.values() if node.role is Role.LEADER]
+        return max(leading, key=lambda node: node.term, default=None)
+
+    # What must hold
+
+    def _send(self, messages: "list[Message] | tuple[Message, ...]") -> None:  # type: ignore[type-arg]
+        for message in messages:
+            self.on_send(message)
+            self._check_vote(message)
+            self._note_acknowledgement(message)
+            self.network.append(message)
+
+    def _check_vote(self, message: Message) -> None:
+        if type(message).__name__ == "RequestVoteResponse" and message.granted and not message.pre_vote:  # type: ignore[union-attr]
+            key = (message.sender, message.term)
+            assert self.votes.setdefault(key, message.to) == message.to, f"{message.sender} voted twice: {key}"
+            assert self.disks[message.sender].hard_state.term >= message.term, "a vote left before it was durable"
+
+    def _note_acknowledgement(self, message: Message) -> None:
+        if isinstance(message, AppendEntriesResponse) and not message.rejected:
+            durable = self.disks[message.sender].entries
+            assert message.index <= len(durable), f"{message} left before its entries were durable"
+            key = (message.sender, message.term)
+            if message.index > len(self.acknowledged.get(key, ())):
+                self.acknowledged[key] = durable[: message.index]
+
+    def _check_acknowledged(self, node: int) -> None:
+        """What a follower acknowledged to a leader it keeps for as long as that leader's term lasts."""
+        disk = self.disks[node]
+        kept = self.acknowledged.get((node, disk.hard_state.term), [])
+        assert disk.entries[: len(kept)] == kept, f"{node} dropped entries it had acknowledged"
+
+    def _apply(self, node: int, ready: Ready) -> None:
+        durable = self.disks[node].entries
+        for entry in ready.committed:
+            log = self.applied[node]
+            assert entry.index == len(log) + 1, f"{node} applied {entry.index} after {len(log)}"
+            assert entry.index <= len(durable) or self._is_handed(node, entry)
+            log.append(entry)
+            if entry.index <= len(self.committed):
+                assert self.committed[entry.index - 1] == entry, f"state machines differ at {entry.index}"
+            else:
+                self.committed.append(entry)
+                self._check_quorum_holds(entry)
+        if ready.committed:
+            self.nodes[node].applied_to(ready.committed[-1].index)
+
+    def _is_handed(self, node: int, entry: Entry) -> bool:
+        return any(entry in ready.entries for ready in self.unsynced[node])
+
+    def _check_quorum_holds(self, entry: Entry) -> None:
+        holders = sum(
+            len(disk.entries) >= entry.index and disk.entries[entry.index - 1] == entry for disk in self.disks.values()
+        )
+        assert holders * 2 > len(self.disks), f"{entry} was committed with {holders} durable copies"
+
+    def _answer(self, node: int, state: ReadState) -> None:
+        self.answers.append((node, state))
+        assert state.index >= self.reads[state.context], f"stale read: {state} at {self.reads[state.context]}"
+
+    def check(self) -> None:
+        for node in self.nodes.values():
+            if node.role is Role.LEADER:
+                known = self.leaders.setdefault(node.term, node.id)
+                assert known == node.id, f"two leaders in term {node.term}: {known} and {node.id}"
+                log = node.log.slice(1, node.last_index + 1)
+                before = self.leader_logs.get(node.term)
+                if before is None:
+                    assert log[: len(self.committed)] == self.committed, f"leader {node.id} lacks committed entries"
+                else:
+                    assert log[: len(before)] == before, f"leader {node.id} changed its log"
+                self.leader_logs[node.term] = log
+        self._check_log_matching()
+
+    def _check_log_matching(self) -> None:
+        logs = [node.log.slice(1, node.last_index + 1) for node in self.nodes.values()]
+        first = logs[0]
+        for other in logs[1:]:
+            for index in range(min(len(first), len(other)) - 1, -1, -1):
+                if first[index].term == other[index].term:
+                    assert first[: index + 1] == other[: index + 1], "logs with an equal entry differ before it"
+                    break
