@@ -1,4 +1,4 @@
-"""The log under torn writes and flipped bits: a prefix with every acknowledged group, or a refusal; never wrong data."""
+"""The log under torn writes and flipped bits: every acknowledged group, or a refusal; never wrong data."""
 
 from pathlib import Path
 
