@@ -85,9 +85,8 @@ def _check_operation(op: rpc_pb2.RequestOp, max_ops: int) -> None:
 def _check_writes(ops: Sequence[rpc_pb2.RequestOp]) -> tuple[set[bytes], list[Interval]]:
     """Refuse a branch that writes a key twice; what it puts and deletes.
 
-    In etcd's order: deletions of this level, nested transactions one after the other, puts of this level. A later one is compared with what came before it.
-
-    The branches of one nested transaction exclude each other, so they may share keys; each may not with the rest.
+    In etcd's order, each compared with what came before it: deletions of this level, nested transactions, puts of this
+    level. The branches of one nested transaction exclude each other, so they may share keys; not with the rest.
     """
     deletes = [_literal(op.request_delete_range) for op in ops if op.HasField("request_delete_range")]
     puts: set[bytes] = set()
