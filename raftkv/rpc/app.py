@@ -266,9 +266,14 @@ def _trailers(error: StatusError) -> list[tuple[bytes, bytes]]:
 
 
 async def _fail(send: Send, error: StatusError) -> None:
-    """Answer with the status alone (trailers-only)."""
-    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS + _trailers(error)})
-    await send({"type": "http.response.body", "body": b""})
+    """Answer with the status alone.
+
+    Not as one HEADERS frame ("trailers-only"): ASGI cannot ask for that, and a server that ends the stream in a frame
+    of its own would make headers of it, which clients do not take for a status.
+    """
+    await send(_START)
+    await send(_END)
+    await send({"type": "http.response.trailers", "headers": _trailers(error)})
 
 
 async def _respond(send: Send, status: int, body: bytes) -> None:

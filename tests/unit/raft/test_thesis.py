@@ -265,6 +265,21 @@ def test_a_leader_sends_before_its_own_disk_is_done_and_counts_itself_after() ->
     assert leader.commit_index == index
 
 
+def test_a_leader_counts_only_those_of_its_entries_that_are_durable() -> None:
+    """Two writes are under way; the end of the first proves nothing of the second."""
+    group = Group(3)
+    group.elect(1)
+    leader = group.nodes[1]
+    leader.propose([b"a"])
+    first = leader.ready()
+    leader.propose([b"b"])
+    leader.ready()
+    index = leader.last_index
+    leader.step(AppendEntriesResponse(2, 1, leader.term, False, index, 0, 0))
+    leader.advance(first)
+    assert leader.commit_index == index - 1
+
+
 def test_an_acknowledgement_waits_for_the_disk() -> None:
     core = node([])
     core.step(AppendEntries(2, 1, 1, 0, 0, [entry(1, 1)], 1))
