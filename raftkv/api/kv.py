@@ -4,7 +4,7 @@ Writes are checked here and replicated as the client's own bytes; the response c
 Reads wait until they are linearizable, unless a serializable one was asked for, and are joined from stored bytes.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -74,15 +74,15 @@ class KVService:
             body = (header if chunk.last else b"") + chunk.body
             yield b"\x0a" + varint(len(body)) + body
 
-    async def put(self, request: bytes, context: Context) -> list[bytes]:
+    def put(self, request: bytes, context: Context) -> Awaitable[list[bytes]]:
         """Write one key."""
         validate.check_put(decode(rpc_pb2.PutRequest, request))
-        return await self._propose(proposals.PUT, request)
+        return self._propose(proposals.PUT, request)
 
-    async def delete_range(self, request: bytes, context: Context) -> list[bytes]:
+    def delete_range(self, request: bytes, context: Context) -> Awaitable[list[bytes]]:
         """Delete the keys of an interval."""
         validate.check_delete_range(decode(rpc_pb2.DeleteRangeRequest, request))
-        return await self._propose(proposals.DELETE_RANGE, request)
+        return self._propose(proposals.DELETE_RANGE, request)
 
     async def txn(self, request: bytes, context: Context) -> list[bytes]:
         """Run a transaction; one that only reads does not go through the log."""
@@ -103,7 +103,7 @@ class KVService:
             await self._server.wait_compaction()
         return response
 
-    async def _propose(self, operation: proposals.Operation, request: bytes) -> list[bytes]:
+    def _propose(self, operation: proposals.Operation, request: bytes) -> Awaitable[list[bytes]]:
         if len(request) > self._max_request_bytes:
             raise errors.RequestTooLarge
-        return await self._server.propose(operation, request)
+        return self._server.propose(operation, request)

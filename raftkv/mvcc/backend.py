@@ -3,10 +3,15 @@
 Changes gather in memory and are visible at once. `begin_flush` freezes them between two applied entries; a thread
 writes them in one LMDB transaction with a synced commit; `end_flush` forgets what LMDB now has. A crash in between
 leaves the state of an earlier flush, whole: keys, members and applied index are of one moment.
+
+Revisions only ever grow at the end and are removed by compaction, so they are stored many to a value, in blocks: LMDB's
+binding gives up the interpreter lock at each single put, and a busy event loop takes a whole switch interval to hand it
+back.
 """
 
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import lmdb
@@ -16,7 +21,8 @@ REVISIONS = b"revisions"
 TABLES = (META, REVISIONS)
 
 MAP_BYTES = 64 << 30
-SLICE = 500
+BLOCK_BYTES = 64 << 10
+_RECORD = struct.Struct(">12sI")
 
 Overlay = dict[bytes, dict[bytes, bytes | None]]
 """Table to key to new value; None is a deletion."""
@@ -130,12 +136,18 @@ class LmdbBackend:
             if key in changes:
                 return changes[key]
         with self._env.begin(db=self._tables[table]) as txn:
+            if table == REVISIONS:
+                return _find(txn, key)
             value: bytes | None = txn.get(key)
             return value
 
     def scan(self, table: bytes) -> Iterator[tuple[bytes, bytes]]:
         with self._env.begin(db=self._tables[table]) as txn, txn.cursor() as cursor:
-            yield from cursor
+            if table != REVISIONS:
+                yield from cursor
+                return
+            for _, block in cursor:
+                yield from _records(bytes(block))
 
     def begin_flush(self) -> Flush | None:
         if not any(self._live.values()):
@@ -145,20 +157,84 @@ class LmdbBackend:
         return LmdbFlush(self, self._frozen)
 
     def write(self, changes: Overlay) -> None:
-        """Write frozen changes in one synced transaction; in slices, so that the interpreter lock is given up often."""
+        """Write frozen changes in one synced transaction."""
         with self._env.begin(write=True) as txn:
             for name, table in self._tables.items():
-                items = list(changes[name].items())
-                for start in range(0, len(items), SLICE):
-                    part = items[start : start + SLICE]
-                    with txn.cursor(db=table) as cursor:
-                        cursor.putmulti([(key, value) for key, value in part if value is not None])
-                    for key, value in part:
-                        if value is None:
-                            txn.delete(key, db=table)
+                items = changes[name].items()
+                if name == REVISIONS:
+                    self._remove(txn, sorted(key for key, value in items if value is None))
+                    for key, block in _blocks((key, value) for key, value in items if value is not None):
+                        txn.put(key, block, db=table)
+                    continue
+                for key, value in items:
+                    if value is None:
+                        txn.delete(key, db=table)
+                    else:
+                        txn.put(key, value, db=table)
+
+    def _remove(self, txn: lmdb.Transaction, keys: list[bytes]) -> None:
+        """Rewrite the blocks that hold these records, without them."""
+        table = self._tables[REVISIONS]
+        with txn.cursor(db=table) as cursor:
+            place = 0
+            while place < len(keys):
+                if not _seek(cursor, keys[place]):
+                    place += 1
+                    continue
+                block = cursor.key()
+                records = list(_records(bytes(cursor.value())))
+                end = place + 1
+                while end < len(keys) and keys[end] <= records[-1][0]:
+                    end += 1
+                gone = set(keys[place:end])
+                kept = [_RECORD.pack(key, len(value)) + value for key, value in records if key not in gone]
+                if kept:
+                    txn.put(block, b"".join(kept), db=table)
+                else:
+                    txn.delete(block, db=table)
+                place = end
 
     def end_flush(self, flush: Flush) -> None:
         self._frozen = _empty()
 
     def close(self) -> None:
         self._env.close()
+
+
+def _blocks(records: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """Gather records into blocks; a block's key is that of its first record."""
+    parts: list[bytes] = []
+    first, size = b"", 0
+    for key, value in records:
+        if not parts:
+            first = key
+        parts += (_RECORD.pack(key, len(value)), value)
+        size += _RECORD.size + len(value)
+        if size >= BLOCK_BYTES:
+            yield first, b"".join(parts)
+            parts, size = [], 0
+    if parts:
+        yield first, b"".join(parts)
+
+
+def _records(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    offset = 0
+    while offset < len(block):
+        key, length = _RECORD.unpack_from(block, offset)
+        start = offset + _RECORD.size
+        offset = start + length
+        yield key, block[start:offset]
+
+
+def _seek(cursor: lmdb.Cursor, key: bytes) -> bool:
+    """Move to the block that would hold this record: the last one that begins at or before it."""
+    if cursor.set_range(key):
+        return bool(cursor.key() == key or cursor.prev())
+    return bool(cursor.last())
+
+
+def _find(txn: lmdb.Transaction, key: bytes) -> bytes | None:
+    with txn.cursor() as cursor:
+        if not _seek(cursor, key):
+            return None
+        return next((value for found, value in _records(bytes(cursor.value())) if found == key), None)

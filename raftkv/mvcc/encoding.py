@@ -10,12 +10,13 @@ from raftkv.pb import kv_pb2
 FIELD_2 = b"\x12"
 FIELD_3 = b"\x1a"
 
-_SMALL = [bytes([value]) for value in range(128)]
+_SMALL = [bytes([value]) if value < 128 else bytes([value & 127 | 128, value >> 7]) for value in range(1 << 14)]
+"""Integers of one and two bytes, ready made: lengths and versions."""
 
 
 def varint(value: int) -> bytes:
     """Encode an integer as protobuf does; negative int64 values take ten bytes."""
-    if 0 <= value < 128:
+    if 0 <= value < 1 << 14:
         return _SMALL[value]
     value &= (1 << 64) - 1
     out = bytearray()

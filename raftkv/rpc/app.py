@@ -84,8 +84,7 @@ class App:
         if encoding not in (b"", b"identity", b"gzip"):
             text = f"grpc: Decompressor is not installed for grpc-encoding {encoding.decode('latin-1')!r}"
             raise StatusError(Code.UNIMPLEMENTED, text)
-        client = scope.get("client")
-        peer = f"{client[0]}:{client[1]}" if client else ""
+        peer = scope.get("client")
         deframer = Deframer(encoding, self._max_receive_bytes)
         call = self._unary if method.kind is Kind.UNARY else self._stream
         if not timeout:
@@ -116,7 +115,11 @@ class App:
 
     async def _unary(self, method: Method, receive: Receive, send: Send, deframer: Deframer, context: Context) -> None:
         request = await _whole_request(receive, deframer)
-        response = self._checked(frame(await _guard(method.handler(request, context))))
+        try:
+            answer = await method.handler(request, context)
+        except Exception as error:
+            raise _as_status(error) from error
+        response = self._checked(frame(answer))
         await send(_START)
         await send({"type": "http.response.body", "body": response, "more_body": False})
         await send(_TRAILERS_OK)
@@ -220,14 +223,15 @@ class _Requests:
 
 
 async def _whole_request(receive: Receive, deframer: Deframer) -> bytes:
+    event = await receive()
     messages: list[bytes] = []
-    more = True
-    while more:
-        event = await receive()
+    while True:
         if event["type"] == "http.disconnect":
             raise _Disconnected
         messages += deframer.feed(event.get("body", b""))
-        more = event.get("more_body", False)
+        if not event.get("more_body", False):
+            break
+        event = await receive()
     deframer.finish()
     if len(messages) != 1:
         raise StatusError(Code.INTERNAL, f"grpc: a unary call has one request message, not {len(messages)}")

@@ -35,6 +35,11 @@ class Deframer:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take bytes; the messages that are complete now."""
+        if not self._buffer and data[:1] == b"\0" and PREFIX_BYTES + int.from_bytes(data[1:5], "big") == len(data):
+            # The common case: one plain message, whole.
+            if len(data) - PREFIX_BYTES > self._max_bytes:
+                raise _too_large(len(data) - PREFIX_BYTES, self._max_bytes)
+            return [data[PREFIX_BYTES:]]
         buffer = self._buffer + data if self._buffer else data
         messages = []
         offset = 0

@@ -20,15 +20,21 @@ class Kind(Enum):
 class Context:
     """What a handler may ask about its call."""
 
-    __slots__ = ("_headers", "_metadata", "deadline", "peer")
+    __slots__ = ("_headers", "_metadata", "_peer", "deadline")
 
-    def __init__(self, headers: Iterable[tuple[bytes, bytes]], peer: str, deadline: float | None) -> None:
+    def __init__(
+        self, headers: Iterable[tuple[bytes, bytes]], peer: tuple[str, int] | None, deadline: float | None
+    ) -> None:
         self._headers = headers
+        self._peer = peer
         self._metadata: Mapping[str, str | bytes] | None = None
         self.deadline = deadline
         """Loop time (seconds) at which the caller gives up; None: never."""
-        self.peer = peer
-        """Address of the caller, host:port."""
+
+    @property
+    def peer(self) -> str:
+        """Address of the caller, host:port; empty when the host does not tell."""
+        return f"{self._peer[0]}:{self._peer[1]}" if self._peer else ""
 
     @property
     def metadata(self) -> Mapping[str, str | bytes]:
