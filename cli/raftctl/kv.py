@@ -140,7 +140,7 @@ def get(
     printer = session().printer()
     plain = not order and not sort_by and not count_only
     with session().client() as client:
-        pages = client.pages(request, PAGE) if printer.streams and plain else iter([client.call(RANGE, request)])
+        pages = client.pages(request) if printer.streams and plain else iter([client.call(RANGE, request)])
         for response in pages:
             printer.range(response, value_only=print_value_only, count_only=count_only)
 

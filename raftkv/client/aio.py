@@ -1,6 +1,9 @@
 """The client for asyncio."""
 
-from collections.abc import Iterable
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import TypeVar
 
@@ -8,8 +11,10 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from raftkv import errors
 from raftkv.client import requests as req
-from raftkv.client.errors import ClientError, classify, may_retry
+from raftkv.client.failover import Attempts, Rotation
+from raftkv.client.requests import Key
 from raftkv.pb import kv_pb2, rpc_pb2
 from raftkv.status import Code
 
@@ -17,14 +22,38 @@ Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
 
 
-class AsyncClient:
-    """A cluster, reached through any of its endpoints; the rules of failover are those of `raftkv.client.Client`."""
+async def _ready(channel: grpc.aio.Channel, seconds: float) -> bool:
+    """Wait for a connection; False when it is refused or takes longer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                    return False
+                await channel.wait_for_state_change(state)
+            return True
+    return False
 
-    def __init__(self, endpoints: str | Iterable[str] = "localhost:2379", *, timeout: float = 5.0) -> None:
-        """`endpoints`: host:port or http:// URLs, in a list or comma-separated; `timeout`: seconds for a call."""
-        self._targets = req.targets(endpoints)
+
+class AsyncClient:
+    """A cluster, reached through any of its endpoints; the methods, rules and errors of `raftkv.client.Client`.
+
+    Belongs to the event loop that runs when it is first used.
+    """
+
+    def __init__(
+        self, endpoints: str | Iterable[str] = "localhost:2379", *, timeout: float = 5.0, dial_timeout: float = 2.0
+    ) -> None:
+        """Nothing is connected yet.
+
+        endpoints: host:port or http:// URLs, several or comma-separated. timeout: seconds for a whole call.
+        dial_timeout: seconds to find an endpoint that can be reached, shared evenly between them.
+
+        Raises:
+            ValueError: an endpoint that cannot be used.
+        """
+        self._rotation = Rotation(req.targets(endpoints))
         self._timeout = timeout
-        self._current = 0
+        self._dial_timeout = dial_timeout
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def __aenter__(self) -> "AsyncClient":
@@ -36,81 +65,128 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections."""
-        for channel in self._channels.values():
+        """Close all connections; calls under way end as if their connection had broken."""
+        channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
             await channel.close(None)
-        self._channels.clear()
 
-    async def call(self, rpc: req.Rpc[Q, A], request: Q, *, timeout: float | None = None) -> A:
-        """Make a call, at another endpoint if that is safe.
+    async def call(
+        self, rpc: req.Rpc[Q, A], request: Q, *, timeout: float | None = None, endpoint: str | None = None
+    ) -> A:
+        """Make any unary call; with `endpoint`, at that one only."""
+        only = req.target(endpoint) if endpoint else None
+        attempts = Attempts(
+            self._rotation,
+            read=rpc.read,
+            now=time.monotonic(),
+            timeout=self._timeout if timeout is None else timeout,
+            dial_timeout=self._dial_timeout,
+            only=only,
+        )
+        while True:
+            target = attempts.target
+            channel = self._channel(target)
+            if await _ready(channel, attempts.connect_seconds(time.monotonic())):
+                try:
+                    return await self._send(channel, rpc, request, attempts.call_seconds(time.monotonic()))
+                except grpc.aio.AioRpcError as error:
+                    code, message = Code(error.code().value[0]), error.details() or ""
+                    pause = attempts.failed(target, code, message, time.monotonic())
+            else:
+                pause = attempts.unconnected(target, time.monotonic())
+            await asyncio.sleep(pause)
 
-        Raises:
-            ClientError: see `raftkv.client.errors`.
-        """
-        last: ClientError | None = None
-        for _ in self._targets:
-            try:
-                return await self._call(self._targets[self._current], rpc, request, timeout or self._timeout)
-            except grpc.aio.AioRpcError as error:
-                code, message = Code(error.code().value[0]), error.details() or ""
-                last = classify(code, message, read=rpc.read)
-                last.__cause__ = error
-                if not may_retry(code, message, read=rpc.read):
-                    break
-                self._current = (self._current + 1) % len(self._targets)
-        assert last is not None
-        raise last
-
-    async def _call(self, target: str, rpc: req.Rpc[Q, A], request: Q, timeout: float) -> A:
+    def _channel(self, target: str) -> grpc.aio.Channel:
         channel = self._channels.get(target)
         if channel is None:
             channel = self._channels[target] = grpc.aio.insecure_channel(target, options=list(req.CHANNEL_OPTIONS))
+        return channel
+
+    async def _send(self, channel: grpc.aio.Channel, rpc: req.Rpc[Q, A], request: Q, seconds: float) -> A:
         method = channel.unary_unary(
             rpc.path, request_serializer=rpc.request.SerializeToString, response_deserializer=rpc.response.FromString
         )
-        response: A = await method(request, timeout=timeout)
+        response: A = await method(request, timeout=seconds, metadata=req.metadata(rpc))
         return response
 
-    async def get(self, key: str | bytes, *, revision: int = 0, serializable: bool = False) -> kv_pb2.KeyValue | None:
+    async def get(self, key: Key, *, revision: int = 0, serializable: bool = False) -> kv_pb2.KeyValue | None:
         """One key, or None; at an old `revision` if one is given."""
         kvs = (await self.range(key, revision=revision, serializable=serializable)).kvs
         return kvs[0] if kvs else None
 
     async def range(
         self,
-        key: str | bytes,
-        range_end: str | bytes | None = None,
+        key: Key,
+        range_end: Key | None = None,
         *,
         prefix: bool = False,
         limit: int = 0,
         revision: int = 0,
         serializable: bool = False,
+        keys_only: bool = False,
+        count_only: bool = False,
     ) -> rpc_pb2.RangeResponse:
-        """Keys of [key, range_end), or all with a prefix; linearizable unless `serializable`."""
-        request = req.range_request(
-            key, range_end, prefix=prefix, limit=limit, revision=revision, serializable=serializable
+        """One key, [key, range_end), or all keys with a prefix, in one answer; linearizable unless `serializable`."""
+        first, end = req.key_range(key, range_end, prefix=prefix)
+        request = rpc_pb2.RangeRequest(
+            key=first,
+            range_end=end,
+            limit=limit,
+            revision=revision,
+            serializable=serializable,
+            keys_only=keys_only,
+            count_only=count_only,
         )
-        return await self.call(req.RANGE, request)
+        return await self.call(req.range_rpc(request), request)
 
-    async def put(
-        self, key: str | bytes, value: str | bytes, *, lease: int = 0, prev_kv: bool = False
-    ) -> rpc_pb2.PutResponse:
+    async def pages(
+        self, request: rpc_pb2.RangeRequest, *, page_bytes: int = 1 << 20
+    ) -> AsyncIterator[rpc_pb2.RangeResponse]:
+        """A range in key order, page by page, all at the revision of the first; the timeout is for each page.
+
+        `count` and `more` of a page speak of the rest of the range from that page on.
+
+        Raises:
+            ValueError: an order other than by ascending key.
+        """
+        pages = req.Pages(request, page_bytes=page_bytes)
+        while True:
+            response = await self.call(req.range_rpc(pages.request), pages.request)
+            yield response
+            if not pages.take(response):
+                return
+
+    async def put(self, key: Key, value: Key, *, lease: int = 0, prev_kv: bool = False) -> rpc_pb2.PutResponse:
         """Write one key."""
         request = rpc_pb2.PutRequest(key=req.as_bytes(key), value=req.as_bytes(value), lease=lease, prev_kv=prev_kv)
         return await self.call(req.PUT, request)
 
     async def delete(
-        self, key: str | bytes, range_end: str | bytes | None = None, *, prefix: bool = False
+        self, key: Key, range_end: Key | None = None, *, prefix: bool = False, prev_kv: bool = False
     ) -> rpc_pb2.DeleteRangeResponse:
         """Delete one key, [key, range_end), or all keys with a prefix."""
-        first = req.as_bytes(key)
-        end = req.prefix_end(first) if prefix else req.as_bytes(range_end or b"")
-        return await self.call(req.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=first or b"\0", range_end=end))
+        first, end = req.key_range(key, range_end, prefix=prefix)
+        return await self.call(req.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=first, range_end=end, prev_kv=prev_kv))
 
     async def txn(self, request: rpc_pb2.TxnRequest) -> rpc_pb2.TxnResponse:
         """Run a transaction."""
-        return await self.call(req.TXN, request)
+        return await self.call(req.txn_rpc(request), request)
 
-    async def status(self) -> rpc_pb2.StatusResponse:
-        """What the member behind the current endpoint says of itself."""
-        return await self.call(req.STATUS, rpc_pb2.StatusRequest())
+    async def compact(self, revision: int, *, physical: bool = False) -> rpc_pb2.CompactionResponse:
+        """Give up history below `revision`; with `physical`, return when the member has removed it."""
+        return await self.call(req.COMPACT, rpc_pb2.CompactionRequest(revision=revision, physical=physical))
+
+    async def member_list(self) -> rpc_pb2.MemberListResponse:
+        """Who the members are."""
+        return await self.call(req.MEMBER_LIST, rpc_pb2.MemberListRequest())
+
+    async def status(self, endpoint: str | None = None) -> rpc_pb2.StatusResponse:
+        """What the member behind an endpoint says of itself; without one, any member that answers."""
+        return await self.call(req.STATUS, rpc_pb2.StatusRequest(), endpoint=endpoint)
+
+    async def health(self, endpoint: str | None = None) -> float:
+        """Seconds that a linearizable read took; raises when it fails. A read that is not permitted is healthy too."""
+        started = time.monotonic()
+        with contextlib.suppress(errors.PermissionDenied):
+            await self.call(req.RANGE, rpc_pb2.RangeRequest(key=b"health"), endpoint=endpoint)
+        return time.monotonic() - started

@@ -1,55 +1,97 @@
-"""What the client raises.
+"""What the client raises, and how an answer becomes one of them.
 
 ClientError
-├── Refused          the server answered: the request had no effect, or a read failed; `code` and `message` are its
-├── Unavailable      no endpoint could be reached: nothing was sent
-└── OutcomeUnknown   a write was sent and its answer was lost: it may have happened, once; it was not repeated
+├── Refused          a definite failure: the request had no effect
+├── Unavailable      no endpoint could be reached: nothing was sent; or no endpoint answered a read
+└── OutcomeUnknown   a write was sent and no definite answer came: it happened once or never; it was not repeated
+
+When the server's error is one of etcd's, what is raised is also an instance of its class in `raftkv.errors`, so that
+`except errors.Compacted` and `except Refused` both catch it, and `except OutcomeUnknown` catches a server's Timeout.
 """
 
+from functools import lru_cache
+
+from raftkv import errors
 from raftkv.status import Code
 
 
 class ClientError(Exception):
-    """Base; `code` is the gRPC code, `message` the text."""
+    """Base of all; `code` is the gRPC code, `message` the text of the server or of the connection."""
 
     def __init__(self, code: Code, message: str) -> None:
-        super().__init__(message)
+        # Not super(): the classes mixed in by `typed` take no arguments.
+        Exception.__init__(self, message)
         self.code = code
         self.message = message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        kind = next(kind for kind in (Refused, Unavailable, OutcomeUnknown, ClientError) if isinstance(self, kind))
+        return typed, (kind, self.code, self.message)
+
 
 class Refused(ClientError):
-    """A definite failure."""
+    """The server said no, or the call cannot succeed; nothing changed."""
 
 
 class Unavailable(ClientError):
-    """No endpoint answered; a write was not sent, or a read was tried everywhere."""
+    """No endpoint could be reached, so nothing was sent; or a read got no answer anywhere."""
 
 
 class OutcomeUnknown(ClientError):
-    """A write may or may not have taken effect. Read to find out; repeat it only if that is harmless."""
+    """A write may or may not have taken effect. Read to find out; repeat it only if twice is as good as once."""
 
 
-_AMBIGUOUS = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELED, Code.UNKNOWN, Code.INTERNAL})
-_NEVER_SENT = ("failed to connect to all addresses", "connection refused", "no leader")
-_RETRY_READ = frozenset({Code.UNAVAILABLE})
+# Codes a server gives only to a request that it did not carry out.
+_DEFINITE_CODES = frozenset(
+    {
+        Code.INVALID_ARGUMENT,
+        Code.NOT_FOUND,
+        Code.ALREADY_EXISTS,
+        Code.PERMISSION_DENIED,
+        Code.FAILED_PRECONDITION,
+        Code.OUT_OF_RANGE,
+        Code.UNIMPLEMENTED,
+        Code.DATA_LOSS,
+        Code.UNAUTHENTICATED,
+    }
+)
+# Errors that are definite though their codes are not: RESOURCE_EXHAUSTED is also what a server says of an answer
+# too large to send, after the write.
+_DEFINITE_ERRORS = (errors.NoLeader, errors.NoSpace, errors.RequestTooManyRequests)
 
 
-def never_sent(code: Code, message: str) -> bool:
-    """Whether this failure proves that the request reached no server's log."""
-    text = message.lower()
-    return code is Code.UNAVAILABLE and any(words in text for words in _NEVER_SENT)
+@lru_cache(maxsize=1)
+def _known() -> dict[tuple[Code, str], type[errors.EtcdError]]:
+    return {(kind.CODE, kind.TEXT): kind for kind in errors.EtcdError.__subclasses__()}
 
 
-def may_retry(code: Code, message: str, *, read: bool) -> bool:
-    """Whether the same request may be sent to another endpoint."""
-    return never_sent(code, message) or (read and code in _RETRY_READ)
+_mixed: dict[tuple[type[ClientError], type[errors.EtcdError]], type[ClientError]] = {}
+
+
+def known(code: Code, message: str) -> type[errors.EtcdError] | None:
+    """The etcd error with this code and text."""
+    return _known().get((code, message))
+
+
+def typed(kind: type[ClientError], code: Code, message: str) -> ClientError:
+    """Make an error of `kind` that is also the etcd error it reports, if it is one."""
+    etcd = known(code, message)
+    if etcd is None:
+        return kind(code, message)
+    both = _mixed.get((kind, etcd))
+    if both is None:
+        both = _mixed[kind, etcd] = type(etcd.__name__, (kind, etcd), {"__doc__": etcd.TEXT})
+    return both(code, message)
+
+
+def definite(code: Code, message: str) -> bool:
+    """Whether this answer proves that the request was not carried out."""
+    return code in _DEFINITE_CODES or known(code, message) in _DEFINITE_ERRORS
 
 
 def classify(code: Code, message: str, *, read: bool) -> ClientError:
-    """The error to raise for a call that ended so and is not retried."""
-    if never_sent(code, message):
-        return Unavailable(code, message)
-    if code in _AMBIGUOUS and not read:
-        return OutcomeUnknown(code, message)
-    return (Unavailable if code is Code.UNAVAILABLE else Refused)(code, message)
+    """The error for a request that was sent and ended so."""
+    if read:
+        unanswered = code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELED)
+        return typed(Unavailable if unanswered else Refused, code, message)
+    return typed(Refused if definite(code, message) else OutcomeUnknown, code, message)

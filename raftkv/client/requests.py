@@ -1,4 +1,4 @@
-"""RPCs as data, and helpers to write key ranges: shared by both clients."""
+"""RPCs as data, and the key ranges of etcd's API: shared by both clients."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,37 +11,58 @@ from raftkv.pb import rpc_pb2
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
 
+Key = str | bytes
+"""A key or value; text is written as UTF-8."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rpc(Generic[Q, A]):
-    """One unary RPC; `read` says that repeating it is harmless."""
+    """One unary RPC.
+
+    `read`: repeating it is harmless. `leader`: a member that knows no leader is asked to refuse it at once.
+    """
 
     path: str
     request: type[Q]
     response: type[A]
     read: bool
+    leader: bool = True
 
 
 RANGE = Rpc("/etcdserverpb.KV/Range", rpc_pb2.RangeRequest, rpc_pb2.RangeResponse, True)
+SERIALIZABLE_RANGE = Rpc(RANGE.path, RANGE.request, RANGE.response, True, False)
 PUT = Rpc("/etcdserverpb.KV/Put", rpc_pb2.PutRequest, rpc_pb2.PutResponse, False)
 DELETE_RANGE = Rpc("/etcdserverpb.KV/DeleteRange", rpc_pb2.DeleteRangeRequest, rpc_pb2.DeleteRangeResponse, False)
 TXN = Rpc("/etcdserverpb.KV/Txn", rpc_pb2.TxnRequest, rpc_pb2.TxnResponse, False)
+READ_TXN = Rpc(TXN.path, TXN.request, TXN.response, True)
 COMPACT = Rpc("/etcdserverpb.KV/Compact", rpc_pb2.CompactionRequest, rpc_pb2.CompactionResponse, False)
-MEMBER_LIST = Rpc("/etcdserverpb.Cluster/MemberList", rpc_pb2.MemberListRequest, rpc_pb2.MemberListResponse, True)
-STATUS = Rpc("/etcdserverpb.Maintenance/Status", rpc_pb2.StatusRequest, rpc_pb2.StatusResponse, True)
+MEMBER_LIST = Rpc(
+    "/etcdserverpb.Cluster/MemberList", rpc_pb2.MemberListRequest, rpc_pb2.MemberListResponse, True, False
+)
+STATUS = Rpc("/etcdserverpb.Maintenance/Status", rpc_pb2.StatusRequest, rpc_pb2.StatusResponse, True, False)
 
 CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # The library's own retries would repeat writes behind our back.
+    # Who may be asked again is decided in `failover`, not in the library.
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),
+    # Without its own pool a channel would wait out the back-off of another one to the same address.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
+LEADER_METADATA = (("hasleader", "true"),)
 
-def as_bytes(value: str | bytes) -> bytes:
+
+def metadata(rpc: Rpc[Q, A]) -> tuple[tuple[str, str], ...]:
+    """What goes along with a request."""
+    return LEADER_METADATA if rpc.leader else ()
+
+
+def as_bytes(value: Key) -> bytes:
     """Text as UTF-8."""
     return value.encode() if isinstance(value, str) else value
 
@@ -56,33 +77,111 @@ def prefix_end(prefix: bytes) -> bytes:
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b"\0"
 
 
+def key_range(key: Key, range_end: Key | None = None, *, prefix: bool = False) -> tuple[bytes, bytes]:
+    """Key and range_end of one key, of [key, range_end), or of all keys with a prefix.
+
+    >>> key_range("a"), key_range("a", "c"), key_range("a", prefix=True), key_range("", prefix=True)
+    ((b'a', b''), (b'a', b'c'), (b'a', b'b'), (b'\\x00', b'\\x00'))
+
+    Raises:
+        ValueError: both `range_end` and `prefix`.
+    """
+    first = as_bytes(key)
+    if not prefix:
+        return first, as_bytes(range_end or b"")
+    if range_end is not None:
+        raise ValueError("a range has either a range_end or a prefix")
+    return first or b"\0", prefix_end(first)
+
+
 def target(endpoint: str) -> str:
     """host:port of an endpoint that may be written as a URL.
 
     Raises:
-        ValueError: https, which needs TLS.
+        ValueError: https, which needs TLS; or no port.
     """
-    if endpoint.startswith("https://"):
-        raise ValueError(f"endpoint {endpoint}: TLS is not supported yet; use http://")
-    return endpoint.removeprefix("http://")
+    if endpoint.startswith(("https://", "unixs:")):
+        raise ValueError(f"endpoint {endpoint}: TLS is not supported, use http://")
+    if endpoint.startswith("unix:"):
+        return endpoint
+    address = endpoint.removeprefix("http://").rstrip("/")
+    if not address.rpartition(":")[2].isdecimal():
+        raise ValueError(f"endpoint {endpoint} has no port: write host:port or http://host:port")
+    return address
 
 
 def targets(endpoints: str | Iterable[str]) -> list[str]:
-    """Targets of one endpoint, a comma-separated list, or several."""
+    """Targets of one endpoint, a comma-separated list, or several.
+
+    Raises:
+        ValueError: none, or one that cannot be used.
+    """
     if isinstance(endpoints, str):
         endpoints = endpoints.split(",")
     found = [target(endpoint.strip()) for endpoint in endpoints if endpoint.strip()]
     if not found:
         raise ValueError("no endpoints given")
-    return found
+    return list(dict.fromkeys(found))
 
 
-def range_request(
-    key: str | bytes, range_end: str | bytes | None, *, prefix: bool, limit: int, revision: int, serializable: bool
-) -> rpc_pb2.RangeRequest:
-    """Build a Range; with `prefix`, of all keys that begin with `key`."""
-    first = as_bytes(key)
-    end = prefix_end(first) if prefix else as_bytes(range_end or b"")
-    return rpc_pb2.RangeRequest(
-        key=first or b"\0", range_end=end, limit=limit, revision=revision, serializable=serializable
-    )
+def range_rpc(request: rpc_pb2.RangeRequest) -> Rpc[rpc_pb2.RangeRequest, rpc_pb2.RangeResponse]:
+    """How to call Range: a serializable one needs no leader."""
+    return SERIALIZABLE_RANGE if request.serializable else RANGE
+
+
+def txn_rpc(request: rpc_pb2.TxnRequest) -> Rpc[rpc_pb2.TxnRequest, rpc_pb2.TxnResponse]:
+    """How to call Txn: one that only reads may be repeated."""
+    return READ_TXN if _reads_only(request) else TXN
+
+
+def _reads_only(request: rpc_pb2.TxnRequest) -> bool:
+    for op in (*request.success, *request.failure):
+        kind = op.WhichOneof("request")
+        if kind == "request_txn":
+            if not _reads_only(op.request_txn):
+                return False
+        elif kind != "request_range":
+            return False
+    return True
+
+
+class Pages:
+    """Cuts a range in key order into pages, all at the revision of the first.
+
+    Use: send `request`, hand the answer to `take`, until it says that there is no more. A page has a few keys at first
+    and then as many as make about `page_bytes`, whatever the size of the values.
+    """
+
+    FIRST_KEYS = 64
+    MAX_KEYS = 10_000
+
+    def __init__(self, request: rpc_pb2.RangeRequest, *, page_bytes: int = 1 << 20) -> None:
+        """`request` is not changed; its limit counts over all pages.
+
+        Raises:
+            ValueError: an order other than by ascending key.
+        """
+        by_key = request.sort_target == rpc_pb2.RangeRequest.KEY and request.sort_order != rpc_pb2.RangeRequest.DESCEND
+        if not by_key:
+            raise ValueError("pages come in ascending order of keys")
+        self.request = rpc_pb2.RangeRequest()
+        self.request.CopyFrom(request)
+        self._limit = max(request.limit, 0)
+        self._taken = 0
+        self._page_bytes = page_bytes
+        self._set_limit(self.FIRST_KEYS)
+
+    def take(self, response: rpc_pb2.RangeResponse) -> bool:
+        """Make `request` the next page; False when this was the last."""
+        keys = len(response.kvs)
+        self._taken += keys
+        if not response.more or not keys or (self._limit and self._taken >= self._limit):
+            return False
+        self.request.key = response.kvs[-1].key + b"\0"
+        self.request.revision = self.request.revision or response.header.revision
+        self._set_limit(keys * self._page_bytes // max(response.ByteSize(), 1))
+        return True
+
+    def _set_limit(self, keys: int) -> None:
+        keys = min(max(keys, 1), self.MAX_KEYS)
+        self.request.limit = min(keys, self._limit - self._taken) if self._limit else keys
