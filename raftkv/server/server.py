@@ -97,22 +97,36 @@ class Server:
 
         Raises:
             RequestTooManyRequests: too much is waiting already.
+            Stopped: this member has failed.
         The future raises what applying raised, or `Timeout` and its kin when the outcome is unknown.
         """
+        if self.failed.done():
+            raise errors.Stopped
         future = self.proposals.add(operation, request)
         self.wake()
         return future
 
     def linearizable(self) -> asyncio.Future[None]:
-        """Wait until a read of the local store is linearizable (thesis 6.4)."""
+        """Wait until a read of the local store is linearizable (thesis 6.4).
+
+        Raises:
+            Stopped: this member has failed.
+        """
+        if self.failed.done():
+            raise errors.Stopped
         future = self.reads.wait()
         self.wake()
         return future
 
     def receive(self, message: Message) -> None:
         """Take a message from a peer."""
-        if not self._closed:
+        if self._closed or self.failed.done():
+            return
+        try:
             self.node.step(message)
+        except Exception as error:
+            self._fail(error)
+        else:
             self.wake()
 
     def unreachable(self, peer: int) -> None:
@@ -148,7 +162,7 @@ class Server:
 
     async def hand_over(self) -> None:
         """Give leadership to the most advanced follower, if we lead, and wait for it a little (thesis 3.10)."""
-        if self.node.role is not Role.LEADER:
+        if self.failed.done() or self.node.role is not Role.LEADER:
             return
         followers = self.node.status().match_indexes
         candidates = {peer: index for peer, index in followers.items() if peer != self.node.id}
@@ -186,8 +200,14 @@ class Server:
             self._loop.call_soon(self._pump)
 
     def _tick(self) -> None:
+        if self.failed.done():
+            return
         self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
-        self.node.tick()
+        try:
+            self.node.tick()
+        except Exception as error:
+            self._fail(error)
+            return
         now = self._loop.time()
         self.proposals.expire(now, self._timeout_error)
         self.reads.tick()
