@@ -80,6 +80,8 @@ class App:
         path = scope["path"]
         method = self._methods.get(path)
         if method is None:
+            # Some hosts drop the connection when an answer ends before the request does.
+            await receive()
             raise self._unknown(path)
         if encoding not in (b"", b"identity", b"gzip"):
             text = f"grpc: Decompressor is not installed for grpc-encoding {encoding.decode('latin-1')!r}"
