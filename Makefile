@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-PROTO := $(wildcard proto/raftkv/pb/*.proto)
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .PHONY: help run cluster test lint format proto lock clean
 help:
@@ -15,7 +15,7 @@ help:
 	@echo "make test     run the test suite"
 	@echo "make lint     ruff, mypy, import-linter, freshness of raftkv/pb"
 	@echo "make proto    generate raftkv/pb from proto/"
-	@echo "make lock     renew requirements.lock from pyproject.toml"
+	@echo "make lock     renew the lock files from pyproject.toml"
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "raftkv needs Python 3.11 or later, and found none: install it, or say make PYTHON=/path/to/python" >&2; exit 1; }
@@ -48,9 +48,11 @@ format: $(READY)
 proto: $(READY)
 	@$(BIN)/python scripts/proto.py
 
+# The second lock is what the Docker image holds: the same versions without the development tools.
 lock: $(READY)
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header --extra dev --extra build pyproject.toml -o requirements.lock
+	@$(COMPILE) --extra dev --extra build pyproject.toml -o requirements.lock
+	@$(COMPILE) --extra build -c requirements.lock pyproject.toml -o requirements-run.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info
