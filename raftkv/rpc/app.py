@@ -1,17 +1,21 @@
 """The ASGI application: one HTTP request is one call.
 
-A unary call costs no task and no timer of its own. A call that streams has one more task, which reads the request and
-notices that the client went away; then the handler is cancelled.
+A unary call costs no task, no timer of its own and three sends. A call that streams has one more task,
+which reads the request and notices that the client went away; then the handler is cancelled.
+
+A unary handler is not told that its client went away, unless the host cancels the request's task (h2corn does): most
+are done before the news could arrive, and a proposal cannot be taken back.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from raftkv.rpc.framing import Deframer, frame, parse_timeout, percent_encode
+from raftkv.rpc.framing import Deframer, frame, parse_timeout, percent_encode, whole_message
+from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_exceeded
 from raftkv.rpc.method import Context, Kind, Method
+from raftkv.rpc.requests import Requests
 from raftkv.status import Code, StatusError
 
 Scope = MutableMapping[str, Any]
@@ -23,13 +27,9 @@ logger = logging.getLogger(__name__)
 
 _HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip")]
 _START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
+_END = {"type": "http.response.body", "body": b"", "more_body": False}
 _TRAILERS_OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
-_END = {"type": "http.response.body", "body": b""}
-_QUEUED_MESSAGES = 64
-
-
-class _Disconnected(Exception):
-    """The client is gone; nobody reads an answer."""
+_TRAILERS = "http.response.trailers"
 
 
 class App:
@@ -43,247 +43,272 @@ class App:
         max_send_bytes: int = (1 << 31) - 1,
         http: ASGIApp | None = None,
     ) -> None:
+        """Sizes are of one message, without its prefix and after decompression."""
         self._methods = dict(methods)
         self._services = {path.split("/")[1] for path in methods}
         self._max_receive_bytes = max_receive_bytes
         self._max_send_bytes = max_send_bytes
         self._http = http
+        self._deadlines = Deadlines()
+        self._streams: set[Interrupt] = set()
+        self._stopping = False
+
+    def stop_streams(self) -> None:
+        """End every streaming call with UNAVAILABLE, and refuse new ones; unary calls go on. Safe to call twice.
+
+        Streams such as watches last for ever: a server that drains would wait for them in vain. UNAVAILABLE is the
+        status after which clients resume elsewhere.
+        """
+        self._stopping = True
+        for interrupt in tuple(self._streams):
+            interrupt(_stopping())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope."""
         if scope["type"] != "http":
             await _other_scope(scope, receive, send)
             return
-        content_type = encoding = timeout = b""
-        headers = scope["headers"]
-        for name, value in headers:
-            if name == b"content-type":
-                content_type = value
-            elif name == b"grpc-encoding":
-                encoding = value
-            elif name == b"grpc-timeout":
-                timeout = value
-        if not _is_grpc(content_type):
-            await self._plain(scope, receive, send, content_type)
-            return
-        if scope["method"] != "POST":
-            await _respond(send, 405, b"gRPC calls are POST requests\n")
-            return
-        try:
-            await self._call(scope, receive, send, encoding, timeout)
-        except StatusError as error:
-            await _fail(send, error)
-        except _Disconnected:
-            return
-
-    async def _call(self, scope: Scope, receive: Receive, send: Send, encoding: bytes, timeout: bytes) -> None:
-        path = scope["path"]
-        method = self._methods.get(path)
-        if method is None:
-            # Some hosts drop the connection when an answer ends before the request does.
-            await receive()
-            raise self._unknown(path)
-        if encoding not in (b"", b"identity", b"gzip"):
-            text = f"grpc: Decompressor is not installed for grpc-encoding {encoding.decode('latin-1')!r}"
-            raise StatusError(Code.UNIMPLEMENTED, text)
-        peer = scope.get("client")
-        deframer = Deframer(encoding, self._max_receive_bytes)
-        call = self._unary if method.kind is Kind.UNARY else self._stream
-        if not timeout:
-            await call(method, receive, send, deframer, Context(scope["headers"], peer, None))
-            return
-        seconds = parse_timeout(timeout)
-        context = Context(scope["headers"], peer, asyncio.get_running_loop().time() + seconds)
-        try:
-            async with asyncio.timeout(seconds):
-                await call(method, receive, send, deframer, context)
-        except TimeoutError as error:
-            raise StatusError(Code.DEADLINE_EXCEEDED, "context deadline exceeded") from error
-
-    def _unknown(self, path: str) -> StatusError:
-        service, _, name = path.lstrip("/").rpartition("/")
-        if service in self._services:
-            return StatusError(Code.UNIMPLEMENTED, f"unknown method {name} for service {service}")
-        return StatusError(Code.UNIMPLEMENTED, f"unknown service {service}")
-
-    async def _plain(self, scope: Scope, receive: Receive, send: Send, content_type: bytes) -> None:
-        if scope["path"] in self._methods:
-            text = b'invalid gRPC request content-type "' + content_type + b'"\n'
-            await _respond(send, 415, text)
-        elif self._http is not None:
+        # Of a repeated header the last counts.
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        problem = self._not_grpc(scope, headers.get(b"content-type", b""))
+        if problem is None:
+            await self._call(scope, receive, send, headers)
+        elif problem[0] == 404 and self._http is not None:
             await self._http(scope, receive, send)
         else:
-            await _respond(send, 415, b"this port speaks gRPC\n")
+            await _respond(send, *problem)
 
-    async def _unary(self, method: Method, receive: Receive, send: Send, deframer: Deframer, context: Context) -> None:
-        request = await _whole_request(receive, deframer)
+    def _not_grpc(self, scope: Scope, content_type: bytes) -> tuple[int, bytes] | None:
+        """Why a request is no gRPC call, as HTTP status and text."""
+        if content_type == b"application/grpc" or _is_grpc(content_type):
+            if scope["method"] != "POST":
+                return 405, b"gRPC calls are POST requests\n"
+            if _TRAILERS not in scope.get("extensions", ()):
+                return 400, b"gRPC needs HTTP/2 and the header te: trailers\n"
+            return None
+        if scope["path"] not in self._methods:
+            return 404, b"this port speaks gRPC\n"
+        if scope["method"] != "POST":
+            return 405, b"gRPC calls are POST requests\n"
+        return 415, b'invalid gRPC request content-type "' + content_type + b'"\n'
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes]) -> None:
         try:
-            answer = await method.handler(request, context)
-        except Exception as error:
-            raise _as_status(error) from error
-        response = self._checked(frame(answer))
-        await send(_START)
-        await send({"type": "http.response.body", "body": response, "more_body": False})
-        await send(_TRAILERS_OK)
+            path = scope["path"]
+            method = self._methods.get(path)
+            if method is None:
+                raise self._unknown(path)
+            encoding = headers.get(b"grpc-encoding", b"")
+            if encoding and encoding not in (b"identity", b"gzip"):
+                text = f'grpc: Decompressor is not installed for grpc-encoding "{encoding.decode("latin-1")}"'
+                raise StatusError(Code.UNIMPLEMENTED, text)
+            timeout = headers.get(b"grpc-timeout")
+            deadline = None if timeout is None else _deadline(timeout)
+            context = Context(scope["headers"], scope.get("client"), deadline)
+            if method.kind is not Kind.UNARY:
+                await self._stream(method, receive, send, Deframer(encoding, self._max_receive_bytes), context)
+                return
+            if deadline is None:
+                response = await self._unary(method, receive, encoding, context)
+            else:
+                response = await self._unary_until(deadline, method, receive, encoding, context)
+        except StatusError as error:
+            await _end(send, error, started=False)
+        except Disconnected:
+            pass
+        else:
+            await _answer(send, response)
 
-    def _checked(self, response: bytes) -> bytes:
-        size = len(response) - 5
-        if size > self._max_send_bytes:
-            text = f"grpc: trying to send message larger than max ({size} vs. {self._max_send_bytes})"
-            raise StatusError(Code.RESOURCE_EXHAUSTED, text)
-        return response
+    def _unknown(self, path: str) -> StatusError:
+        service, slash, name = path.removeprefix("/").rpartition("/")
+        if not slash:
+            text = f'malformed method name: "{path}"'
+        elif service in self._services:
+            text = f"unknown method {name} for service {service}"
+        else:
+            text = f"unknown service {service}"
+        return StatusError(Code.UNIMPLEMENTED, text)
+
+    # Unary calls
+
+    async def _unary(self, method: Method, receive: Receive, encoding: bytes, context: Context) -> bytes:
+        event = await receive()
+        request = whole_message(event.get("body", b""), self._max_receive_bytes)
+        if request is None:
+            request = await self._pieces(event, receive, encoding)
+        try:
+            return frame(await method.handler(request, context), self._max_send_bytes)
+        except Exception as error:
+            raise _as_status(error, method) from error
+
+    async def _pieces(self, event: MutableMapping[str, Any], receive: Receive, encoding: bytes) -> bytes:
+        """Read a request message that came in several pieces, compressed, or not at all."""
+        deframer = Deframer(encoding, self._max_receive_bytes)
+        messages: list[bytes] = []
+        while True:
+            if event["type"] == "http.disconnect":
+                raise Disconnected
+            messages += deframer.feed(event.get("body", b""))
+            if not event.get("more_body", False):
+                break
+            event = await receive()
+        deframer.finish()
+        if len(messages) != 1:
+            raise StatusError(Code.INTERNAL, f"grpc: a unary call has one request message, not {len(messages)}")
+        return messages[0]
+
+    async def _unary_until(
+        self, deadline: float, method: Method, receive: Receive, encoding: bytes, context: Context
+    ) -> bytes:
+        interrupt = Interrupt()
+        self._deadlines.add(deadline, interrupt)
+        try:
+            return await self._unary(method, receive, encoding, context)
+        except asyncio.CancelledError as cancelled:
+            raise interrupt.claim() or cancelled from None
+        finally:
+            interrupt.disarm()
+
+    # Streaming calls
 
     async def _stream(self, method: Method, receive: Receive, send: Send, deframer: Deframer, context: Context) -> None:
-        started = False
+        if self._stopping:
+            raise _stopping()
+        interrupt = Interrupt()
+        if context.deadline is not None:
+            self._deadlines.add(context.deadline, interrupt)
+        requests = Requests(receive, deframer, interrupt)
+        reader = asyncio.get_running_loop().create_task(requests.read())
+        response = _Response(send, self._max_send_bytes)
+        self._streams.add(interrupt)
+        error: Exception | None = None
         try:
-            async with _Requests(receive, deframer) as requests:
-                if method.kind is Kind.CLIENT_STREAM:
-                    response = self._checked(frame(await _guard(method.handler(requests, context))))
-                    started = True
-                    await send(_START)
-                    await send({"type": "http.response.body", "body": response, "more_body": True})
-                else:
-                    request = requests if method.kind is Kind.BIDI else await requests.only()
-                    # Headers at once: a client may wait for them before it sends, and the first message may be late.
-                    started = True
-                    await send(_START)
-                    async with contextlib.aclosing(method.handler(request, context)) as responses:
-                        async for message in _guarded(responses):
-                            body = self._checked(frame(message))
-                            await send({"type": "http.response.body", "body": body, "more_body": True})
-        except StatusError as error:
-            if not started:
-                raise
-            await send(_END)
-            await send({"type": "http.response.trailers", "headers": _trailers(error)})
-            return
-        await send(_END)
-        await send(_TRAILERS_OK)
+            await response.give(method, requests, context)
+        except asyncio.CancelledError as cancelled:
+            error = interrupt.claim()
+            if error is None:
+                raise cancelled from None
+        except (StatusError, Disconnected) as refused:
+            error = refused
+        finally:
+            interrupt.disarm()
+            self._streams.discard(interrupt)
+            reader.cancel()
+        if not isinstance(error, Disconnected):
+            await _end(send, error, started=response.started)
 
 
-class _Requests:
-    """The request messages of a streaming call, read by a task of their own.
+class _Response:
+    """The response of a streaming call, message by message."""
 
-    The queue is bounded: a client that sends faster than the handler takes is held by flow control. When the client
-    disconnects, the task that serves the call is cancelled.
+    def __init__(self, send: Send, max_bytes: int) -> None:
+        self._send = send
+        self._max_bytes = max_bytes
+        self.started = False
+
+    async def give(self, method: Method, requests: Requests, context: Context) -> None:
+        """Run the handler and send what it answers."""
+        try:
+            if method.kind is Kind.CLIENT_STREAM:
+                await self._message(await method.handler(requests, context))
+                return
+            request = requests if method.kind is Kind.BIDI else await requests.only()
+            # Headers at once: a client may wait for them before it sends, and the first message may be late.
+            await self._start()
+            await self._messages(method.handler(request, context))
+        except Disconnected:
+            raise
+        except Exception as error:
+            raise _as_status(error, method) from error
+
+    async def _messages(self, responses: AsyncIterator[bytes]) -> None:
+        try:
+            async for message in responses:
+                await self._message(message)
+        finally:
+            # Now, not when the collector finds it: a handler's `finally` gives back what the call held.
+            close = getattr(responses, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _start(self) -> None:
+        self.started = True
+        await self._put(_START)
+
+    async def _message(self, message: bytes | list[bytes]) -> None:
+        body = frame(message, self._max_bytes)
+        if not self.started:
+            await self._start()
+        await self._put({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _put(self, event: MutableMapping[str, Any]) -> None:
+        try:
+            await self._send(event)
+        except OSError as error:
+            raise Disconnected from error
+
+
+def _stopping() -> StatusError:
+    return StatusError(Code.UNAVAILABLE, "the server is stopping")
+
+
+def _deadline(timeout: bytes) -> float:
+    """Loop time at which a call with this grpc-timeout ends.
+
+    Raises:
+        StatusError: it is over already, or malformed.
     """
-
-    def __init__(self, receive: Receive, deframer: Deframer) -> None:
-        self._receive = receive
-        self._deframer = deframer
-        self._queue: asyncio.Queue[bytes | StatusError | None] = asyncio.Queue(_QUEUED_MESSAGES)
-        self._gone = False
-
-    async def __aenter__(self) -> "_Requests":
-        self._call = asyncio.current_task()
-        self._reader = asyncio.create_task(self._read())
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        self._reader.cancel()
-        if self._gone and kind is asyncio.CancelledError:
-            assert self._call is not None
-            self._call.uncancel()
-            raise _Disconnected from error
-
-    async def _read(self) -> None:
-        try:
-            ended = False
-            while True:
-                event = await self._receive()
-                if event["type"] == "http.disconnect":
-                    self._gone = True
-                    assert self._call is not None
-                    self._call.cancel()
-                    return
-                for message in self._deframer.feed(event.get("body", b"")):
-                    await self._queue.put(message)
-                if not event.get("more_body", False) and not ended:
-                    ended = True
-                    self._deframer.finish()
-                    await self._queue.put(None)
-        except StatusError as error:
-            await self._queue.put(error)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        message = await self._queue.get()
-        if message is None:
-            self._queue.put_nowait(None)
-            raise StopAsyncIteration
-        if isinstance(message, StatusError):
-            raise message
-        return message
-
-    async def only(self) -> bytes:
-        """The one request of a server-streaming call."""
-        async for message in self:
-            return message
-        raise StatusError(Code.INTERNAL, "grpc: the call has no request message")
+    seconds = parse_timeout(timeout)
+    if not seconds:
+        raise deadline_exceeded()
+    return asyncio.get_running_loop().time() + seconds
 
 
-async def _whole_request(receive: Receive, deframer: Deframer) -> bytes:
-    event = await receive()
-    messages: list[bytes] = []
-    while True:
-        if event["type"] == "http.disconnect":
-            raise _Disconnected
-        messages += deframer.feed(event.get("body", b""))
-        if not event.get("more_body", False):
-            break
-        event = await receive()
-    deframer.finish()
-    if len(messages) != 1:
-        raise StatusError(Code.INTERNAL, f"grpc: a unary call has one request message, not {len(messages)}")
-    return messages[0]
-
-
-async def _guard(answer: Awaitable[bytes | list[bytes]]) -> bytes | list[bytes]:
-    try:
-        return await answer
-    except Exception as error:
-        raise _as_status(error) from error
-
-
-async def _guarded(responses: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    try:
-        async for response in responses:
-            yield response
-    except Exception as error:
-        raise _as_status(error) from error
-
-
-def _as_status(error: Exception) -> Exception:
-    if isinstance(error, StatusError | TimeoutError):
+def _as_status(error: Exception, method: Method) -> StatusError:
+    if isinstance(error, StatusError):
         return error
-    logger.error("a handler failed", exc_info=error)
+    logger.error("%s failed", getattr(method.handler, "__qualname__", "a handler"), exc_info=error)
     return StatusError(Code.INTERNAL, f"internal error: {type(error).__name__}")
 
 
 def _is_grpc(content_type: bytes) -> bool:
     kind = content_type[:16].lower()
-    return kind == b"application/grpc" and content_type[16:17] in (b"", b"+", b";")
+    return kind == b"application/grpc" and content_type[16:17] in (b"", b"+", b";", b" ")
 
 
-def _trailers(error: StatusError) -> list[tuple[bytes, bytes]]:
-    return [(b"grpc-status", b"%d" % error.code), (b"grpc-message", percent_encode(error.message))]
+async def _answer(send: Send, response: bytes) -> None:
+    try:
+        await send(_START)
+        await send({"type": "http.response.body", "body": response, "more_body": False})
+        await send(_TRAILERS_OK)
+    except OSError:
+        # The client is gone.
+        return
 
 
-async def _fail(send: Send, error: StatusError) -> None:
-    """Answer with the status alone.
+async def _end(send: Send, error: Exception | None, *, started: bool) -> None:
+    """End a call with a status.
 
-    Not as one HEADERS frame ("trailers-only"): ASGI cannot ask for that, and a server that ends the stream in a frame
-    of its own would make headers of it, which clients do not take for a status.
+    A status alone is not sent as one HEADERS frame ("trailers-only"): ASGI cannot ask for that, and a server that ends
+    the stream in a frame of its own would make headers of it, which clients do not take for a status.
     """
-    await send(_START)
-    await send(_END)
-    await send({"type": "http.response.trailers", "headers": _trailers(error)})
+    trailers = _TRAILERS_OK
+    if isinstance(error, StatusError):
+        status = [(b"grpc-status", b"%d" % error.code), (b"grpc-message", percent_encode(error.message))]
+        trailers = {"type": "http.response.trailers", "headers": status}
+    try:
+        if not started:
+            await send(_START)
+        await send(_END)
+        await send(trailers)
+    except OSError:
+        return
 
 
 async def _respond(send: Send, status: int, body: bytes) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    if status == 405:
+        headers.append((b"allow", b"POST"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -293,3 +318,6 @@ async def _other_scope(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "lifespan.shutdown":
             await send({"type": "lifespan.startup.complete"})
         await send({"type": "lifespan.shutdown.complete"})
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close"})

@@ -11,11 +11,26 @@ _GZIP = 31
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
-def frame(message: bytes | list[bytes]) -> bytes:
-    """Prefix a message, given whole or in pieces, with its length; never compressed."""
-    if isinstance(message, bytes):
-        return _PREFIX.pack(0, len(message)) + message
-    return b"".join((_PREFIX.pack(0, sum(map(len, message))), *message))
+def frame(message: bytes | list[bytes], max_bytes: int) -> bytes:
+    """Prefix a message, given whole or in pieces, with its length; never compressed.
+
+    Raises:
+        StatusError: RESOURCE_EXHAUSTED, when it is larger than `max_bytes`.
+    """
+    size = len(message) if isinstance(message, bytes) else sum(map(len, message))
+    if size > max_bytes:
+        text = f"grpc: trying to send message larger than max ({size} vs. {max_bytes})"
+        raise StatusError(Code.RESOURCE_EXHAUSTED, text)
+    prefix = _PREFIX.pack(0, size)
+    return prefix + message if isinstance(message, bytes) else b"".join((prefix, *message))
+
+
+def whole_message(body: bytes, max_bytes: int) -> bytes | None:
+    """The message of a body that is one plain frame, nothing more and nothing less: nearly every unary request."""
+    size = len(body) - PREFIX_BYTES
+    if body[:1] == b"\0" and int.from_bytes(body[1:PREFIX_BYTES], "big") == size <= max_bytes:
+        return body[PREFIX_BYTES:]
+    return None
 
 
 class Deframer:
@@ -23,37 +38,35 @@ class Deframer:
 
     Raises (from `feed` and `finish`):
         StatusError: RESOURCE_EXHAUSTED for a message larger than allowed, found before it is buffered;
-            INTERNAL for a malformed or unfinished one; UNIMPLEMENTED for an unknown compression.
+            INTERNAL for a malformed or unfinished one.
     """
 
     __slots__ = ("_buffer", "_encoding", "_max_bytes")
 
     def __init__(self, encoding: bytes, max_bytes: int) -> None:
-        self._buffer = b""
+        self._buffer = bytearray()
         self._encoding = encoding
         self._max_bytes = max_bytes
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take bytes; the messages that are complete now."""
-        if not self._buffer and data[:1] == b"\0" and PREFIX_BYTES + int.from_bytes(data[1:5], "big") == len(data):
-            # The common case: one plain message, whole.
-            if len(data) - PREFIX_BYTES > self._max_bytes:
-                raise _too_large(len(data) - PREFIX_BYTES, self._max_bytes)
-            return [data[PREFIX_BYTES:]]
-        buffer = self._buffer + data if self._buffer else data
+        buffer = self._buffer
+        if not buffer and (message := whole_message(data, self._max_bytes)) is not None:
+            return [message]
+        buffer += data
         messages = []
         offset = 0
         while len(buffer) - offset >= PREFIX_BYTES:
             compressed, length = _PREFIX.unpack_from(buffer, offset)
             if length > self._max_bytes:
-                raise _too_large(length, self._max_bytes)
+                raise _too_large("received message larger", length, self._max_bytes)
             end = offset + PREFIX_BYTES + length
             if end > len(buffer):
                 break
-            message = buffer[offset + PREFIX_BYTES : end]
+            message = bytes(memoryview(buffer)[offset + PREFIX_BYTES : end])
             messages.append(self._inflate(message, compressed) if compressed else message)
             offset = end
-        self._buffer = buffer[offset:]
+        del buffer[:offset]
         return messages
 
     def finish(self) -> None:
@@ -72,14 +85,15 @@ class Deframer:
         except zlib.error as error:
             raise StatusError(Code.INTERNAL, f"grpc: failed to decompress the message: {error}") from error
         if len(plain) > self._max_bytes:
-            raise _too_large(len(plain), self._max_bytes)
-        if not inflater.eof:
-            raise StatusError(Code.INTERNAL, "grpc: failed to decompress the message: it ends early")
+            raise _too_large("received message after decompression larger", len(plain), self._max_bytes)
+        if not inflater.eof or inflater.unused_data:
+            problem = "more follows its end" if inflater.eof else "it ends early"
+            raise StatusError(Code.INTERNAL, f"grpc: failed to decompress the message: {problem}")
         return plain
 
 
-def _too_large(size: int, max_bytes: int) -> StatusError:
-    return StatusError(Code.RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {max_bytes})")
+def _too_large(what: str, size: int, max_bytes: int) -> StatusError:
+    return StatusError(Code.RESOURCE_EXHAUSTED, f"grpc: {what} than max ({size} vs. {max_bytes})")
 
 
 def parse_timeout(value: bytes) -> float:
@@ -97,7 +111,8 @@ def parse_timeout(value: bytes) -> float:
 
 def percent_encode(message: str) -> bytes:
     """Encode a status message for the grpc-message header."""
-    data = message.encode()
-    if data.isascii() and b"%" not in data and data.decode().isprintable():
+    # A lone surrogate, which UTF-8 cannot hold, would make the error report fail in turn.
+    data = message.encode("utf-8", "replace")
+    if b"%" not in data and data.isascii() and message.isprintable():
         return data
     return b"".join(bytes([byte]) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte for byte in data)

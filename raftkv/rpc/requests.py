@@ -1,0 +1,84 @@
+"""The request messages of a streaming call, read ahead by a task of their own."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+from raftkv.rpc.framing import Deframer
+from raftkv.rpc.interrupt import Disconnected
+from raftkv.status import Code, StatusError
+
+READ_AHEAD_BYTES = 1 << 20
+READ_AHEAD_MESSAGES = 64
+
+
+class Requests:
+    """Iterates over the request messages while a task reads them and notices that the client went away.
+
+    A client that sends faster than the handler takes is held by flow control: nothing more is read while
+    `READ_AHEAD_BYTES` or `READ_AHEAD_MESSAGES` wait. A message that is larger than that alone passes.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        deframer: Deframer,
+        interrupt: Callable[[Exception], None],
+    ) -> None:
+        """`interrupt` is called when the client disconnects."""
+        self._receive = receive
+        self._deframer = deframer
+        self._interrupt = interrupt
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._ended = False
+        self._error: Exception | None = None
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+
+    async def read(self) -> None:
+        """Read until the client disconnects; the task of the call cancels this."""
+        try:
+            while (event := await self._receive())["type"] != "http.disconnect":
+                for message in self._deframer.feed(event.get("body", b"")):
+                    await self._put(message)
+                if not self._ended and not event.get("more_body", False):
+                    self._deframer.finish()
+                    self._ended = True
+                    self._arrived.set()
+        except Exception as error:
+            self._error = error
+            self._arrived.set()
+        else:
+            self._interrupt(Disconnected())
+
+    async def _put(self, message: bytes) -> None:
+        self._waiting.append(message)
+        self._waiting_bytes += len(message)
+        self._arrived.set()
+        while self._waiting_bytes >= READ_AHEAD_BYTES or len(self._waiting) >= READ_AHEAD_MESSAGES:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._waiting:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        message = self._waiting.popleft()
+        self._waiting_bytes -= len(message)
+        self._taken.set()
+        return message
+
+    async def only(self) -> bytes:
+        """The one request of a server-streaming call."""
+        async for message in self:
+            return message
+        raise StatusError(Code.INTERNAL, "grpc: the call has no request message")
