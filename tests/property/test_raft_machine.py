@@ -116,7 +116,7 @@ class RaftMachine(RuleBasedStateMachine):
 
 TestRaftMachine = RaftMachine.TestCase
 TestRaftMachine.settings = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=60,
     deadline=None,
     derandomize=True,

@@ -155,7 +155,6 @@ def test_a_request_that_is_refused_before_it_was_read(host: str) -> None:
 
     async def scenario() -> None:
         async with serving(host) as (_, channel):
-            echo = channel.unary_unary("/test.Service/Echo")
             unknown = channel.unary_unary("/test.Service/Nope")
             assert await refusal(unknown(b"")) == (
                 grpc.StatusCode.UNIMPLEMENTED,
@@ -165,7 +164,6 @@ def test_a_request_that_is_refused_before_it_was_read(host: str) -> None:
             assert await refusal(stranger(b"")) == (grpc.StatusCode.UNIMPLEMENTED, "unknown service other.Service")
 
     asyncio.run(scenario())
-    assert any(record.exc_info for record in caplog.records), "a bug leaves a traceback in the log"
 
 
 def test_a_message_that_is_too_large_is_refused_before_it_is_read() -> None:
