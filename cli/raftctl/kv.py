@@ -1,179 +1,93 @@
 """put, get, del, compaction."""
 
 import sys
+from typing import Any
 
 import click
 
-from cli.raftctl.failure import BAD_ARGUMENTS, BAD_FEATURE, Failure
+from cli.raftctl import golang, operations
+from cli.raftctl.failure import BAD_ARGUMENTS, Failure
+from cli.raftctl.flags import Command
 from cli.raftctl.session import global_options, session
 
-PAGE = 1000
-ORDERS = {"": 0, "ASCEND": 1, "DESCEND": 2}
-TARGETS = {"": 0, "KEY": 0, "VERSION": 1, "CREATE": 2, "MODIFY": 3, "VALUE": 4}
 
-
-def _raw(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-@click.command("put")
-@click.argument("words", nargs=-1, metavar="KEY [VALUE]")
-@click.option("--lease", default="0", show_default=True, help="Lease to attach, in hexadecimal.")
-@click.option("--prev-kv", is_flag=True, help="Print the previous version.")
-@click.option("--ignore-value", is_flag=True, help="Keep the value, change the rest.")
-@click.option("--ignore-lease", is_flag=True, help="Keep the lease.")
+@click.command("put", cls=Command)
+@operations.put_options
 @global_options
-def put(words: tuple[str, ...], lease: str, prev_kv: bool, ignore_value: bool, ignore_lease: bool) -> None:
-    """Write KEY. Without VALUE it is read from standard input.
+def put(**arguments: Any) -> None:
+    """Write KEY. Without VALUE, the value is read from standard input.
+
+    A VALUE that begins with a dash needs a -- before it.
 
     \b
     Examples:
-      raftctl put /registry/pods/default/web "$(cat pod.bin)"
-      raftctl put big < file
+      raftctl put /registry/hello world
+      raftctl put /registry/config < config.json
+      raftctl put level -- -3
     """
-    if not words or len(words) > 2 or (ignore_value and len(words) == 2):
-        if ignore_value:
-            raise Failure("put command needs only 1 argument when 'ignore-value' is set", BAD_ARGUMENTS)
-        raise Failure("put command needs 1 argument and input from stdin or 2 arguments", BAD_ARGUMENTS)
-    try:
-        lease_id = int(lease, 16)
-    except ValueError as error:
-        raise Failure(f"bad lease ID ({lease}), expecting ID in Hex", BAD_ARGUMENTS) from error
-    value = b""
-    if not ignore_value:
-        value = _raw(words[1]) if len(words) == 2 else sys.stdin.buffer.read()
+    request = operations.put_request(sys.stdin.buffer.read, **arguments)
     from raftkv.client.requests import PUT
-    from raftkv.pb import rpc_pb2
 
-    request = rpc_pb2.PutRequest(
-        key=_raw(words[0]),
-        value=value,
-        lease=lease_id,
-        prev_kv=prev_kv,
-        ignore_value=ignore_value,
-        ignore_lease=ignore_lease,
-    )
+    printer = session().printer().able("put")
     with session().client() as client:
-        session().printer().put(client.call(PUT, request))
+        printer.put(client.call(PUT, request))
 
 
-def key_range(words: tuple[str, ...], name: str, *, prefix: bool, from_key: bool) -> tuple[bytes, bytes]:
-    """Key and range_end of `KEY [RANGE_END]`, --prefix and --from-key.
-
-    Raises:
-        Failure: they contradict each other.
-    """
-    if prefix and from_key:
-        raise Failure("`--prefix` and `--from-key` cannot be set at the same time, choose one", BAD_ARGUMENTS)
-    if not 1 <= len(words) <= 2:
-        raise Failure(f"{name} command needs one argument as key and an optional argument as range_end", BAD_ARGUMENTS)
-    key = _raw(words[0])
-    if len(words) == 2:
-        if prefix or from_key:
-            raise Failure(
-                "too many arguments, only accept one argument when `--prefix` or `--from-key` is set", BAD_ARGUMENTS
-            )
-        return key, _raw(words[1])
-    if prefix:
-        from raftkv.client.requests import prefix_end
-
-        return key or b"\0", prefix_end(key)
-    return (key or b"\0", b"\0") if from_key else (key, b"")
-
-
-@click.command("get")
-@click.argument("words", nargs=-1, metavar="KEY [RANGE_END]")
-@click.option("--consistency", default="l", show_default=True, help="l(inearizable) or s(erializable).")
-@click.option("--order", default="", help="ASCEND or DESCEND.")
-@click.option("--sort-by", default="", help="CREATE, KEY, MODIFY, VALUE or VERSION.")
-@click.option("--limit", type=click.IntRange(0), default=0, help="Most keys to print; 0: all.")
-@click.option("--prefix", is_flag=True, help="All keys that begin with KEY.")
-@click.option("--from-key", is_flag=True, help="All keys from KEY on.")
-@click.option("--rev", type=int, default=0, help="Read at this revision.")
-@click.option("--keys-only", is_flag=True, help="Leave the values out.")
-@click.option("--count-only", is_flag=True, help="Only count.")
-@click.option("--print-value-only", is_flag=True, help="Leave the keys out.")
+@click.command("get", cls=Command)
+@operations.get_options
 @global_options
-def get(
-    words: tuple[str, ...],
-    consistency: str,
-    order: str,
-    sort_by: str,
-    limit: int,
-    prefix: bool,
-    from_key: bool,
-    rev: int,
-    keys_only: bool,
-    count_only: bool,
-    print_value_only: bool,
-) -> None:
-    """Print KEY, the keys of [KEY, RANGE_END), or those with a prefix.
+def get(count_only: bool, print_value_only: bool, **arguments: Any) -> None:
+    """Print KEY, the keys from KEY up to RANGE_END, or those that begin with a prefix.
+
+    In the simple form a range is fetched and printed page by page, all at one revision.
 
     \b
     Examples:
+      raftctl get /registry/hello
       raftctl get /registry --prefix --keys-only
-      raftctl get a z --limit 10 -w json
+      raftctl get a c --sort-by MODIFY --order DESCEND --limit 10 -w json
+      raftctl get /registry --prefix --count-only
     """
-    if consistency not in ("l", "s"):
-        raise Failure(f'unknown consistency flag "{consistency}"', BAD_FEATURE)
-    if order.upper() not in ORDERS:
-        raise Failure(f'bad sort order "{order}"', BAD_FEATURE)
-    if sort_by.upper() not in TARGETS:
-        raise Failure(f'bad sort target "{sort_by}"', BAD_FEATURE)
-    if keys_only and count_only:
-        raise Failure("`--keys-only` and `--count-only` cannot be set at the same time, choose one", BAD_ARGUMENTS)
-    key, range_end = key_range(words, "get", prefix=prefix, from_key=from_key)
-    from raftkv.client.requests import RANGE
-    from raftkv.pb import rpc_pb2
+    request = operations.range_request(count_only=count_only, **arguments)
+    from raftkv.client.requests import range_rpc
+    from raftkv.pb.rpc_pb2 import RangeRequest
 
-    request = rpc_pb2.RangeRequest(
-        key=key,
-        range_end=range_end,
-        limit=limit,
-        revision=rev,
-        sort_order=rpc_pb2.RangeRequest.SortOrder.Name(ORDERS[order.upper()]),
-        sort_target=rpc_pb2.RangeRequest.SortTarget.Name(TARGETS[sort_by.upper()]),
-        serializable=consistency == "s",
-        keys_only=keys_only,
-        count_only=count_only,
-    )
-    printer = session().printer()
-    plain = not order and not sort_by and not count_only
+    printer = session().printer().able("range")
+    printer.choose(value_only=print_value_only, count_only=count_only)
+    in_order = (request.sort_target, request.sort_order) == (RangeRequest.KEY, RangeRequest.NONE)
     with session().client() as client:
-        pages = client.pages(request) if printer.streams and plain else iter([client.call(RANGE, request)])
-        for response in pages:
-            printer.range(response, value_only=print_value_only, count_only=count_only)
+        if not (printer.streams and in_order and request.range_end and not count_only):
+            printer.range(client.call(range_rpc(request), request))
+            return
+        for response in client.pages(request):
+            printer.range(response)
 
 
-@click.command("del")
-@click.argument("words", nargs=-1, metavar="KEY [RANGE_END]")
-@click.option("--prefix", is_flag=True, help="All keys that begin with KEY.")
-@click.option("--from-key", is_flag=True, help="All keys from KEY on.")
-@click.option("--prev-kv", is_flag=True, help="Print what was deleted.")
+@click.command("del", cls=Command)
+@operations.del_options
 @global_options
-def delete(words: tuple[str, ...], prefix: bool, from_key: bool, prev_kv: bool) -> None:
-    """Delete KEY, the keys of [KEY, RANGE_END), or those with a prefix; prints how many.
+def delete(**arguments: Any) -> None:
+    """Delete KEY, the keys from KEY up to RANGE_END, or those that begin with a prefix. Prints how many.
 
     \b
     Examples:
-      raftctl del /registry/pods/default/web
+      raftctl del /registry/hello
       raftctl del /registry/events --prefix
     """
-    key, range_end = key_range(words, "del", prefix=prefix, from_key=from_key)
+    request = operations.delete_request(**arguments)
     from raftkv.client.requests import DELETE_RANGE
-    from raftkv.pb import rpc_pb2
 
-    request = rpc_pb2.DeleteRangeRequest(key=key, range_end=range_end, prev_kv=prev_kv)
+    printer = session().printer().able("delete")
     with session().client() as client:
-        session().printer().delete(client.call(DELETE_RANGE, request))
+        printer.delete(client.call(DELETE_RANGE, request))
 
 
-@click.command("compaction")
+@click.command("compaction", cls=Command)
 @click.argument("words", nargs=-1, metavar="REVISION")
-@click.option("--physical", is_flag=True, help="Wait until the member has removed the history.")
+@click.option("--physical", is_flag=True, help="Return when the member has removed the history from its store.")
 @global_options
 def compaction(words: tuple[str, ...], physical: bool) -> None:
-    """Give up history below REVISION.
+    """Forget what keys were before REVISION. What they are stays.
 
     \b
     Example:
@@ -182,8 +96,10 @@ def compaction(words: tuple[str, ...], physical: bool) -> None:
     if len(words) != 1:
         raise Failure("compaction command needs 1 argument", BAD_ARGUMENTS)
     try:
-        revision = int(words[0])
+        revision = golang.parse_int(words[0])
     except ValueError as error:
-        raise Failure(f'strconv.ParseInt: parsing "{words[0]}": invalid syntax') from error
+        raise Failure(str(error)) from error
+    printer = session().printer()
     with session().client() as client:
-        session().printer().compaction(client.compact(revision, physical=physical), revision)
+        client.compact(revision, physical=physical)
+    printer.compaction(revision)

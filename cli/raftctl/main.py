@@ -1,13 +1,15 @@
 """The `raftctl` command."""
 
+import os
 import sys
-import traceback
 
 import click
 
-from cli.raftctl.cluster import endpoint, member
-from cli.raftctl.failure import BAD_ARGUMENTS, INTERRUPTED, Failure
+from cli.raftctl.endpoint import endpoint
+from cli.raftctl.failure import BROKEN_PIPE, INTERRUPTED, Failure, UsageFailure
+from cli.raftctl.flags import Command, Group, help_unless_command
 from cli.raftctl.kv import compaction, delete, get, put
+from cli.raftctl.member import member
 from cli.raftctl.session import Session, global_options
 from cli.raftctl.txn import txn
 from raftkv import ETCD_API_VERSION, __version__
@@ -15,12 +17,13 @@ from raftkv import ETCD_API_VERSION, __version__
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group("raftctl", context_settings=SETTINGS, no_args_is_help=True)
+@click.group("raftctl", cls=Group, context_settings=SETTINGS)
 @global_options
 def raftctl() -> None:
     """Talk to raftkv, or to any etcd v3.
 
-    Flags may stand before or after the command; each is also read from the environment as RAFTCTL_FLAG_NAME.
+    Global flags may stand before or after the command. Each is also read from the environment: --write-out from
+    RAFTCTL_WRITE_OUT. A flag beats its variable. etcdctl's variables (ETCDCTL_…) are not read.
 
     \b
     Examples:
@@ -28,12 +31,14 @@ def raftctl() -> None:
       raftctl get /registry --prefix
       raftctl --endpoints localhost:2379,localhost:22379 endpoint status -w table
     """
+    help_unless_command()
 
 
-@raftctl.command("version")
+@raftctl.command("version", cls=Command)
+@click.argument("words", nargs=-1, metavar="")
 @global_options
-def version() -> None:
-    """Print versions.
+def version(words: tuple[str, ...]) -> None:
+    """Print versions: raftctl's, and that of the etcd API it speaks.
 
     \b
     Example:
@@ -42,14 +47,17 @@ def version() -> None:
     print(f"raftctl version: {__version__}\nAPI version: {ETCD_API_VERSION.rpartition('.')[0]}")
 
 
-@raftctl.command("completion")
+@raftctl.command("completion", cls=Command)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@global_options
 def completion(shell: str) -> None:
-    """Print a completion script for SHELL.
+    """Print a script that teaches a shell to complete raftctl's commands and flags.
 
     \b
-    Example:
+    Examples:
       source <(raftctl completion bash)
+      raftctl completion zsh > "${fpath[1]}/_raftctl"
+      raftctl completion fish > ~/.config/fish/completions/raftctl.fish
     """
     from click.shell_completion import get_completion_class
 
@@ -66,33 +74,47 @@ def main() -> None:
     """Entry point of the command."""
     session = Session()
     try:
-        raftctl.main(standalone_mode=False, obj=session)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.Abort:
-        sys.exit(INTERRUPTED)
-    except click.UsageError as error:
-        message = error.format_message()
-        status = 1 if isinstance(error, click.NoSuchOption) or message.startswith("No such command") else BAD_ARGUMENTS
-        _fail(message, status, session)
-    except Failure as error:
-        _fail(str(error), error.status, session)
+        status = _run(session)
+        sys.stdout.flush()
     except BrokenPipeError:
-        # The reader had enough.
-        sys.stderr.close()
-        sys.exit(0)
-    except Exception as error:
-        text = getattr(error, "message", None)
-        if text is None:
-            raise
-        _fail(text, 1, session)
-
-
-def _fail(message: str, status: int, session: Session) -> None:
-    if session.debug:
-        traceback.print_exc()
-    print(f"Error: {message}", file=sys.stderr)
+        # The reader had enough; say so as the signal would, and keep the interpreter from trying again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = BROKEN_PIPE
     sys.exit(status)
+
+
+def _run(session: Session) -> int:
+    try:
+        raftctl.main(prog_name="raftctl", standalone_mode=False, obj=session)
+        return 0
+    except Failure as error:
+        return _fail(error, session)
+    except click.Abort:
+        return INTERRUPTED
+    except Exception as error:
+        from raftkv.client import ClientError
+
+        if not isinstance(error, ClientError):
+            raise
+        from cli.raftctl.failure import failure
+
+        translated = failure(error)
+        translated.__cause__ = error
+        return _fail(translated, session)
+
+
+def _fail(error: Failure, session: Session) -> int:
+    sys.stdout.flush()
+    if session.on("debug"):
+        import traceback
+
+        traceback.print_exception(error)
+    for note in error.notes:
+        print(note, file=sys.stderr)
+    print(f"Error: {error}", file=sys.stderr)
+    if isinstance(error, UsageFailure) and error.command:
+        print(f"Run '{error.command} --help' for usage.", file=sys.stderr)
+    return error.status
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """What every command shares: the global flags, a client, a printer."""
 
+import os
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.raftctl import golang
-from cli.raftctl.failure import BAD_ARGUMENTS, Failure
+from cli.raftctl import flags, golang
+from cli.raftctl.failure import BAD_ARGUMENTS, BAD_CONNECTION, BAD_FEATURE, Failure
 
 if TYPE_CHECKING:
     from cli.raftctl.printers import Printer
@@ -16,69 +17,191 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-FORMATS = ("simple", "fields", "json", "protobuf", "table")
+FORMATS = ("fields", "json", "protobuf", "simple", "table")
+NO_TLS = "TLS is not supported"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A global flag; also RAFTCTL_… in the environment."""
+
+    name: str
+    default: str
+    help: str
+    short: str = ""
+    metavar: str = "TEXT"
+
+    @property
+    def is_switch(self) -> bool:
+        return self.default in ("true", "false")
+
+    @property
+    def is_duration(self) -> bool:
+        return self.metavar == "DURATION"
+
+    @property
+    def variable(self) -> str:
+        return "RAFTCTL_" + self.name.upper().replace("-", "_")
+
+
+SETTINGS = (
+    Setting("endpoints", "127.0.0.1:2379", "Where the members are; with commas, or repeated.", "", "HOST:PORT"),
+    Setting("command-timeout", "5s", "For a command; for each page of a streamed range.", "", "DURATION"),
+    Setting("dial-timeout", "2s", "To find a member that can be reached.", "", "DURATION"),
+    Setting("write-out", "simple", f"Output: {', '.join(FORMATS)}.", "w", "FORM"),
+    Setting("hex", "false", "Print keys and values as \\x escapes."),
+    Setting("debug", "false", "Print the settings, and where an error came from."),
+    Setting("user", "", "Accepted; raftctl does not log in.", "", "NAME[:PASSWORD]"),
+    Setting("password", "", "Accepted; raftctl does not log in."),
+    Setting("cacert", "", f"Refused: {NO_TLS}.", "", "FILE"),
+    Setting("cert", "", f"Refused: {NO_TLS}.", "", "FILE"),
+    Setting("key", "", f"Refused: {NO_TLS}.", "", "FILE"),
+    Setting("insecure-transport", "true", f"Only true: {NO_TLS}."),
+    Setting("insecure-skip-tls-verify", "false", "Accepted; there is nothing to verify."),
+    Setting("discovery-srv", "", "Refused: endpoints are not looked up in the DNS.", "d", "DOMAIN"),
+    Setting("discovery-srv-name", "", "Refused with --discovery-srv.", "", "NAME"),
+    Setting("insecure-discovery", "true", "Accepted."),
+    Setting("keepalive-time", "2s", "Accepted; no command lives long enough.", "", "DURATION"),
+    Setting("keepalive-timeout", "6s", "Accepted; no command lives long enough.", "", "DURATION"),
+)
+
+
 class Session:
-    """The global flags, as far as they were given."""
+    """The global flags of one run. A flag beats its variable, which beats the default."""
 
-    endpoints: str = "127.0.0.1:2379"
-    command_timeout: str = "5s"
-    dial_timeout: str = "2s"
-    write_out: str = "simple"
-    hex: bool = False
-    debug: bool = False
+    def __init__(self) -> None:
+        self._given: dict[str, list[str]] = {}
 
-    def client(self, endpoints: str | None = None) -> "AbstractContextManager[Client]":
-        """Connect; grpc is imported only now, it is the slow part of the start."""
+    def give(self, name: str, value: str) -> None:
+        """Take a flag, wherever it stood; only --endpoints adds up."""
+        if name == "endpoints":
+            self._given.setdefault(name, []).append(value)
+        else:
+            self._given[name] = [value]
+
+    def value(self, name: str) -> str:
+        """A setting's text.
+
+        Raises:
+            Failure: its variable cannot be parsed.
+        """
+        setting = next(setting for setting in SETTINGS if setting.name == name)
+        if name in self._given:
+            return ",".join(self._given[name])
+        text = os.environ.get(setting.variable, "")
+        if not text:
+            return setting.default
+        try:
+            if setting.is_switch:
+                golang.parse_bool(text)
+            elif setting.is_duration:
+                golang.parse_duration(text)
+        except ValueError as error:
+            raise Failure(f'invalid value "{text}" for {setting.variable}: {error}') from error
+        return text
+
+    def on(self, name: str) -> bool:
+        """Whether a switch is on."""
+        return golang.parse_bool(self.value(name))
+
+    def seconds(self, name: str) -> float:
+        """A duration."""
+        return golang.parse_duration(self.value(name))
+
+    @property
+    def endpoints(self) -> list[str]:
+        """As they were written."""
+        return [one.strip() for one in self.value("endpoints").split(",") if one.strip()]
+
+    def client(self, endpoints: list[str] | None = None) -> "Client":
+        """Make a client; it connects when it is used.
+
+        Raises:
+            Failure: settings that do not work.
+        """
+        self._refuse()
+        if self.on("debug"):
+            self._tell()
+        # The library's own lines would stand between ours.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        # Imported only now: it is the slow part of the start.
         from raftkv.client import Client
 
+        endpoints = self.endpoints if endpoints is None else endpoints
+        if not endpoints:
+            raise Failure("etcdclient: no available endpoints", BAD_CONNECTION)
+        timeout, dial_timeout = self.seconds("command-timeout"), self.seconds("dial-timeout")
         try:
-            return Client(endpoints or self.endpoints, timeout=golang.parse_duration(self.command_timeout))
+            return Client(endpoints, timeout=timeout, dial_timeout=min(timeout, dial_timeout))
         except ValueError as error:
             raise Failure(str(error), BAD_ARGUMENTS) from error
 
+    def _refuse(self) -> None:
+        for name in ("cert", "key", "cacert"):
+            if self._given.get(name) == [""]:
+                raise Failure(f"empty string is passed to --{name} option", BAD_ARGUMENTS)
+            if self.value(name):
+                raise Failure(f"--{name}: {NO_TLS}, connect without it", BAD_ARGUMENTS)
+        if not self.on("insecure-transport"):
+            raise Failure(f"--insecure-transport=false: {NO_TLS}, connect without it", BAD_ARGUMENTS)
+        if self.value("discovery-srv"):
+            raise Failure("--discovery-srv is not supported: name the members with --endpoints", BAD_ARGUMENTS)
+
+    def _tell(self) -> None:
+        for setting in sorted(SETTINGS, key=lambda setting: setting.name):
+            value = self.value(setting.name)
+            secret = value and setting.name in ("password", "user")
+            print(f"{setting.variable}={'***' if secret else value}", file=sys.stderr)
+
     def printer(self) -> "Printer":
-        """The printer of --write-out."""
+        """The printer of --write-out.
+
+        Raises:
+            Failure: there is none.
+        """
+        form = self.value("write-out")
+        if form not in FORMATS:
+            raise Failure("unsupported output format", BAD_FEATURE)
         from cli.raftctl.printers import make_printer
 
-        if self.write_out not in FORMATS:
-            raise Failure(f"unsupported output format {self.write_out}: use one of {', '.join(FORMATS)}", BAD_ARGUMENTS)
-        return make_printer(self.write_out, hexadecimal=self.hex)
+        return make_printer(form, hexadecimal=self.on("hex"))
 
 
 def _take(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    session = context.find_root().ensure_object(Session)
-    if value is not None and value is not False:
-        assert parameter.name is not None
-        setattr(session, parameter.name, value)
+    assert parameter.name is not None
+    name = parameter.name.replace("_", "-")
+    taken = context.find_root().ensure_object(Session)
+    if isinstance(parameter, click.Option) and parameter.multiple:
+        for one in value:
+            taken.give(name, one)
+    elif value is not None:
+        taken.give(name, str(value).lower() if isinstance(value, bool) else value)
+
+
+def _checked_duration(text: str) -> str:
+    golang.parse_duration(text)
+    return text
+
+
+_DURATION_TEXT = flags.GoType("duration", _checked_duration)
+
+
+def _option(setting: Setting) -> click.Option:
+    names = [f"--{setting.name}", *([f"-{setting.short}"] if setting.short else [])]
+    off = setting.default in ("", "false")
+    shown = setting.help if off else f"{setting.help}  [default: {setting.default}]"
+    common: dict[str, Any] = {"expose_value": False, "callback": _take, "help": shown, "default": None}
+    if setting.is_switch:
+        return click.Option(names, is_flag=True, **common)
+    kind = _DURATION_TEXT if setting.is_duration else click.STRING
+    return click.Option(names, metavar=setting.metavar, type=kind, multiple=setting.name == "endpoints", **common)
 
 
 def global_options(command: F) -> F:
     """Accept the global flags here: etcdctl takes them before and after the command's name."""
-    options = [
-        click.option(
-            "--endpoints", metavar="HOST:PORT,…", envvar="RAFTCTL_ENDPOINTS", help="[default: 127.0.0.1:2379]"
-        ),
-        click.option("--command-timeout", metavar="DURATION", envvar="RAFTCTL_COMMAND_TIMEOUT", help="[default: 5s]"),
-        click.option("--dial-timeout", metavar="DURATION", envvar="RAFTCTL_DIAL_TIMEOUT", help="[default: 2s]"),
-        click.option(
-            "-w",
-            "--write-out",
-            metavar="FORM",
-            envvar="RAFTCTL_WRITE_OUT",
-            help="|".join(FORMATS) + "  [default: simple]",
-        ),
-        click.option("--hex", is_flag=True, default=None, envvar="RAFTCTL_HEX", help="Print bytes as \\x escapes."),
-        click.option("--debug", is_flag=True, default=None, envvar="RAFTCTL_DEBUG", help="Show tracebacks."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    for parameter in getattr(command, "__click_params__", [])[-len(options) :]:
-        parameter.callback = _take
-        parameter.expose_value = False
-        parameter.is_eager = True
+    # Decorators list parameters from the last to the first.
+    known = command.__dict__.setdefault("__click_params__", [])
+    known[:0] = [_option(setting) for setting in reversed(SETTINGS)]
     return command
 
 

@@ -2,7 +2,8 @@
 
 ClientError
 ├── Refused          a definite failure: the request had no effect
-├── Unavailable      no endpoint could be reached: nothing was sent; or no endpoint answered a read
+├── Unavailable      a read got no answer anywhere
+│   └── NotConnected no endpoint could be reached: nothing was sent, be it a read or a write
 └── OutcomeUnknown   a write was sent and no definite answer came: it happened once or never; it was not repeated
 
 When the server's error is one of etcd's, what is raised is also an instance of its class in `raftkv.errors`, so that
@@ -25,7 +26,9 @@ class ClientError(Exception):
         self.message = message
 
     def __reduce__(self) -> tuple[object, ...]:
-        kind = next(kind for kind in (Refused, Unavailable, OutcomeUnknown, ClientError) if isinstance(self, kind))
+        kind = next(
+            kind for kind in (NotConnected, Unavailable, Refused, OutcomeUnknown, ClientError) if isinstance(self, kind)
+        )
         return typed, (kind, self.code, self.message)
 
 
@@ -34,7 +37,11 @@ class Refused(ClientError):
 
 
 class Unavailable(ClientError):
-    """No endpoint could be reached, so nothing was sent; or a read got no answer anywhere."""
+    """A read got no answer anywhere; or, as `NotConnected`, nothing was sent at all."""
+
+
+class NotConnected(Unavailable):
+    """No endpoint could be reached within the dial timeout, so nothing was sent."""
 
 
 class OutcomeUnknown(ClientError):

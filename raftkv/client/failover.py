@@ -3,7 +3,7 @@
 Both clients drive an `Attempts` per call. The rules:
 
 1. A request is sent only over a connection that is ready. Until then nothing was sent, and any request may go to
-   another endpoint; when none can be reached within the dial timeout the call ends in `Unavailable`.
+   another endpoint; when none can be reached within the dial timeout the call ends in `NotConnected`.
 2. A read that a server could not answer (UNAVAILABLE) is asked once more, at another endpoint if there is one, and
    at most once at each.
 3. A write that was sent is never sent again, with one exception: a server that says `no leader` did not propose it.
@@ -14,7 +14,7 @@ Both clients drive an `Attempts` per call. The rules:
 from collections.abc import Sequence
 
 from raftkv import errors
-from raftkv.client.errors import ClientError, Unavailable, classify
+from raftkv.client.errors import ClientError, NotConnected, classify
 from raftkv.status import Code
 
 PAUSE_SECONDS = 0.1
@@ -80,13 +80,13 @@ class Attempts:
         """Take note that `target` could not be reached; seconds to pause before the next attempt.
 
         Raises:
-            Unavailable: there was time enough.
+            NotConnected: there was time enough.
         """
         self._rotation.leave(target)
         self._unconnected += 1
         if now >= self._dial_until or self._only:
             tried = self._only or ", ".join(self._rotation.targets)
-            raise Unavailable(Code.UNAVAILABLE, f"could not connect to {tried}")
+            raise NotConnected(Code.UNAVAILABLE, f"could not connect to {tried}")
         if self._unconnected % self._endpoints:
             return 0.0
         return min(PAUSE_SECONDS, self._dial_until - now)

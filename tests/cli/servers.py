@@ -10,42 +10,53 @@ from pathlib import Path
 import pytest
 
 from raftkv.client import Client, ClientError
-from tests.support.processes import START_SECONDS, cluster, free_ports
+from tests.support.processes import START_SECONDS, Process, free_ports
 
 ETCD = pytest.param("etcd", marks=pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed"))
 KINDS = [ETCD, "raftkv"]
 
 
-@contextlib.contextmanager
-def serve(kind: str, directory: Path) -> Iterator[str]:
-    """One member of this kind with an empty store; yields its endpoint (host:port)."""
-    if kind == "etcd":
-        with _etcd(directory) as endpoint:
-            yield endpoint
-    else:
-        with cluster(directory, 1) as running:
-            yield running.endpoints
+Ports = tuple[int, int]
+"""Those for clients and for peers."""
 
 
 @contextlib.contextmanager
-def _etcd(directory: Path) -> Iterator[str]:
-    client_port, peer_port = free_ports(2)
-    client, peer = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
-    command = ["etcd", "--data-dir", str(directory / "etcd"), "--name", "m0"]
-    command += ["--listen-client-urls", client, "--advertise-client-urls", client]
-    command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"m0={peer}"]
+def serve(kind: str, directory: Path, ports: Ports | None = None) -> Iterator[str]:
+    """One member of this kind with an empty store; yields its endpoint (host:port).
+
+    Ids follow from the ports: two servers that ran one after the other on the same ports cannot be told apart.
+    """
+    client, peer = ports or free_ports(2)
+    initial = f"m0=http://127.0.0.1:{peer}"
+    directory.mkdir(exist_ok=True)
+    if kind == "raftkv":
+        member = Process("m0", directory, client, peer, initial)
+        member.start()
+        try:
+            _wait(member.endpoint)
+            yield member.endpoint
+        finally:
+            member.kill()
+        return
+    urls = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
+    command = ["etcd", "--data-dir", str(directory / "etcd"), "--name", "m0", "--initial-cluster", initial]
+    command += ["--listen-client-urls", urls[0], "--advertise-client-urls", urls[0]]
+    command += ["--listen-peer-urls", urls[1], "--initial-advertise-peer-urls", urls[1]]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + START_SECONDS
-        with Client(client, timeout=1.0) as probe:
-            while True:
-                try:
-                    probe.range("ready")
-                    break
-                except ClientError:
-                    assert time.monotonic() < deadline, "etcd does not start"
-                    assert process.poll() is None, "etcd ended"
-        yield f"127.0.0.1:{client_port}"
+        _wait(f"127.0.0.1:{client}")
+        yield f"127.0.0.1:{client}"
     finally:
         process.kill()
         process.wait()
+
+
+def _wait(endpoint: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    with Client(endpoint, timeout=1.0) as probe:
+        while True:
+            try:
+                probe.range("ready")
+                return
+            except ClientError as error:
+                assert time.monotonic() < deadline, f"the server does not start: {error}"

@@ -1,0 +1,143 @@
+"""One printer per output form, a module each, behind `Printer`. A form that an answer lacks ends with exit status 4."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from cli.raftctl import golang
+from cli.raftctl.failure import BAD_ARGUMENTS, BAD_FEATURE, Failure
+
+if TYPE_CHECKING:
+    from raftkv.pb import rpc_pb2
+
+
+class Status(NamedTuple):
+    """What an endpoint says of itself."""
+
+    endpoint: str
+    status: "rpc_pb2.StatusResponse"
+
+
+class Health(NamedTuple):
+    """How a check went; healthy when `error` is empty."""
+
+    endpoint: str
+    took_nanoseconds: int
+    error: str
+
+    @property
+    def took(self) -> str:
+        return golang.format_duration(self.took_nanoseconds)
+
+
+class Printer:
+    """Prints answers; a subclass overrides what its form has."""
+
+    form = ""
+    streams = False
+    """Whether a range may be printed page by page."""
+    counts = False
+    """Whether --count-only makes sense."""
+    value_only = False
+    count_only = False
+
+    def __init__(self, *, hexadecimal: bool) -> None:
+        self.hexadecimal = hexadecimal
+
+    def able(self, answer: str) -> Self:
+        """Itself, if the form has this answer, to be asked before anything is changed.
+
+        Raises:
+            Failure: it has not.
+        """
+        if getattr(type(self), answer) is getattr(Printer, answer):
+            raise self._lacking()
+        return self
+
+    def choose(self, *, value_only: bool, count_only: bool) -> None:
+        """Set what of a range is wanted.
+
+        Raises:
+            Failure: the form knows no such choice.
+        """
+        if count_only and not self.counts:
+            raise Failure("--count-only is only for `--write-out=fields`", BAD_ARGUMENTS)
+        if value_only and self.form != "simple":
+            raise Failure("print-value-only is only for `--write-out=simple`", BAD_ARGUMENTS)
+        self.value_only, self.count_only = value_only, count_only
+
+    def put(self, response: "rpc_pb2.PutResponse") -> None:
+        raise self._lacking()
+
+    def range(self, response: "rpc_pb2.RangeResponse") -> None:
+        raise self._lacking()
+
+    def delete(self, response: "rpc_pb2.DeleteRangeResponse") -> None:
+        raise self._lacking()
+
+    def txn(self, response: "rpc_pb2.TxnResponse") -> None:
+        raise self._lacking()
+
+    def members(self, response: "rpc_pb2.MemberListResponse") -> None:
+        raise self._lacking()
+
+    def statuses(self, statuses: Sequence[Status]) -> None:
+        raise self._lacking()
+
+    def healths(self, healths: Sequence[Health]) -> None:
+        raise self._lacking()
+
+    def compaction(self, revision: int) -> None:
+        """The same in every form."""
+        write_line(f"compacted revision {revision}")
+
+    def _lacking(self) -> Failure:
+        return Failure(f"{self.form} not supported as output format", BAD_FEATURE)
+
+
+def make_printer(form: str, *, hexadecimal: bool) -> Printer:
+    """The printer of an output form; only its module is loaded."""
+    from importlib import import_module
+
+    kind: type[Printer] = getattr(import_module(f"cli.raftctl.printers.{form}"), form.capitalize())
+    return kind(hexadecimal=hexadecimal)
+
+
+def write(data: bytes) -> None:
+    """Write bytes as they are: values need not be text."""
+    sys.stdout.buffer.write(data)
+
+
+def write_line(text: str) -> None:
+    """Write a line as UTF-8, whatever the locale."""
+    write(text.encode("utf-8", "surrogateescape") + b"\n")
+
+
+def member_rows(response: "rpc_pb2.MemberListResponse") -> Iterable[tuple[str, ...]]:
+    """id, state, name, peer URLs, client URLs, learner."""
+    for member in response.members:
+        yield (
+            f"{member.ID:x}",
+            "started" if member.name else "unstarted",
+            member.name,
+            ",".join(member.peerURLs),
+            ",".join(member.clientURLs),
+            str(member.isLearner).lower(),
+        )
+
+
+def status_rows(statuses: Sequence[Status]) -> Iterable[tuple[str, ...]]:
+    """endpoint, id, version, size, leader, learner, term, index, applied index, errors."""
+    for endpoint, status in statuses:
+        yield (
+            endpoint,
+            f"{status.header.member_id:x}",
+            status.version,
+            golang.humanize(status.dbSize),
+            str(status.leader == status.header.member_id).lower(),
+            str(status.isLearner).lower(),
+            str(status.raftTerm),
+            str(status.raftIndex),
+            str(status.raftAppliedIndex),
+            ", ".join(status.errors),
+        )

@@ -1,0 +1,101 @@
+"""-w fields: one quoted name and its value a line."""
+
+from collections.abc import Sequence
+
+from cli.raftctl import golang
+from cli.raftctl.printers import Health, Printer, Status, write_line
+from raftkv.pb import kv_pb2, rpc_pb2
+
+
+def _line(name: str, value: str | int | bool) -> None:
+    write_line(f'"{name}" : {str(value).lower() if isinstance(value, bool) else value}')
+
+
+def _text(name: str, value: str | bytes) -> None:
+    _line(name, golang.quote(value.encode() if isinstance(value, str) else value))
+
+
+def _header(header: rpc_pb2.ResponseHeader) -> None:
+    _line("ClusterID", header.cluster_id)
+    _line("MemberID", header.member_id)
+    _line("Revision", header.revision)
+    _line("RaftTerm", header.raft_term)
+
+
+def _kv(prefix: str, kv: kv_pb2.KeyValue) -> None:
+    _text(prefix + "Key", kv.key)
+    _line(prefix + "CreateRevision", kv.create_revision)
+    _line(prefix + "ModRevision", kv.mod_revision)
+    _line(prefix + "Version", kv.version)
+    _text(prefix + "Value", kv.value)
+    _line(prefix + "Lease", kv.lease)
+
+
+class Fields(Printer):
+    """Go's names of the fields; --hex changes nothing here."""
+
+    form = "fields"
+    counts = True
+
+    def put(self, response: rpc_pb2.PutResponse) -> None:
+        _header(response.header)
+        if response.HasField("prev_kv"):
+            _kv("Prev", response.prev_kv)
+
+    def range(self, response: rpc_pb2.RangeResponse) -> None:
+        _header(response.header)
+        for kv in response.kvs:
+            _kv("", kv)
+        _line("More", response.more)
+        _line("Count", response.count)
+
+    def delete(self, response: rpc_pb2.DeleteRangeResponse) -> None:
+        _header(response.header)
+        _line("Deleted", response.deleted)
+        for kv in response.prev_kvs:
+            _kv("Prev", kv)
+
+    def txn(self, response: rpc_pb2.TxnResponse) -> None:
+        _header(response.header)
+        _line("Succeeded", response.succeeded)
+        for op in response.responses:
+            if op.HasField("response_put"):
+                self.put(op.response_put)
+            elif op.HasField("response_range"):
+                self.range(op.response_range)
+            elif op.HasField("response_delete_range"):
+                self.delete(op.response_delete_range)
+
+    def members(self, response: rpc_pb2.MemberListResponse) -> None:
+        _header(response.header)
+        for member in response.members:
+            _line("ID", member.ID)
+            _text("Name", member.name)
+            for url in member.peerURLs:
+                _text("PeerURL", url)
+            for url in member.clientURLs:
+                _text("ClientURL", url)
+            _line("IsLearner", member.isLearner)
+            write_line("")
+
+    def statuses(self, statuses: Sequence[Status]) -> None:
+        for endpoint, status in statuses:
+            _header(status.header)
+            _text("Version", status.version)
+            _line("DBSize", status.dbSize)
+            _line("Leader", status.leader)
+            _line("IsLearner", status.isLearner)
+            _line("RaftIndex", status.raftIndex)
+            _line("RaftTerm", status.raftTerm)
+            _line("RaftAppliedIndex", status.raftAppliedIndex)
+            _line("Errors", f"[{' '.join(status.errors)}]")
+            _text("Endpoint", endpoint)
+            write_line("")
+
+    def healths(self, healths: Sequence[Health]) -> None:
+        for one in healths:
+            _text("Endpoint", one.endpoint)
+            _line("Health", not one.error)
+            _line("Took", one.took)
+            _line("Error", one.error)
+            write_line("")

@@ -1,0 +1,69 @@
+"""-w json: one line, as Go's encoding/json renders etcd's structures.
+
+Names are those of the .proto files, bytes are base64, zero values are left out.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.message import Message
+
+from cli.raftctl.printers import Health, Printer, Status, write_line
+from raftkv.pb import rpc_pb2
+
+_HTML = {"&": "\\u0026", "<": "\\u003c", ">": "\\u003e", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+"""What Go escapes in strings, so that JSON may stand in a web page."""
+_ESCAPES = str.maketrans(_HTML)
+
+
+class Json(Printer):
+    """--hex changes nothing here."""
+
+    form = "json"
+
+    def put(self, response: rpc_pb2.PutResponse) -> None:
+        _print(render(response))
+
+    def range(self, response: rpc_pb2.RangeResponse) -> None:
+        _print(render(response))
+
+    def delete(self, response: rpc_pb2.DeleteRangeResponse) -> None:
+        _print(render(response))
+
+    def txn(self, response: rpc_pb2.TxnResponse) -> None:
+        _print(render(response))
+
+    def members(self, response: rpc_pb2.MemberListResponse) -> None:
+        _print(render(response))
+
+    def statuses(self, statuses: Sequence[Status]) -> None:
+        _print([{"Endpoint": one.endpoint, "Status": render(one.status)} for one in statuses])
+
+    def healths(self, healths: Sequence[Health]) -> None:
+        rows: list[dict[str, object]] = []
+        for one in healths:
+            row: dict[str, object] = {"endpoint": one.endpoint, "health": not one.error, "took": one.took}
+            rows.append(row | ({"error": one.error} if one.error else {}))
+        _print(rows)
+
+
+def _print(value: Mapping[str, object] | Sequence[object]) -> None:
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    write_line(text.translate(_ESCAPES))
+
+
+def render(message: Message) -> dict[str, object]:
+    """A message as what json.dumps takes."""
+    rendered: dict[str, object] = {}
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            rendered[field.name] = [render(item) for item in value] if field.is_repeated else render(value)
+        elif isinstance(value, bytes):
+            rendered[field.name] = base64.b64encode(value).decode()
+        else:
+            rendered[field.name] = list(value) if field.is_repeated else value
+    if isinstance(message, rpc_pb2.ResponseOp):
+        # A union is an interface in Go, and shows the name of its field there.
+        return {"Response": {"".join(map(str.title, name.split("_"))): value for name, value in rendered.items()}}
+    return rendered

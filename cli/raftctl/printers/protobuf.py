@@ -1,0 +1,31 @@
+"""-w protobuf: the answer's own bytes."""
+
+from google.protobuf.message import Message
+
+from cli.raftctl.printers import Printer, write
+from raftkv.pb import rpc_pb2
+
+
+class Protobuf(Printer):
+    """The message as it came; lists over several endpoints are no message."""
+
+    form = "protobuf"
+
+    def put(self, response: rpc_pb2.PutResponse) -> None:
+        _write(response)
+
+    def range(self, response: rpc_pb2.RangeResponse) -> None:
+        _write(response)
+
+    def delete(self, response: rpc_pb2.DeleteRangeResponse) -> None:
+        _write(response)
+
+    def txn(self, response: rpc_pb2.TxnResponse) -> None:
+        _write(response)
+
+    def members(self, response: rpc_pb2.MemberListResponse) -> None:
+        _write(response)
+
+
+def _write(message: Message) -> None:
+    write(message.SerializeToString())

@@ -1,0 +1,70 @@
+"""-w simple: for people and pipes."""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from cli.raftctl import golang
+from cli.raftctl.printers import Health, Printer, Status, member_rows, status_rows, write, write_line
+from raftkv.pb import kv_pb2, rpc_pb2
+
+
+class Simple(Printer):
+    """Keys and values on lines of their own."""
+
+    form = "simple"
+    streams = True
+    counts = True
+
+    def put(self, response: rpc_pb2.PutResponse) -> None:
+        write_line("OK")
+        if response.HasField("prev_kv"):
+            self._kvs([response.prev_kv])
+
+    def range(self, response: rpc_pb2.RangeResponse) -> None:
+        if self.count_only:
+            write_line(str(response.count))
+            return
+        self._kvs(response.kvs)
+        # A page is for whoever waits at the other end of the pipe.
+        sys.stdout.flush()
+
+    def delete(self, response: rpc_pb2.DeleteRangeResponse) -> None:
+        write_line(str(response.deleted))
+        self._kvs(response.prev_kvs)
+
+    def txn(self, response: rpc_pb2.TxnResponse) -> None:
+        write_line("SUCCESS" if response.succeeded else "FAILURE")
+        for op in response.responses:
+            write_line("")
+            if op.HasField("response_put"):
+                self.put(op.response_put)
+            elif op.HasField("response_range"):
+                self._kvs(op.response_range.kvs)
+            elif op.HasField("response_delete_range"):
+                self.delete(op.response_delete_range)
+
+    def members(self, response: rpc_pb2.MemberListResponse) -> None:
+        for row in member_rows(response):
+            write_line(", ".join(row))
+
+    def statuses(self, statuses: Sequence[Status]) -> None:
+        for row in status_rows(statuses):
+            write_line(", ".join(row))
+
+    def healths(self, healths: Sequence[Health]) -> None:
+        for one in healths:
+            if one.error:
+                said = f"{one.endpoint} is unhealthy: failed to commit proposal: {one.error}"
+            else:
+                said = f"{one.endpoint} is healthy: successfully committed proposal: took = {one.took}"
+            # etcdctl says it there.
+            print(said, file=sys.stderr)
+
+    def _kvs(self, kvs: Iterable[kv_pb2.KeyValue]) -> None:
+        encode = golang.hexadecimal if self.hexadecimal else bytes
+        lines = []
+        for kv in kvs:
+            if not self.value_only:
+                lines += [encode(kv.key), b"\n"]
+            lines += [encode(kv.value), b"\n"]
+        write(b"".join(lines))

@@ -1,0 +1,40 @@
+"""Runs raftctl, and etcdctl, as a user does."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+BOUND_SECONDS = 60
+
+
+class Result(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This one without either tool's variables."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAFTCTL_", "ETCDCTL_"))}
+    return kept | {"PYTHONPATH": str(ROOT)} | variables
+
+
+def run(command: Sequence[str], stdin: bytes = b"", **variables: str) -> Result:
+    done = subprocess.run(
+        command, input=stdin, capture_output=True, env=environment(**variables), timeout=BOUND_SECONDS, check=False
+    )
+    return Result(done.returncode, done.stdout, done.stderr.decode())
+
+
+def raftctl(*arguments: str, stdin: bytes = b"", **variables: str) -> Result:
+    return run([sys.executable, "-m", "cli.raftctl", *arguments], stdin, **variables)
+
+
+def etcdctl(*arguments: str, stdin: bytes = b"") -> Result:
+    return run(["etcdctl", *arguments], stdin, ETCDCTL_API="3")
