@@ -72,6 +72,8 @@ for command in (put, get, delete, txn, compaction, endpoint, member):
 
 def main() -> None:
     """Entry point of the command."""
+    if "_RAFTCTL_COMPLETE" in os.environ:
+        raftctl.main(prog_name="raftctl")
     session = Session()
     try:
         status = _run(session)
@@ -85,11 +87,15 @@ def main() -> None:
 
 def _run(session: Session) -> int:
     try:
-        raftctl.main(prog_name="raftctl", standalone_mode=False, obj=session)
+        # Not click's main(): it turns a broken pipe into an exit of its own.
+        with raftctl.make_context("raftctl", sys.argv[1:], obj=session) as context:
+            raftctl.invoke(context)
         return 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
     except Failure as error:
         return _fail(error, session)
-    except click.Abort:
+    except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
         from raftkv.client import ClientError

@@ -19,6 +19,7 @@ import click
 from cli.raftctl import golang, operations
 from cli.raftctl.failure import BAD_ARGUMENTS, INVALID_INPUT, Failure, UsageFailure
 from cli.raftctl.flags import Command
+from cli.raftctl.printers import write_line
 from cli.raftctl.session import global_options, session
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def txn(words: tuple[str, ...], interactive: bool) -> None:
 
     def part(prompt: str) -> Iterator[str]:
         if interactive:
-            print(prompt, flush=True)
+            write_line(prompt)
+            sys.stdout.flush()
         return read_part(sys.stdin.buffer)
 
     request = rpc_pb2.TxnRequest()

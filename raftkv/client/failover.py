@@ -19,6 +19,8 @@ from raftkv.status import Code
 
 PAUSE_SECONDS = 0.1
 """Between two rounds through all endpoints."""
+LAST_SHARE = 0.25
+"""Of a call's time that is left for the last attempt: a write cut off by the deadline has an unknown outcome."""
 
 
 class Rotation:
@@ -57,6 +59,7 @@ class Attempts:
         self._only = only
         self._read = read
         self._deadline = now + timeout
+        self._last_start = now + timeout * (1 - LAST_SHARE) - PAUSE_SECONDS
         self._dial_timeout = dial_timeout
         self._dial_until = min(self._deadline, now + dial_timeout)
         self._endpoints = 1 if only else len(rotation.targets)
@@ -100,7 +103,7 @@ class Attempts:
         error = classify(code, message, read=self._read)
         if code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
             self._rotation.leave(target)
-        if self._only or now >= self._deadline or not self._may_repeat(error):
+        if self._only or now >= self._last_start or not self._may_repeat(error):
             raise error
         self._dial_until = min(self._deadline, now + self._dial_timeout)
         return PAUSE_SECONDS if isinstance(error, errors.NoLeader) else 0.0

@@ -139,7 +139,7 @@ def test_reads_end_with_the_call() -> None:
     assert trying.failed("a", Code.UNAVAILABLE, "x", 100.1) == 0.0
     assert trying.target == "b"
     with pytest.raises(Unavailable):
-        trying.failed("b", Code.UNAVAILABLE, "x", 105.0)
+        trying.failed("b", Code.UNAVAILABLE, "x", 104.5)
 
 
 def test_a_call_that_failed_before_does_not_move_the_next_one_twice() -> None:
