@@ -50,21 +50,26 @@ def check_delete_range(request: rpc_pb2.DeleteRangeRequest) -> None:
 
 
 def check_txn(request: rpc_pb2.TxnRequest, max_ops: int) -> None:
-    """Raises: TooManyOps, EmptyKey, DuplicateKey, and what the checks of single operations raise."""
+    """Raises: TooManyOps, EmptyKey, DuplicateKey, and what the checks of single operations raise.
+
+    A transaction counts as its longest list (compares, then or else) and leaves the rest of `max_ops` to each
+    transaction nested in it. So no path down the nesting is longer than `max_ops`, though a whole may hold more.
+    """
     _check_operations(request, max_ops)
     _check_writes(request.success)
     _check_writes(request.failure)
 
 
 def _check_operations(request: rpc_pb2.TxnRequest, max_ops: int) -> None:
-    if max(len(request.compare), len(request.success), len(request.failure)) > max_ops:
+    left = max_ops - max(len(request.compare), len(request.success), len(request.failure))
+    if left < 0:
         raise errors.TooManyOps
     for compare in request.compare:
         if not compare.key:
             raise errors.EmptyKey
     for branch in (request.success, request.failure):
         for op in branch:
-            _check_operation(op, max_ops)
+            _check_operation(op, left)
 
 
 def _check_operation(op: rpc_pb2.RequestOp, max_ops: int) -> None:

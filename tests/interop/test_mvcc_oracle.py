@@ -1,6 +1,7 @@
 """The store against a real etcd: the same random requests, every field of every answer compared."""
 
 import contextlib
+import random
 import shutil
 import subprocess
 import time
@@ -11,6 +12,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
+from raftkv import errors
 from raftkv.client import Client, ClientError, Refused
 from raftkv.client import requests as rpc
 from raftkv.mvcc import LmdbBackend, Store, validate
@@ -26,11 +28,17 @@ STEPS = 500
 
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[Client]:
+    with started_etcd(tmp_path) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def started_etcd(tmp_path: Path, *flags: str) -> Iterator[Client]:
     client_port, peer_port = free_ports(2)
     client_url, peer_url = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
     command = ["etcd", "--data-dir", str(tmp_path / "etcd"), "--listen-client-urls", client_url]
     command += ["--advertise-client-urls", client_url, "--listen-peer-urls", peer_url]
-    command += ["--initial-advertise-peer-urls", peer_url, "--initial-cluster", f"default={peer_url}"]
+    command += ["--initial-advertise-peer-urls", peer_url, "--initial-cluster", f"default={peer_url}", *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with Client(client_url, timeout=5.0) as client:
@@ -65,6 +73,39 @@ def test_answers_equal_etcds(seed: int, etcd: Client, tmp_path: Path) -> None:
         found = ask_store(store, request)
         assert found == expected, request
     backend.close()
+
+
+def test_the_limit_of_operations_shrinks_as_etcds_does(tmp_path: Path) -> None:
+    """Nested transactions of random shape around a limit so small that it is met at every depth."""
+    rng = random.Random(5)
+    limit, outcomes = 5, set()
+    with started_etcd(tmp_path, f"--max-txn-ops={limit}") as etcd:
+        for _ in range(400):
+            request = shape(rng, depth=rng.randint(0, 4))
+            expected = ask_etcd(etcd, request)
+            try:
+                validate.check_txn(request, limit)
+                found = None
+            except StatusError as error:
+                found = error.message
+            assert found == (expected if isinstance(expected, str) else None), request
+            outcomes.add(found)
+    assert outcomes == {None, errors.TooManyOps().message, errors.EmptyKey().message, errors.KeyNotFound().message}
+
+
+def shape(rng: random.Random, depth: int) -> pb.TxnRequest:
+    """A transaction that only reads: its shape is what counts; now and then with a fault of another kind in it."""
+    request = pb.TxnRequest()
+    for _ in range(rng.choice((0, 0, 0, 1, 2, 3, 6))):
+        request.compare.add(key=b"" if rng.random() < 0.02 else b"k")
+    for branch in (request.success, request.failure):
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            op = branch.add()
+            if depth and rng.random() < 0.8:
+                op.request_txn.CopyFrom(shape(rng, depth - 1))
+            elif rng.random() < 0.99:
+                op.request_range.key = b"" if rng.random() < 0.02 else b"k"
+    return request
 
 
 def ask_etcd(etcd: Client, request: Message) -> Message | str:
