@@ -16,10 +16,12 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from raftkv import errors
 from raftkv.mvcc.encoding import varint
 from raftkv.pb import log_pb2
-from raftkv.status import StatusError
+from raftkv.status import Code, StatusError
 
 _ID = struct.Struct("<BQ")
 _ID_TAG = log_pb2.Proposal.DESCRIPTOR.fields_by_name["id"].number << 3 | 1
@@ -61,6 +63,19 @@ class _Call:
         self.deadline = deadline
         self.framed = framed
         self.term = 0
+
+
+def _readable(data: bytes) -> bool:
+    """Whether an entry's data can be decoded: what is committed must be applied, or every member stops for good.
+
+    In an entry a request lies two messages deep. It may have been decoded by itself and yet nest too deeply for that;
+    unknown fields nest too.
+    """
+    try:
+        log_pb2.Batch.FromString(data)
+    except DecodeError:
+        return False
+    return True
 
 
 class Proposals:
@@ -128,8 +143,12 @@ class Proposals:
         try:
             while start < len(queued):
                 batch, end = self._batch(queued, start, max_bytes)
+                data = b"".join(call.framed for call in batch)
+                if not _readable(data):
+                    batch = self._reject_unreadable(batch)
+                    data = b"".join(call.framed for call in batch)
                 if batch:
-                    propose(b"".join(call.framed for call in batch))
+                    propose(data)
                     for call in batch:
                         call.term = term
                 start = end
@@ -149,6 +168,15 @@ class Proposals:
                 return batch, place
             batch.append(call)
         return batch, len(queued)
+
+    def _reject_unreadable(self, batch: list[_Call]) -> list[_Call]:
+        """End the calls whose requests could not be read back from the log; the others."""
+        unreadable = {call for call in batch if not _readable(call.framed)}
+        for proposal_id, call in list(self._waiting.items()):
+            if call in unreadable:
+                error = StatusError(Code.INTERNAL, "grpc: error unmarshalling request: it is nested too deeply")
+                self.reject(proposal_id, error)
+        return [call for call in batch if call not in unreadable]
 
     def term_applied(self, term: int) -> None:
         """An entry of `term` is about to be applied: what was handed to earlier leaders is lost, and queued again."""
