@@ -1,17 +1,22 @@
 """Nothing acknowledged is lost: real members, real disks, kill -9."""
 
-import random
+import json
+import os
+import shutil
 import signal
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from google.protobuf import json_format
 
-from raftkv.client import Client, ClientError
+from raftkv.client import Client
 from raftkv.pb.kv_pb2 import KeyValue
-from tests.support.processes import Cluster, cluster
+from tests.support.objects import Writers
+from tests.support.processes import Cluster, Process, cluster
 
 
 @pytest.fixture
@@ -20,108 +25,79 @@ def three(tmp_path: Path) -> Iterator[Cluster]:
         yield running
 
 
-class Writer(threading.Thread):
-    """Puts objects shaped like Kubernetes' through all members, each once, and remembers what was acknowledged."""
-
-    def __init__(self, running: Cluster, number: int, keys: list[bytes]) -> None:
-        super().__init__(daemon=True)
-        self.acknowledged: dict[bytes, bytes] = {}
-        self.unknown: dict[bytes, bytes] = {}
-        self._client = Client(running.endpoints, timeout=10.0)
-        self._rng = random.Random(number)
-        self._keys = keys
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        for key in self._keys:
-            if self._ended.is_set():
-                break
-            size = self._rng.choices((200, 1_000, 10_000, 100_000), (60, 30, 9, 1))[0]
-            value = b"k8s\0" + self._rng.randbytes(size)
-            try:
-                self._client.put(key, value)
-            except ClientError:
-                self.unknown[key] = value
-            else:
-                self.acknowledged[key] = value
-        self._client.close()
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join(30)
+def read_all(member: Process) -> dict[bytes, KeyValue]:
+    """Everything under /registry as one member has it, through our own client."""
+    with Client(member.endpoint, timeout=60.0) as client:
+        return {kv.key: kv for kv in client.range("/registry/", prefix=True).kvs}
 
 
-def object_keys(count: int, writers: int) -> list[list[bytes]]:
-    kinds = ("pods", "leases", "events")
-    keys = [f"/registry/{kinds[n % 3]}/namespace-{n % 20}/object-{n:05d}".encode() for n in range(count)]
-    return [keys[number::writers] for number in range(writers)]
+def read_all_with(program: list[str], member: Process) -> dict[bytes, KeyValue]:
+    """The same through a command line, as its JSON has it."""
+    command = [*program, "--endpoints", member.endpoint, "get", "/registry", "--prefix", "-w", "json"]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=True, env={**os.environ, "ETCDCTL_API": "3"})
+    found = [json_format.ParseDict(kv, KeyValue()) for kv in json.loads(done.stdout)["kvs"]]
+    return {kv.key: kv for kv in found}
 
 
-def start_writers(running: Cluster, count: int) -> list[Writer]:
-    writers = [Writer(running, number, keys) for number, keys in enumerate(object_keys(count, 8))]
-    for writer in writers:
-        writer.start()
-    return writers
-
-
-def acknowledged(writers: list[Writer]) -> int:
-    return sum(len(writer.acknowledged) for writer in writers)
-
-
-def wait_acknowledged(writers: list[Writer], count: int) -> None:
-    deadline = time.monotonic() + 60
-    while acknowledged(writers) < count:
-        assert time.monotonic() < deadline, "writes do not get through"
-        time.sleep(0.01)
-
-
-def check_everything(running: Cluster, writers: list[Writer]) -> int:
-    """Every member has every acknowledged value, and all members agree key by key; how many keys there are."""
+def check_agreement(running: Cluster) -> dict[bytes, KeyValue]:
+    """All members have the same keys with the same values, revisions, versions and leases; what they have."""
     contents = []
     for member in running.members:
         running.wait_ready(member)
-        with Client(member.endpoint, timeout=30.0) as client:
-            contents.append({kv.key: kv for kv in client.range("/registry/", prefix=True).kvs})
+        contents.append(read_all(member))
     for other in contents[1:]:
-        assert other == contents[0]
-    check_writes(contents[0], writers)
-    return len(contents[0])
+        assert_equal(other, contents[0])
+    return contents[0]
 
 
-def check_writes(contents: dict[bytes, KeyValue], writers: list[Writer]) -> None:
-    """Every acknowledged value is there, once written; an unknown one is there whole or not at all."""
-    for writer in writers:
-        for key, value in writer.acknowledged.items():
-            assert key in contents, f"{key!r} was acknowledged and is lost"
-            assert (contents[key].value, contents[key].version) == (value, 1)
-        for key, value in writer.unknown.items():
-            assert key not in contents or contents[key].value == value
+def assert_equal(found: dict[bytes, KeyValue], expected: dict[bytes, KeyValue]) -> None:
+    assert found.keys() == expected.keys()
+    differing = [key for key, kv in found.items() if kv != expected[key]]
+    assert not differing, f"{len(differing)} keys differ, such as {differing[0]!r}"
 
 
-def test_acknowledged_keys_survive_three_kills_of_the_leader(three: Cluster) -> None:
-    writers = start_writers(three, 3_000)
-    for round_number in range(3):
-        wait_acknowledged(writers, 400 * (round_number + 1))
+def check_writes(contents: dict[bytes, KeyValue], writers: Writers) -> None:
+    """What was acknowledged is there as it was acknowledged; the rest is there whole or not at all."""
+    for key, written in writers.written.items():
+        found = contents.get(key)
+        assert found or not written.revision, f"{key!r} was acknowledged and is lost"
+        if found:
+            assert found.value == written.value
+            assert 1 <= found.version <= written.attempts
+            assert found.mod_revision >= written.revision
+            if written.attempts == 1 and written.revision:
+                assert found.mod_revision == found.create_revision == written.revision
+
+
+def test_10000_objects_survive_three_kills_of_the_leader(three: Cluster) -> None:
+    writers = Writers([member.endpoint for member in three.members], 10_000)
+    for killed in range(3):
+        writers.wait(2_500 * (killed + 1))
         leader = three.leader()
         leader.kill()
-        before = acknowledged(writers)
-        wait_acknowledged(writers, before + 50)
+        writers.wait(writers.acknowledged + 500)
         leader.start()
-    for writer in writers:
-        writer.join(90)
-        assert not writer.is_alive()
-    assert acknowledged(writers) > 2_000
-    assert check_everything(three, writers) > 2_000
+    writers.finish(90)
+    assert writers.acknowledged == 10_000
+    contents = check_agreement(three)
+    check_writes(contents, writers)
+    assert len(contents) == 10_000
+    # The same by the command lines; etcdctl where Debian has one.
+    programs = [[sys.executable, "-m", "cli.raftctl"], *([["etcdctl"]] if shutil.which("etcdctl") else [])]
+    for program in programs:
+        for member in three.members:
+            assert_equal(read_all_with(program, member), contents)
 
 
-def test_acknowledged_keys_survive_a_power_cut_of_all_members(three: Cluster) -> None:
-    writers = start_writers(three, 20_000)
-    wait_acknowledged(writers, 500)
+def test_acknowledged_objects_survive_a_power_cut_of_all_members(three: Cluster) -> None:
+    writers = Writers([member.endpoint for member in three.members], 20_000)
+    writers.wait(1_500)
     three.kill()
-    for writer in writers:
-        writer.end()
+    writers.end()
     three.start()
-    assert check_everything(three, writers) >= 500
+    contents = check_agreement(three)
+    check_writes(contents, writers)
+    assert len(contents) >= 1_500
 
 
 def test_writes_go_on_within_two_election_timeouts_of_the_leaders_death(three: Cluster) -> None:
