@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator, Iterable
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection_pb2
 
 from raftkv.rpc.method import Context, Method
-from raftkv.status import Code
+from raftkv.status import Code, StatusError
 
 
 def methods(services: Iterable[str]) -> dict[str, Method]:
@@ -16,12 +17,19 @@ def methods(services: Iterable[str]) -> dict[str, Method]:
 
     async def info(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         async for request in requests:
-            yield _answer(reflection_pb2.ServerReflectionRequest.FromString(request), names).SerializeToString()
+            yield _answer(_decode(request), names).SerializeToString()
 
     return {
         f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo": Method.bidi(info)
         for version in ("v1alpha", "v1")
     }
+
+
+def _decode(request: bytes) -> reflection_pb2.ServerReflectionRequest:
+    try:
+        return reflection_pb2.ServerReflectionRequest.FromString(request)
+    except DecodeError as error:
+        raise StatusError(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
 
 
 def _answer(
@@ -38,7 +46,7 @@ def _answer(
             case "file_by_filename":
                 _add_files(response, pool.FindFileByName(request.file_by_filename))
             case "file_containing_symbol":
-                _add_files(response, pool.FindFileContainingSymbol(request.file_containing_symbol))
+                _add_files(response, _file_with(request.file_containing_symbol))
             case _:
                 response.error_response.error_code = Code.UNIMPLEMENTED
                 response.error_response.error_message = "extensions are not used here"
@@ -48,8 +56,17 @@ def _answer(
     return response
 
 
+def _file_with(symbol: str) -> FileDescriptor:
+    """Find the file that defines a message, enum, service, or a method, which the pool does not count as a symbol."""
+    pool = descriptor_pool.Default()
+    try:
+        return pool.FindFileContainingSymbol(symbol)
+    except KeyError:
+        return pool.FindMethodByName(symbol).containing_service.file
+
+
 def _add_files(response: reflection_pb2.ServerReflectionResponse, file: FileDescriptor) -> None:
-    """Add a file and, before it, everything it imports."""
+    """Add a file, and after it everything it imports."""
     seen: dict[str, bytes] = {}
 
     def add(one: FileDescriptor) -> None:

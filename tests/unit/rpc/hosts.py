@@ -1,0 +1,44 @@
+"""The two ASGI servers that the RPC layer is tested on, started inside the test on a free port."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+from raftkv.rpc import App
+from raftkv.rpc.server import MAX_STREAMS, HttpServer, listen
+
+
+@contextlib.asynccontextmanager
+async def h2corn(app: App) -> AsyncIterator[str]:
+    server = HttpServer(app, listen("127.0.0.1", 0), max_concurrent_streams=MAX_STREAMS, grace_seconds=1.0)
+    await server.start()
+    try:
+        yield server.address
+    finally:
+        await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def hypercorn(app: App) -> AsyncIterator[str]:
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+
+    listener: socket.socket = listen("127.0.0.1", 0)
+    config = Config()
+    config.bind = [f"fd://{listener.fileno()}"]
+    config.errorlog = None
+    config.graceful_timeout = 0.2
+    config.h2_max_concurrent_streams = 10_000
+    stop = asyncio.Event()
+    task = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))  # type: ignore[arg-type]
+    host, port = listener.getsockname()[:2]
+    try:
+        yield f"{host}:{port}"
+    finally:
+        stop.set()
+        await task
+        listener.detach()
+
+
+HOSTS = {"h2corn": h2corn, "hypercorn": hypercorn}

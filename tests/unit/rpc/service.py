@@ -1,0 +1,82 @@
+"""The service that the transport tests call: a handler of every kind, and what they saw."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from raftkv.rpc import App, Context, Method
+from raftkv.status import Code, StatusError
+
+LIMIT = 1 << 20
+
+
+class Service:
+    """Handlers. `entered` is set when one that waits began, `cancelled` when one was ended from outside."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.release = asyncio.Event()
+        self.calls = 0
+        self.context: Context | None = None
+
+    async def echo(self, request: bytes, context: Context) -> bytes | list[bytes]:
+        self.calls += 1
+        self.context = context
+        match request:
+            case b"refuse":
+                raise StatusError(Code.NOT_FOUND, "nothing: 100 % nö\n")
+            case b"bug":
+                raise ZeroDivisionError
+            case b"late":
+                raise TimeoutError
+            case b"large":
+                return b"x" * (LIMIT + 1)
+            case b"wait":
+                await self._wait()
+        return [request[:1], request[1:]]
+
+    async def _wait(self) -> None:
+        self.entered.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def count(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        for number in range(int(request)):
+            yield b"%d" % number
+        if request == b"3":
+            raise StatusError(Code.OUT_OF_RANGE, "no more")
+        if request == b"4":
+            raise ZeroDivisionError
+
+    async def total(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
+        return b"%d" % sum([len(request) async for request in requests])
+
+    async def talk(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        self.calls += 1
+        try:
+            async for request in requests:
+                if request == b"large":
+                    yield b"x" * (LIMIT + 1)
+                yield request + b"!"
+            yield b"bye"
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def forever(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"begin"
+        await self._wait()
+
+    def app(self, **options: object) -> App:
+        methods = {
+            "/test.Service/Echo": Method.unary(self.echo),
+            "/test.Service/Count": Method.server_stream(self.count),
+            "/test.Service/Total": Method.client_stream(self.total),
+            "/test.Service/Talk": Method.bidi(self.talk),
+            "/test.Service/Forever": Method.server_stream(self.forever),
+        }
+        limits = {"max_receive_bytes": LIMIT, "max_send_bytes": LIMIT, **options}
+        return App(methods, **limits)  # type: ignore[arg-type]
