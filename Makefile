@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help run cluster test lint format proto lock clean
+.PHONY: help run cluster test bench lint format proto lock clean
 help:
 	@echo "make run      start one member on http://localhost:2379 (ARGS='--name a …' for flags)"
 	@echo "make cluster  start three members on this machine"
 	@echo "make test     run the test suite"
+	@echo "make bench    measure etcd and raftkv side by side (ARGS='--quick' for a look)"
 	@echo "make lint     ruff, mypy, import-linter, freshness of raftkv/pb"
 	@echo "make proto    generate raftkv/pb from proto/"
 	@echo "make lock     renew the lock files from pyproject.toml"
@@ -33,6 +34,9 @@ cluster: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY)
+	@exec $(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

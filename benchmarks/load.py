@@ -1,0 +1,111 @@
+"""h2load: one run against one member, and the proof that every request of it was answered rightly.
+
+A gRPC error travels as HTTP 200, and is cheap to send: counted as an answer it would look like speed. So a run of
+writes must raise the store's revision by its number of requests, and a run of reads must receive as many bytes of
+messages as that many right answers have.
+"""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.wire import FRAME_HEAD_BYTES, Connection, frame
+
+RUN_SECONDS_MAX = 180.0
+RATE = re.compile(r"^finished in [^,]+, ([\d.]+) req/s", re.MULTILINE)
+OUTCOME = re.compile(r"^requests: (\d+) total, .* (\d+) succeeded", re.MULTILINE)
+CODES = re.compile(r"^status codes: (\d+) 2xx", re.MULTILINE)
+DATA = re.compile(r"^traffic: .* \S+ \((\d+)\) data", re.MULTILINE)
+
+
+class CheckFailed(Exception):
+    """Not every request of a run was answered as it should be; the run counts for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How many connections h2load holds, and how many requests are in flight on each."""
+
+    connections: int
+    streams: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Load":
+        """Read `10x10`. Raises ValueError."""
+        connections, streams = (int(part) for part in text.replace("×", "x").split("x"))
+        return cls(connections, streams)
+
+    def __str__(self) -> str:
+        return f"{self.connections}×{self.streams}"
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way at any moment."""
+        return self.connections * self.streams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """The request of a run: all its requests are this one, because h2load sends one body."""
+
+    path: str
+    request: bytes
+    writes: bool
+    """Whether each request makes one revision; else it changes nothing."""
+
+
+def drive(endpoint: str, call: Call, load: Load, requests: int, body: Path) -> float:
+    """Send a number of requests and return how many were answered per second.
+
+    body: a file to use for the request.
+
+    Raises:
+        CheckFailed: h2load does not end well, or an answer is missing or wrong.
+        grpc.RpcError: the member does not answer the questions around the run.
+    """
+    body.write_bytes(frame(call.request))
+    connection = Connection(endpoint)
+    try:
+        if call.writes:
+            revision = connection.revision()
+            output = _h2load(endpoint, call.path, load, requests, body)
+            made = connection.revision() - revision
+            if made != requests:
+                raise CheckFailed(f"{requests} writes made {made} revisions")
+        else:
+            expected = requests * (FRAME_HEAD_BYTES + len(connection.call(call.path, call.request)))
+            output = _h2load(endpoint, call.path, load, requests, body)
+            received = _number(DATA, output)
+            if received != expected:
+                raise CheckFailed(f"{requests} reads received {received} bytes of messages, not {expected}")
+    finally:
+        connection.close()
+    if _number(CODES, output) != requests or _number(OUTCOME, output, 2) != requests:
+        raise CheckFailed(f"not all of {requests} requests succeeded:\n{output}")
+    return float(_find(RATE, output, 1))
+
+
+def _h2load(endpoint: str, path: str, load: Load, requests: int, body: Path) -> str:
+    command = [
+        *("h2load", "-c", str(load.connections), "-m", str(load.streams), "-n", str(requests), "-d", str(body)),
+        *("-H", "content-type: application/grpc", "-H", "te: trailers", f"http://{endpoint}{path}"),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise CheckFailed(f"{requests} requests were not answered in {RUN_SECONDS_MAX:.0f} s") from error
+    if done.returncode != 0:
+        raise CheckFailed(f"h2load failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _find(pattern: re.Pattern[str], output: str, group: int) -> str:
+    match = pattern.search(output)
+    if match is None:
+        raise CheckFailed(f"h2load did not say what was looked for:\n{output}")
+    return match[group]
+
+
+def _number(pattern: re.Pattern[str], output: str, group: int = 1) -> int:
+    return int(_find(pattern, output, group))

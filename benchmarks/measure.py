@@ -1,0 +1,154 @@
+"""The rounds: both engines run, one is driven at a time, in turn."""
+
+import contextlib
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from benchmarks import engines
+from benchmarks.engines import KINDS, Engine, EngineError
+from benchmarks.load import Call, CheckFailed, Load, drive
+from benchmarks.machine import Processors
+from benchmarks.work import LIST_KEYS, MEMORY, WORKS, Work, store_many
+
+PILOT_PER_SLOT = 4
+"""Requests of the first, unmeasured run, for each in flight: enough to set all of them going."""
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to measure, and how long.
+
+    loads: only these, where a work has them; None: all. seconds: how long one run should take. requests: the number
+    of requests of a run, instead of what fits into `seconds`. keys: how many of 1 KiB `page` and `memory` store.
+    """
+
+    members: tuple[int, ...]
+    works: tuple[str, ...]
+    loads: tuple[Load, ...] | None
+    rounds: int
+    seconds: float
+    requests: int | None
+    keys: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Cell:
+    """One row of the table. figures: by engine, one per round, in `unit`."""
+
+    members: int
+    work: str
+    title: str
+    load: str
+    unit: str
+    figures: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    requests: dict[str, int] = field(default_factory=dict)
+    others: list[float] = field(default_factory=list)
+    elections: int = 0
+    failure: str | None = None
+
+    def median(self, kind: str) -> float:
+        """Return the median of an engine's rounds."""
+        return statistics.median(self.figures[kind])
+
+    @property
+    def ratio(self) -> float | None:
+        """raftkv's median to etcd's; None without both."""
+        if self.failure is not None or not all(self.figures.values()):
+            return None
+        return self.median("raftkv") / self.median("etcd")
+
+
+def measure(plan: Plan, directory: Path) -> Iterator[Cell]:
+    """Measure all that is planned, with data in a directory; yields each cell when it is done."""
+    for size in plan.members:
+        for needs_many in (False, True):
+            works = [name for name in plan.works if name in WORKS and WORKS[name].needs_many == needs_many]
+            memory = needs_many and MEMORY in plan.works
+            if works or memory:
+                with _both(size, directory / f"{size}-{'many' if needs_many else 'few'}") as pair:
+                    yield from _phase(plan, size, pair, works, memory, directory / "body")
+
+
+@contextlib.contextmanager
+def _both(size: int, directory: Path) -> Iterator[dict[str, Engine]]:
+    with contextlib.ExitStack() as stack:
+        yield {kind: stack.enter_context(engines.running(kind, size, directory / kind)) for kind in KINDS}
+
+
+def _phase(
+    plan: Plan, size: int, pair: dict[str, Engine], works: list[str], memory: bool, body: Path
+) -> Iterator[Cell]:
+    if memory or any(WORKS[name].needs_many for name in works):
+        cell = _store_and_weigh(size, pair, plan.keys)
+        if memory:
+            yield cell
+    for name in works:
+        work = WORKS[name]
+        for load in work.loads:
+            if plan.loads is None or load in plan.loads:
+                cell = Cell(members=size, work=name, title=work.title, load=str(load), unit="/s")
+                _say(f"{size} member{'s' * (size > 1)}, {work.title}, {load}")
+                try:
+                    _fill(cell, plan, work, load, pair, body)
+                except (CheckFailed, EngineError, grpc.RpcError) as error:
+                    cell.failure = str(error)
+                    _say(f"  FAILED: {error}")
+                yield cell
+
+
+def _store_and_weigh(size: int, pair: dict[str, Engine], keys: int) -> Cell:
+    title = f"Memory of the leader with {max(keys, LIST_KEYS):,} keys of 1 KiB"
+    cell = Cell(members=size, work=MEMORY, title=title, load="", unit="MiB")
+    for kind, engine in pair.items():
+        _say(f"{size} member{'s' * (size > 1)}, {kind}: storing {max(keys, LIST_KEYS):,} keys of 1 KiB")
+        store_many(engine.leader().connection, max(keys, LIST_KEYS))
+        engine.settle()
+        cell.figures[kind].append(engine.leader().resident_bytes() / MEBIBYTE)
+    return cell
+
+
+def _fill(cell: Cell, plan: Plan, work: Work, load: Load, pair: dict[str, Engine], body: Path) -> None:
+    """Warm both up, then measure them in turn, round after round."""
+    calls = {}
+    for kind, engine in pair.items():
+        calls[kind] = work.call(engine.leader().connection)
+        cell.requests[kind] = _warm_up(plan, engine, calls[kind], load, body)
+    for _ in range(plan.rounds):
+        for kind, engine in pair.items():
+            _run(cell, engine, calls[kind], load, body)
+        _say("  " + ", ".join(f"{kind} {figures[-1]:,.0f}/s" for kind, figures in cell.figures.items()))
+
+
+def _warm_up(plan: Plan, engine: Engine, call: Call, load: Load, body: Path) -> int:
+    """Drive an engine unmeasured and return how many requests a run should have."""
+    endpoint = engine.leader().endpoint
+    least = load.in_flight
+    if plan.requests is not None:
+        drive(endpoint, call, load, least, body)
+        return max(plan.requests, least)
+    rate = drive(endpoint, call, load, least * PILOT_PER_SLOT, body)
+    # The first rate is that of a cold engine; a second run, a third as long as a measured one, tells the true one.
+    rate = drive(endpoint, call, load, max(least, int(rate * plan.seconds / 3)), body)
+    return max(least, int(rate * plan.seconds))
+
+
+def _run(cell: Cell, engine: Engine, call: Call, load: Load, body: Path) -> None:
+    engine.settle()
+    leader = engine.leader()
+    term = leader.connection.status().raftTerm
+    processors, used = Processors(), engine.cpu_seconds()
+    rate = drive(leader.endpoint, call, load, cell.requests[engine.kind], body)
+    cell.others.append(processors.share_of_others(engine.cpu_seconds() - used))
+    cell.elections += leader.connection.status().raftTerm - term
+    cell.figures[engine.kind].append(rate)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

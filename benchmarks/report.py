@@ -1,0 +1,88 @@
+"""What was measured, as a table for people and as JSON for programs."""
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.engines import KINDS
+from benchmarks.measure import Cell
+
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+def markdown(cells: list[Cell], machine: dict[str, str], command: str) -> str:
+    """Return the figures with what they were measured on and how to measure them again."""
+    properties = [f"- {name}: {value}" for name, value in machine.items()]
+    return "\n".join(
+        [f"`{command}`", "", *properties, f"- others on the machine: {_others(cells)}", "", *_table(cells)]
+    )
+
+
+def document(cells: list[Cell], machine: dict[str, str], command: str) -> dict[str, object]:
+    """Return everything that was measured, for JSON."""
+    return {
+        "command": command,
+        "machine": machine,
+        "cells": [
+            {
+                "members": cell.members,
+                "work": cell.work,
+                "load": cell.load.replace("×", "x"),
+                "unit": cell.unit,
+                "figures": cell.figures,
+                "requests": cell.requests,
+                "ratio": cell.ratio,
+                "others": cell.others,
+                "elections": cell.elections,
+                "failure": cell.failure,
+            }
+            for cell in cells
+        ],
+    }
+
+
+def write_readme(text: str, readme: Path = README) -> None:
+    """Put the figures between the markers of README.md.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    head, begin, rest = readme.read_text().partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{readme} has no {BEGIN} … {END}")
+    readme.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
+
+
+def _others(cells: Iterable[Cell]) -> str:
+    shares = [share for cell in cells for share in cell.others]
+    if not shares:
+        return "not measured"
+    return f"{statistics.median(shares):.0%} of its processors in the median run, {max(shares):.0%} in the worst"
+
+
+def _table(cells: Iterable[Cell]) -> Iterable[str]:
+    yield "| members | work | connections × streams | etcd | raftkv | raftkv ÷ etcd |"
+    yield "|---|---|---|---|---|---|"
+    for cell in cells:
+        yield f"| {cell.members} | {cell.title} | {cell.load} | {' | '.join(_results(cell))} |"
+
+
+def _results(cell: Cell) -> Iterable[str]:
+    if cell.failure is not None:
+        reason = " ".join(cell.failure.split())[:120].replace("|", "¦")
+        return ("—", "—", f"FAILED: {reason}")
+    elections = f" ({cell.elections} elections)" if cell.elections else ""
+    return (*(_figure(cell, kind) for kind in KINDS), f"**{cell.ratio:.2f}**{elections}")
+
+
+def _figure(cell: Cell, kind: str) -> str:
+    figures = cell.figures[kind]
+    spread = f" ({_number(min(figures))}–{_number(max(figures))})" if len(figures) > 1 else ""
+    unit = "/s" if cell.unit == "/s" else f" {cell.unit}"
+    return f"{_number(cell.median(kind))}{unit}{spread}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

@@ -1,0 +1,89 @@
+"""The benchmark measures both engines, and what is not a right answer does not count as one."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks import engines, report
+from benchmarks.__main__ import main
+from benchmarks.measure import Cell
+from benchmarks.wire import Connection
+from benchmarks.work import PUT, WORKS, store_many
+
+needs_programs = pytest.mark.skipif(engines.missing() is not None, reason=f"not installed: {engines.missing()}")
+
+REQUESTS = 40
+TINY = ["--quick", "--members", "1", "--load", "1x1,10x10", "--requests", str(REQUESTS), "--rounds", "2"]
+
+
+def bench(directory: Path, works: str) -> tuple[int, list[dict]]:
+    """Run a tiny benchmark; returns its exit code and its cells."""
+    figures = directory / "figures.json"
+    code = main([*TINY, "--work", works, "--dir", str(directory), "--json", str(figures)])
+    return code, json.loads(figures.read_text())["cells"]
+
+
+@needs_programs
+def test_both_engines_are_measured_in_every_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, cells = bench(tmp_path, "put,txn,serializable")
+    assert code == 0
+    assert [(cell["work"], cell["load"]) for cell in cells] == [
+        (name, load) for name in ("put", "txn", "serializable") for load in ("1x1", "10x10")
+    ]
+    for cell in cells:
+        assert cell["failure"] is None
+        assert all(len(cell["figures"][kind]) == 2 and min(cell["figures"][kind]) > 0 for kind in engines.KINDS)
+        assert cell["requests"] == dict.fromkeys(engines.KINDS, 40 if cell["load"] == "1x1" else 100)
+    assert "| 1 | Put 256 B | 10×10 |" in capsys.readouterr().out
+    assert os.listdir(tmp_path) == ["figures.json"], "the temporary directory is gone"
+
+
+@needs_programs
+def test_what_is_no_right_answer_fails_the_cell_and_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = "/etcdserverpb.KV/Nowhere"
+    # A write to an unknown method is an HTTP 200 that makes no revision. Answers to puts, taken for reads, get longer
+    # than the first one was when the revision passes 127.
+    monkeypatch.setitem(WORKS, "put", dataclasses.replace(WORKS["put"], path=nowhere))
+    monkeypatch.setitem(WORKS, "range", dataclasses.replace(WORKS["put"], path=PUT, writes=False, title="mixed up"))
+    code, cells = bench(tmp_path, "put,range")
+    assert code == 1
+    writes = [cell for cell in cells if cell["work"] == "put"]
+    assert [cell["failure"] for cell in writes] == ["1 writes made 0 revisions", "100 writes made 0 revisions"]
+    reads = next(cell for cell in cells if (cell["work"], cell["load"]) == ("range", "10x10"))
+    assert "reads received" in reads["failure"]
+    assert all(not any(cell["figures"].values()) and cell["ratio"] is None for cell in writes)
+    assert "FAILED: 100 writes made 0 revisions" in capsys.readouterr().out
+
+
+@needs_programs
+def test_the_many_keys_are_really_stored(tmp_path: Path) -> None:
+    with engines.running("raftkv", 1, tmp_path / "raftkv") as engine:
+        connection = Connection(engine.leader().endpoint)
+        store_many(connection, 250)
+        assert connection.revision() == 4
+        connection.close()
+
+
+def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert main([]) == 2
+    assert "h2load (Debian: nghttp2-client)" in capsys.readouterr().err
+
+
+def test_the_table_stands_between_the_markers_of_the_readme(tmp_path: Path) -> None:
+    cell = Cell(members=3, work="put", title="Put", load="1×1", unit="/s")
+    cell.figures = {"etcd": [100.0, 300.0, 200.0], "raftkv": [50.0, 150.0, 100.0]}
+    text = report.markdown([cell], {"disk": "slow"}, "make bench")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.write_readme(text, readme)
+    assert readme.read_text() == f"before\n{report.BEGIN}\n{text}\n{report.END}\nafter\n"
+    assert "| 3 | Put | 1×1 | 200/s (100–300) | 100/s (50.0–150) | **0.50** |" in text
+    readme.write_text("no markers\n")
+    with pytest.raises(ValueError, match="figures: begin"):
+        report.write_readme(text, readme)
