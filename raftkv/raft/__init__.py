@@ -1,5 +1,6 @@
 """Consensus, sans-IO: messages and ticks in, a `Ready` out. See `raftkv.raft.node`."""
 
+from .config import Config, ReadState, Ready, Role, SoftState, Status
 from .errors import InvariantViolation, ProposalDropped, RaftError
 from .messages import (
     NOBODY,
@@ -22,7 +23,7 @@ from .messages import (
     SnapshotMetadata,
     TimeoutNow,
 )
-from .node import Config, RaftNode, ReadState, Ready, Role, SoftState, Status
+from .node import RaftNode
 
 __all__ = [
     "NOBODY",

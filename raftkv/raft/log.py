@@ -8,10 +8,15 @@ The log before `first` is represented by a snapshot point (index and term). Dura
 entry may be committed by others before it is durable here, and is then not yet applied here.
 """
 
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 
 from .errors import InvariantViolation
 from .messages import Entry
+
+_TERM = attrgetter("term")
 
 
 class RaftLog:
@@ -21,10 +26,12 @@ class RaftLog:
     1. `_entries[k].index == snapshot_index + 1 + k`, terms never decrease.
     2. `applied <= commit <= last_index` and `durable <= handed <= last_index`.
     3. What is at or below `commit` never changes.
+    4. `_writes` holds, per write handed out and not yet durable, the last index of it that still stands.
     """
 
     __slots__ = (
         "_entries",
+        "_writes",
         "applied",
         "commit",
         "durable",
@@ -40,9 +47,12 @@ class RaftLog:
         self.snapshot_index = snapshot_index
         self.snapshot_term = snapshot_term
         self._entries = list(entries)
+        self._writes: deque[int] = deque()
+        term = snapshot_term
         for place, entry in enumerate(self._entries, snapshot_index + 1):
-            if entry.index != place:
-                raise InvariantViolation(f"entry {entry.index} where {place} belongs")
+            if entry.index != place or entry.term < term:
+                raise InvariantViolation(f"entry {entry.index} of term {entry.term} where {place} of {term} belongs")
+            term = entry.term
         last = self.last_index
         if not snapshot_index <= applied <= commit <= last:
             raise InvariantViolation(
@@ -114,20 +124,27 @@ class RaftLog:
         del self._entries[index - self.snapshot_index - 1 :]
         self.handed = min(self.handed, index - 1)
         self.durable = min(self.durable, index - 1)
+        self._cut_writes(index - 1)
+
+    def _cut_writes(self, standing: int) -> None:
+        """Note that of the writes under way only entries up to `standing` will outlast the next write."""
+        self._writes = deque(min(last, standing) for last in self._writes)
 
     def take_to_persist(self) -> list[Entry]:
         """Hand over what has not been handed to disk yet."""
         entries = self._entries[self.handed - self.snapshot_index :]
         self.handed = self.last_index
+        if entries:
+            self._writes.append(self.last_index)
         return entries
 
-    def persisted(self, index: int, term: int) -> None:
-        """The log up to this entry is durable, if that entry is still part of it.
+    def persisted(self) -> None:
+        """The oldest write under way is durable.
 
-        An entry that was replaced while its write was under way has another term by now, and its write proves nothing.
+        What was replaced after it was handed out does not count, not even when the same entry has returned since: the
+        write in between will undo it first.
         """
-        if index > self.durable and self.term(index) == term:
-            self.durable = index
+        self.durable = max(self.durable, self._writes.popleft())
 
     def has_to_apply(self) -> bool:
         return min(self.commit, self.durable) > self.handed_to_apply
@@ -158,13 +175,11 @@ class RaftLog:
 
         At or below the snapshot point the answer is that point.
         """
-        index = min(index, self.last_index)
-        while index > self.snapshot_index:
-            found = self.entry(index).term
-            if found <= term:
-                return index, found
-            index -= 1
-        return self.snapshot_index, self.snapshot_term
+        prefix = max(0, min(index, self.last_index) - self.snapshot_index)
+        count = bisect_right(self._entries, term, hi=prefix, key=_TERM)
+        if not count:
+            return self.snapshot_index, self.snapshot_term
+        return self.snapshot_index + count, self._entries[count - 1].term
 
     def compact(self, index: int) -> None:
         """Forget entries up to `index`, which must be applied."""
@@ -180,5 +195,6 @@ class RaftLog:
     def restore(self, index: int, term: int) -> None:
         """Replace everything by a snapshot point."""
         self._entries = []
+        self._cut_writes(0)
         self.snapshot_index, self.snapshot_term = index, term
         self.commit = self.applied = self.handed_to_apply = self.handed = self.durable = index

@@ -54,6 +54,10 @@ class Progress:
             return self.probe_sent
         if self.state is ProgressState.SNAPSHOT:
             return True
+        return self.full()
+
+    def full(self) -> bool:
+        """Whether as much is in flight as may be."""
         return len(self._inflight) >= self._max_messages or self._inflight_bytes >= self._max_bytes
 
     def sent(self, last_index: int, size: int) -> None:
@@ -91,10 +95,8 @@ class Progress:
         return True
 
     def heard(self) -> None:
-        """A heartbeat came back: a lost probe may be repeated, a full window may be tried again."""
+        """A heartbeat came back: a lost probe may be repeated."""
         self.probe_sent = False
-        if self.state is ProgressState.REPLICATE and len(self._inflight) >= self._max_messages:
-            self._inflight_bytes -= self._inflight.popleft()[1]
 
     def become_probe(self) -> None:
         after_snapshot = self.pending_snapshot if self.state is ProgressState.SNAPSHOT else 0

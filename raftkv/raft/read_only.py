@@ -7,51 +7,71 @@ from .messages import NodeId
 
 
 @dataclass(slots=True)
-class Round:
-    """One read index to confirm; `requester` asked for it."""
+class Read:
+    """A read to confirm: who asked, under which name, and what was committed then."""
 
     context: bytes
-    index: int
     requester: NodeId
+    index: int
+
+
+@dataclass(slots=True)
+class Round:
+    """Reads that one round of heartbeats confirms, and who has answered it."""
+
+    reads: list[Read]
     acks: set[NodeId] = field(default_factory=set)
 
 
 class ReadRounds:
-    """Rounds under way at the leader, oldest first.
+    """Rounds under way at the leader of one term, oldest first.
 
-    A context is known only while its round is open, so an acknowledgement that was delayed confirms nothing else.
-    Whoever acknowledges a round acknowledges all older ones: it followed this leader after they began.
+    A round is known by a number that the leader never uses again in its term, not by the context of a request, which
+    may return: so a delayed acknowledgement confirms its own round or none. Whoever acknowledges a round acknowledges
+    all older ones: it followed this leader after they began.
+
+    Invariants:
+    1. A read joins a round only while no heartbeat of that round has been handed out.
     """
 
-    __slots__ = ("_rounds",)
+    __slots__ = ("_number", "_open", "_rounds")
 
     def __init__(self) -> None:
         self._rounds: dict[bytes, Round] = {}
+        self._number = 0
+        self._open: Round | None = None
 
-    def __len__(self) -> int:
-        return len(self._rounds)
+    def add(self, read: Read, leader: NodeId) -> bytes | None:
+        """Add a read; the name of the round that now has to be announced, None when it joins one that will be."""
+        if self._open is not None:
+            self._open.reads.append(read)
+            return None
+        self._number += 1
+        name = self._number.to_bytes(8, "big")
+        self._open = self._rounds[name] = Round([read], {leader})
+        return name
 
-    def open(self, context: bytes, index: int, requester: NodeId, leader: NodeId) -> None:
-        self._rounds.setdefault(context, Round(context, index, requester, {leader}))
+    def announced(self) -> None:
+        """Heartbeats have been handed out: what is asked from now on needs another round."""
+        self._open = None
 
     def newest(self) -> bytes:
-        """Context of the newest open round, empty when there is none."""
+        """Name of the newest round under way, empty when there is none."""
         return next(reversed(self._rounds), b"")
 
-    def acknowledge(self, context: bytes, follower: NodeId, wins: Callable[[set[NodeId]], bool]) -> list[Round]:
-        """Count an acknowledgement; the rounds it confirms, oldest first."""
-        answered = self._rounds.get(context)
+    def acknowledge(self, name: bytes, follower: NodeId, wins: Callable[[set[NodeId]], bool]) -> list[Read]:
+        """Count an acknowledgement; the reads it confirms, oldest first."""
+        answered = self._rounds.get(name)
         if answered is None:
             return []
         answered.acks.add(follower)
         if not wins(answered.acks):
             return []
-        confirmed = []
-        for key in list(self._rounds):
-            confirmed.append(self._rounds.pop(key))
-            if key == context:
+        confirmed: list[Read] = []
+        for older in list(self._rounds):
+            confirmed += self._rounds.pop(older).reads
+            if older == name:
                 break
+        if self._open is answered:
+            self._open = None
         return confirmed
-
-    def clear(self) -> None:
-        self._rounds.clear()

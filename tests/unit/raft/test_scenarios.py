@@ -154,7 +154,7 @@ def tell(message: Message) -> str:
             text = f"I have up to {message.index}"
         case Heartbeat() | HeartbeatResponse():
             text = "heartbeat" if isinstance(message, Heartbeat) else "still here"
-            text += f" for {message.context.decode()}" if message.context else ""
+            text += f" for reads {int.from_bytes(message.context, 'big')}" if message.context else ""
         case Propose():
             text = f"please propose {b' '.join(message.data).decode()}"
         case ReadIndex():
