@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_count, help="measured runs of each engine in each cell (5; quick 2)")
     parser.add_argument("--seconds", type=float, help="how long a run should take (1.5; quick 0.3)")
     parser.add_argument("--requests", type=_count, help="requests of a run, instead of what fits into its seconds")
+    parser.add_argument(
+        "--calm", type=float, default=0, metavar="SECONDS", help="put a run off while others are busy (0)"
+    )
     parser.add_argument("--dir", type=Path, help="where the temporary directory with all data is made")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to this file")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
@@ -67,6 +70,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         seconds=arguments.seconds or (0.3 if quick else 1.5),
         requests=arguments.requests,
         keys=10_000 if quick else 100_000,
+        patience=arguments.calm,
     )
 
 

@@ -34,6 +34,7 @@ def document(cells: list[Cell], machine: dict[str, str], command: str) -> dict[s
                 "requests": cell.requests,
                 "ratio": cell.ratio,
                 "others": cell.others,
+                "repeated": cell.repeated,
                 "elections": cell.elections,
                 "failure": cell.failure,
             }
@@ -55,11 +56,13 @@ def write_readme(text: str, readme: Path = README) -> None:
     readme.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
 
 
-def _others(cells: Iterable[Cell]) -> str:
+def _others(cells: list[Cell]) -> str:
     shares = [share for cell in cells for share in cell.others]
     if not shares:
         return "not measured"
-    return f"{statistics.median(shares):.0%} of its processors in the median run, {max(shares):.0%} in the worst"
+    repeated = sum(cell.repeated for cell in cells)
+    again = f"; {repeated} runs disturbed and repeated" if repeated else ""
+    return f"{statistics.median(shares):.0%} of its processors in the median run, {max(shares):.0%} in the worst{again}"
 
 
 def _table(cells: Iterable[Cell]) -> Iterable[str]:

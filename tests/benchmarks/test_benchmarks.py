@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import engines, report
+from benchmarks import calm, engines, report
 from benchmarks.__main__ import main
 from benchmarks.measure import Cell
 from benchmarks.wire import Connection
@@ -87,3 +87,27 @@ def test_the_table_stands_between_the_markers_of_the_readme(tmp_path: Path) -> N
     readme.write_text("no markers\n")
     with pytest.raises(ValueError, match="figures: begin"):
         report.write_readme(text, readme)
+
+
+def test_a_disturbed_run_is_repeated_while_patience_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    shares = iter([0.5, 0.05, 0.3, 0.02, 0.3])
+
+    class Others:
+        def share_of_others(self, servers_seconds: float) -> float:
+            return next(shares)
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(calm, "Processors", Others)
+    monkeypatch.setattr(calm.time, "monotonic", lambda: now)
+    monkeypatch.setattr(calm.time, "sleep", sleep)
+    patience = calm.Patience(5.0, lambda: 0.0)
+    patience.wait()
+    assert now == 2 * calm.WINDOW_SECONDS, "it waited while others were busy"
+    assert patience.judge() == (0.3, False)
+    patience.wait()
+    now = 5.0
+    assert patience.judge() == (0.3, True), "nobody waits for ever"
