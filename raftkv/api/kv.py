@@ -4,6 +4,7 @@ Writes are checked here and replicated as the client's own bytes; the response c
 Reads wait until they are linearizable, unless a serializable one was asked for, and are joined from stored bytes.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
@@ -70,9 +71,15 @@ class KVService:
         if not wanted.serializable:
             await self._server.linearizable()
         header = self._server.header()
-        for chunk in self._store.range_stream(wanted):
-            body = (header if chunk.last else b"") + chunk.body
-            yield b"\x0a" + varint(len(body)) + body
+        for part in self._store.range_stream(wanted, self._max_request_bytes):
+            if part.last:
+                body = header + part.body
+                yield b"\x0a" + varint(len(body)) + body
+                return
+            if part.body:
+                yield b"\x0a" + varint(len(part.body)) + part.body
+            # Sending may not wait: the next part is work for another turn of the loop.
+            await asyncio.sleep(0)
 
     def put(self, request: bytes, context: Context) -> Awaitable[list[bytes]]:
         """Write one key."""

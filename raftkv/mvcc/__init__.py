@@ -4,6 +4,7 @@ Nothing here knows of Raft or of an event loop: the server calls `Store` in log 
 """
 
 from raftkv.mvcc.backend import Backend, Flush, LmdbBackend
-from raftkv.mvcc.store import Change, Chunk, Store
+from raftkv.mvcc.ranges import Part
+from raftkv.mvcc.store import Change, Store
 
-__all__ = ["Backend", "Change", "Chunk", "Flush", "LmdbBackend", "Store"]
+__all__ = ["Backend", "Change", "Flush", "LmdbBackend", "Part", "Store"]

@@ -237,4 +237,11 @@ def _find(txn: lmdb.Transaction, key: bytes) -> bytes | None:
     with txn.cursor() as cursor:
         if not _seek(cursor, key):
             return None
-        return next((value for found, value in _records(bytes(cursor.value())) if found == key), None)
+        block, offset = bytes(cursor.value()), 0
+    while offset < len(block):
+        found, length = _RECORD.unpack_from(block, offset)
+        start = offset + _RECORD.size
+        offset = start + length
+        if found == key:
+            return block[start:offset]
+    return None

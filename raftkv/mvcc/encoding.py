@@ -84,5 +84,17 @@ def chunk_mod_revision(chunk: bytes) -> int:
 
 def without_value(chunk: bytes) -> bytes:
     """The chunk with an empty value."""
-    kv = decode_chunk(chunk)
-    return encode_chunk(kv.key, kv.create_revision, kv.mod_revision, kv.version, b"", kv.lease)
+    _, start = decode_varint(chunk, 1)
+    length, at = decode_varint(chunk, start + 1)
+    at += length
+    # Three integers, each a tag and a varint: create and mod revision, version.
+    for _ in range(3):
+        at += 1
+        while chunk[at] > 127:
+            at += 1
+        at += 1
+    if chunk[at : at + 1] != b"\x2a":
+        return chunk
+    length, value = decode_varint(chunk, at + 1)
+    body = chunk[start:at] + chunk[value + length :]
+    return b"".join((FIELD_2, varint(len(body)), body))

@@ -1,10 +1,11 @@
 """Answering a Range: selection, filters, order, limit, and the response's bytes (etcd's KV semantics)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raftkv.mvcc import encoding as enc
-from raftkv.mvcc.interval import interval
+from raftkv.mvcc.interval import Interval, interval
 from raftkv.pb import kv_pb2, rpc_pb2
 
 if TYPE_CHECKING:
@@ -17,6 +18,18 @@ _TARGETS: dict[int, Callable[[kv_pb2.KeyValue], bytes | int]] = {
     rpc_pb2.RangeRequest.MOD: lambda kv: kv.mod_revision,
     rpc_pb2.RangeRequest.VALUE: lambda kv: kv.value,
 }
+
+
+FIRST_SLICE_KEYS = 16
+MAX_SLICE_KEYS = 4096
+
+
+@dataclass(slots=True)
+class Part:
+    """A part of a streamed range: a RangeResponse body without header; the last one tells count and more."""
+
+    body: bytes
+    last: bool
 
 
 def answer_range(store: "Store", request: rpc_pb2.RangeRequest, current: int) -> list[bytes]:
@@ -32,28 +45,22 @@ def answer_range(store: "Store", request: rpc_pb2.RangeRequest, current: int) ->
         chunk = store.newest(request.key)
         return [] if chunk is None else [chunk, b"\x20\x01"]
     span = interval(request.key, request.range_end)
-    if 0 < revision < current:
-        return _answer(store.select_at(span, revision), None, request)
-    count = store.count(span)
+    old = 0 < revision < current
+    count = store.count_at(span, revision) if old else store.count(span)
     if request.count_only:
         return [enc.int_field(b"\x20", count)]
-    return _answer(store.select(span, 0 if _needs_all(request) else request.limit + 1), count, request)
+    # etcd sorts no more than it needs to know that there is more.
+    limit = 0 if _needs_all(request) else request.limit + 1
+    return _answer(store.select_at(span, revision, limit) if old else store.select(span, limit), count, request)
 
 
-def _answer(chunks: list[bytes], count: int | None, request: rpc_pb2.RangeRequest) -> list[bytes]:
-    if count is None:
-        count = len(chunks)
-    if request.count_only:
-        return [enc.int_field(b"\x20", count)]
+def _answer(chunks: list[bytes], count: int, request: rpc_pb2.RangeRequest) -> list[bytes]:
     if _filters(request):
         chunks = [chunk for chunk in chunks if _passes(enc.decode_chunk(chunk), request)]
         total = len(chunks)
     else:
-        if not _needs_all(request):
-            # etcd sorts no more than it needs to know that there is more.
-            chunks = chunks[: request.limit + 1]
         total = count
-    chunks = order(chunks, request)
+    chunks = _order(chunks, request)
     more = 0 < request.limit < total
     if more:
         del chunks[request.limit :]
@@ -63,7 +70,63 @@ def _answer(chunks: list[bytes], count: int | None, request: rpc_pb2.RangeReques
     return chunks
 
 
-def order(chunks: list[bytes], request: rpc_pb2.RangeRequest) -> list[bytes]:
+def stream_range(store: "Store", request: rpc_pb2.RangeRequest, max_bytes: int) -> Iterator[Part]:
+    """The parts of an answer without sorting or filters: disjoint, in key order, of the revision of this moment.
+
+    Each part is the work of at most a few milliseconds; a body is empty where there was only work. The first parts are
+    small, so that the reader has something soon; they grow up to `max_bytes`, or to one larger key-value.
+
+    Raises:
+        FutureRev, Compacted: also between parts, when compaction overtakes the reader.
+    """
+    store.check_revision(request.revision)
+    revision = request.revision if request.revision > 0 else store.revision
+    span = interval(request.key, request.range_end)
+    return _parts(store, request, span, revision, store.count_at(span, revision), max_bytes)
+
+
+def _parts(
+    store: "Store", request: rpc_pb2.RangeRequest, span: Interval, revision: int, count: int, max_bytes: int
+) -> Iterator[Part]:
+    left = 0 if request.count_only else min(count, request.limit) if request.limit > 0 else count
+    tail = (b"\x18\x01" if left < count and not request.count_only else b"") + enc.int_field(b"\x20", count)
+    keys = FIRST_SLICE_KEYS
+    while left:
+        store.check_revision(revision)
+        chunks, first = store.slice_at(span, revision, min(keys, left))
+        left -= len(chunks)
+        if first is None and left:
+            raise RuntimeError(f"{left} of {count} keys are missing at revision {revision}")
+        if first is not None:
+            span = (first, span[1])
+        if request.keys_only:
+            chunks = [enc.without_value(chunk) for chunk in chunks]
+        *bodies, body = _cut(chunks, max_bytes)
+        yield from (Part(whole, last=False) for whole in bodies)
+        if not left:
+            yield Part(body + tail, last=True)
+            return
+        yield Part(body, last=False)
+        if bodies:
+            keys = max(keys // 2, 1)
+        elif len(body) < max_bytes // 2:
+            keys = min(keys * 2, MAX_SLICE_KEYS)
+    yield Part(tail, last=True)
+
+
+def _cut(chunks: list[bytes], max_bytes: int) -> Iterator[bytes]:
+    body: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        if body and size + len(chunk) > max_bytes:
+            yield b"".join(body)
+            body, size = [], 0
+        body.append(chunk)
+        size += len(chunk)
+    yield b"".join(body)
+
+
+def _order(chunks: list[bytes], request: rpc_pb2.RangeRequest) -> list[bytes]:
     """Sort as asked; ties keep key order. A target without an order is ascending, but among the first keys only."""
     if not _sorts(request):
         return chunks

@@ -14,6 +14,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from sortedcontainers import SortedDict
@@ -22,7 +23,8 @@ from raftkv import errors
 from raftkv.mvcc import encoding as enc
 from raftkv.mvcc.backend import META, REVISIONS, Backend, Flush
 from raftkv.mvcc.interval import Interval, interval
-from raftkv.mvcc.ranges import answer_range, order
+from raftkv.mvcc.ranges import Part, answer_range, stream_range
+from raftkv.mvcc.turnover import Turnover
 from raftkv.mvcc.txn import Txn
 from raftkv.pb import kv_pb2, rpc_pb2
 
@@ -33,7 +35,9 @@ _COMPACTED = b"compacted"
 _DELETED = b"d"
 """First byte of a tombstone's record; a put's record is its chunk, which never begins so."""
 
-STREAM_CHUNK_BYTES = 512 << 10
+SLICE_KEYS = 4096
+PAST_KEYS_MAX = 128
+"""Old versions that one slice fetches at most: each is a look into the backend."""
 
 
 class Version(NamedTuple):
@@ -54,14 +58,6 @@ class Change:
     previous: bytes | None
 
 
-@dataclass(slots=True)
-class Chunk:
-    """A part of a streamed range: a RangeResponse body without header; the last one tells count and more."""
-
-    body: bytes
-    last: bool
-
-
 class Store:
     """The keyspace of one member.
 
@@ -79,6 +75,7 @@ class Store:
         self._newest: SortedDict[bytes, bytes] = SortedDict()
         self._history: SortedDict[bytes, list[Version]] = SortedDict()
         self._subs: dict[bytes, int] = {}
+        self._turnover = Turnover()
         self._compaction: Iterator[None] | None = None
         self.revision = 1
         self.compacted_revision = -1
@@ -93,6 +90,8 @@ class Store:
             main, sub = _REVISION.unpack(packed)
             deleted = record.startswith(_DELETED)
             key = record[1:] if deleted else enc.chunk_key(record)
+            if main > self.compacted_revision and (deleted or key not in newest):
+                self._turnover.note(main, key, born=not deleted)
             versions = history.get(key)
             if versions is not None:
                 versions.append(Version(main, sub, deleted))
@@ -201,25 +200,47 @@ class Store:
         high = len(newest) if end is None else newest.bisect_left(end)
         return low, max(low, high)
 
-    def select_at(self, span: Interval, revision: int) -> list[bytes]:
-        """Chunks of the keys that lived in the interval at an old revision, in key order."""
-        found: dict[bytes, bytes] = {}
-        first, end = span
-        for key in self._irange(self._newest, first, end):
-            if key not in self._history:
-                chunk = self._newest[key]
-                if enc.chunk_mod_revision(chunk) <= revision:
-                    found[key] = chunk
-        for key in self._irange(self._history, first, end):
-            old = self._version_at(key, revision)
-            if old is not None:
-                found[key] = old
-        return [found[key] for key in sorted(found)]
+    def count_at(self, span: Interval, revision: int) -> int:
+        """How many keys lived in the interval at a revision."""
+        return self.count(span) - self._turnover.balance_since(revision, span)
+
+    def select_at(self, span: Interval, revision: int, limit: int = 0) -> list[bytes]:
+        """Chunks of the keys that lived in the interval at an old revision, in key order, at most `limit` (0: all)."""
+        chunks: list[bytes] = []
+        first: bytes | None = span[0]
+        while first is not None and not 0 < limit <= len(chunks):
+            found, first = self.slice_at((first, span[1]), revision, limit + PAST_KEYS_MAX if limit else SLICE_KEYS)
+            chunks += found
+        return chunks[:limit] if limit else chunks
+
+    def slice_at(self, span: Interval, revision: int, max_keys: int) -> tuple[list[bytes], bytes | None]:
+        """Look at no more than the interval's first `max_keys` keys, at a revision that is not compacted.
+
+        Chunks of those that lived then, in key order, and where the rest of the interval begins; None: nowhere.
+        """
+        live = list(islice(self._irange(self._newest, span), max_keys))
+        max_past = min(max_keys, PAST_KEYS_MAX)
+        past = list(islice(self._irange(self._history, span), max_past))
+        bounds = [keys[-1] for keys, full in ((live, max_keys), (past, max_past)) if len(keys) == full]
+        keys = sorted({*live, *past}) if past else live
+        cut = min(bisect_right(keys, min(bounds)) if bounds else len(keys), max_keys)
+        rest = keys[cut - 1] + b"\0" if bounds or cut < len(keys) else None
+        del keys[cut:]
+        # A live key with a single version lived at the revision, as it is, unless it was born since.
+        born, history, newest = self._born_since(revision, live), self._history, self._newest
+        chunks = [self._version_at(key, revision) if key in history else newest[key] for key in keys if key not in born]
+        return [chunk for chunk in chunks if chunk is not None], rest
+
+    def _born_since(self, revision: int, live: list[bytes]) -> set[bytes]:
+        """The keys of `live` that have a single version, of a later revision."""
+        newest, history = self._newest, self._history
+        if self._turnover.size_behind(revision) <= len(live):
+            return {key for key in self._turnover.born_since(revision) if key not in history}
+        return {key for key in live if key not in history and enc.chunk_mod_revision(newest[key]) > revision}
 
     @staticmethod
-    def _irange(
-        keys: "SortedDict[bytes, bytes] | SortedDict[bytes, list[Version]]", first: bytes, end: bytes | None
-    ) -> Iterator[bytes]:
+    def _irange(keys: "SortedDict[bytes, bytes] | SortedDict[bytes, list[Version]]", span: Interval) -> Iterator[bytes]:
+        first, end = span
         if end is not None and end <= first:
             return iter(())
         return iter(keys.irange(first, end, inclusive=(True, False)))
@@ -242,27 +263,13 @@ class Store:
         """
         return answer_range(self, request, self.revision)
 
-    def range_stream(self, request: rpc_pb2.RangeRequest) -> Iterator[Chunk]:
-        """The same answer in parts, pinned to one revision though the store moves on between them.
+    def range_stream(self, request: rpc_pb2.RangeRequest, max_bytes: int) -> Iterator[Part]:
+        """The same answer in parts, at one revision though the store moves on between them; see `stream_range`.
 
         Raises:
             FutureRev, Compacted: also between parts, when compaction overtakes the reader.
         """
-        self.check_revision(request.revision)
-        pinned = request.revision if request.revision > 0 else self.revision
-        chunks = order(self._pinned(request, pinned), request)
-        count = len(chunks)
-        more = 0 < request.limit < count
-        if more:
-            chunks = chunks[: request.limit]
-        tail = (b"\x18\x01" if more else b"") + enc.int_field(b"\x20", count)
-        if request.count_only:
-            chunks = []
-        yield from _parts(chunks, tail, keys_only=request.keys_only)
-
-    def _pinned(self, request: rpc_pb2.RangeRequest, revision: int) -> list[bytes]:
-        span = interval(request.key, request.range_end)
-        return self.select(span) if revision == self.revision else self.select_at(span, revision)
+        return stream_range(self, request, max_bytes)
 
     def read_txn(self, request: rpc_pb2.TxnRequest) -> bytes:
         """Run a transaction that only reads; the body of the TxnResponse.
@@ -285,6 +292,7 @@ class Store:
         if revision > self.revision:
             raise errors.FutureRev
         self.compacted_revision = revision
+        self._turnover.forget(revision)
         self.set_meta(_COMPACTED, _NUMBER.pack(revision))
         self._compaction = self._compact_history()
 
@@ -325,6 +333,8 @@ class Store:
     def record_put(self, key: bytes, chunk: bytes, main: int, sub: int) -> None:
         """Store a new version."""
         newest = self._newest.get(key)
+        if newest is None:
+            self._turnover.note(main, key, born=True)
         if newest is not None or key in self._history:
             self._remember(key, newest, Version(main, sub, False))
         elif sub:
@@ -335,6 +345,7 @@ class Store:
     def record_delete(self, key: bytes, main: int, sub: int) -> None:
         """Store a tombstone."""
         self._remember(key, self._newest.pop(key), Version(main, sub, True))
+        self._turnover.note(main, key, born=False)
         self.backend.put(REVISIONS, _REVISION.pack(main, sub), _DELETED + key)
 
     def _remember(self, key: bytes, newest: bytes | None, version: Version) -> None:
@@ -400,15 +411,3 @@ class Writer:
             self._store.revision = self._main
             if self._store.on_commit is not None:
                 self._store.on_commit(self._main, self._changes)
-
-
-def _parts(chunks: list[bytes], tail: bytes, *, keys_only: bool) -> Iterator[Chunk]:
-    part: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        if size and size + len(chunk) > STREAM_CHUNK_BYTES:
-            yield Chunk(b"".join(part), last=False)
-            part, size = [], 0
-        part.append(enc.without_value(chunk) if keys_only else chunk)
-        size += len(chunk)
-    yield Chunk(b"".join(part) + tail, last=True)

@@ -28,9 +28,11 @@ def check_range_stream(request: rpc_pb2.RangeRequest) -> None:
         or request.min_create_revision
         or request.max_create_revision
     )
-    plain = request.sort_target == rpc_pb2.RangeRequest.KEY and request.sort_order != rpc_pb2.RangeRequest.DESCEND
-    if filtered or not plain:
-        raise StatusError(Code.UNIMPLEMENTED, "etcdserver: RangeStream does not support sorting and revision filters")
+    ascending = request.sort_target == rpc_pb2.RangeRequest.KEY and request.sort_order == rpc_pb2.RangeRequest.ASCEND
+    if request.sort_order != rpc_pb2.RangeRequest.NONE and not ascending:
+        raise StatusError(Code.UNIMPLEMENTED, "RangeStream does not support custom sort orders")
+    if filtered:
+        raise StatusError(Code.UNIMPLEMENTED, "RangeStream does not support revision filters")
 
 
 def check_put(request: rpc_pb2.PutRequest) -> None:

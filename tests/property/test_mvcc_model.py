@@ -1,10 +1,11 @@
 """The store against a model that keeps every revision whole, through flushes, compactions and crashes."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from raftkv.mvcc import LmdbBackend, Store, validate
+from raftkv.mvcc import LmdbBackend, Part, Store, validate
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.status import StatusError
 from tests.unit.mvcc.model import Model, ModelError
@@ -24,6 +25,7 @@ class Pair:
         self.requests = Requests(seed)
         self.model = Model()
         self.log: list[pb.TxnRequest | pb.CompactionRequest] = []
+        self.streams: list[tuple[pb.RangeResponse, int, list[bytes], Iterator[Part]]] = []
         self.open()
 
     def open(self) -> None:
@@ -64,6 +66,31 @@ class Pair:
             found = type(error).__name__
         assert found == expected
 
+    def open_stream(self) -> None:
+        """Begin to read everything at some revision; the answer it must have is that of this moment."""
+        revision = self.requests.pick(range(self.model.revision + 1))
+        request = pb.RangeRequest(key=b"\0", range_end=b"\0", revision=revision, limit=self.requests.pick(range(4)))
+        try:
+            expected = self.model.range(request)
+        except ModelError:
+            return
+        self.streams.append((expected, revision or self.model.revision, [], self.store.range_stream(request, 20)))
+
+    def advance_stream(self) -> None:
+        """Take one part of the oldest stream; a stream ends whole, or because compaction overtook it."""
+        expected, revision, bodies, stream = self.streams[0]
+        try:
+            part = next(stream)
+        except StatusError as error:
+            assert type(error).__name__ == "Compacted"
+            assert revision < self.model.compacted
+            self.streams.pop(0)
+            return
+        bodies.append(part.body)
+        if part.last:
+            assert pb.RangeResponse.FromString(b"".join(bodies)) == expected
+            self.streams.pop(0)
+
     def flush(self) -> None:
         flush = self.store.begin_flush()
         if flush is not None:
@@ -77,6 +104,7 @@ class Pair:
             if flush is not None:
                 flush.write()
         revision = self.store.revision
+        self.streams.clear()
         self.backend.close()
         self.open()
         applied = int(self.store.get_meta(APPLIED) or b"0")
@@ -109,6 +137,10 @@ class Pair:
             self._write()
         else:
             self.read(requests.range())
+        if requests.chance(0.1):
+            self.open_stream()
+        if self.streams and requests.chance(0.5):
+            self.advance_stream()
         if requests.chance(0.1):
             self.flush()
         if requests.chance(0.04):
