@@ -24,6 +24,9 @@ LOG_FORMATS = ("text", "json")
 MAX_ELECTION_TIMEOUT_MS = 50_000
 RECOMMENDED_REQUEST_BYTES = 10 << 20
 
+DEFAULT_PEER_URLS = ("http://localhost:2380",)
+DEFAULT_TOKEN = "etcd-cluster"
+
 Members = tuple[tuple[str, tuple[str, ...]], ...]
 """Name and peer URLs of every member."""
 
@@ -41,10 +44,10 @@ class Config:
     data_dir: str = "default.raftkv"
     listen_client_urls: tuple[str, ...] = ("http://localhost:2379",)
     advertise_client_urls: tuple[str, ...] = ("http://localhost:2379",)
-    listen_peer_urls: tuple[str, ...] = ("http://localhost:2380",)
-    initial_advertise_peer_urls: tuple[str, ...] = ("http://localhost:2380",)
-    initial_cluster: Members = (("default", ("http://localhost:2380",)),)
-    initial_cluster_token: str = "etcd-cluster"
+    listen_peer_urls: tuple[str, ...] = DEFAULT_PEER_URLS
+    initial_advertise_peer_urls: tuple[str, ...] = DEFAULT_PEER_URLS
+    initial_cluster: Members = (("default", DEFAULT_PEER_URLS),)
+    initial_cluster_token: str = DEFAULT_TOKEN
     initial_cluster_state: str = "new"
     heartbeat_interval_ms: int = 100
     election_timeout_ms: int = 1000
@@ -455,7 +458,12 @@ def _check_times(config: Config) -> None:
         )
 
 
-def _check_cluster(config: Config) -> None:
+def check_first_start(config: Config) -> None:
+    """Check what the first start of a member needs: later ones know from their data who the members are.
+
+    Raises:
+        ConfigError: the initial cluster does not have this member, or under other URLs.
+    """
     members = dict(config.initial_cluster)
     if config.name not in members:
         raise ConfigError(
@@ -476,7 +484,7 @@ def _check_cluster(config: Config) -> None:
             )
 
 
-_CHECKS: tuple[Callable[[Config], None], ...] = (_check_names, _check_times, _check_cluster)
+_CHECKS: tuple[Callable[[Config], None], ...] = (_check_names, _check_times)
 
 
 # Texts

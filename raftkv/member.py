@@ -1,7 +1,8 @@
 """A member: a server bound to real sockets, disks and threads.
 
-Order of start: bind every port, lock the data directory, open or create the store and the log, then serve. A port in
-use or a foreign data directory is found before anything is written.
+Order of start: bind every port, lock the data directory, open the store and the log, then serve. A port in use or a
+foreign data directory is found before anything is written. A member without data first asks the others whether it may
+take part (`raftkv.peer.introduction`), and creates its data then.
 """
 
 import asyncio
@@ -11,31 +12,33 @@ import logging
 import random
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import lmdb
 
-from raftkv import api
+from raftkv import api, errors
 from raftkv.api.info import http_app
 from raftkv.config import Config
 from raftkv.disk import OsDisk
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import log_pb2, rpc_pb2
-from raftkv.peer import PeerTransport
+from raftkv.peer import MESSAGES, Acquaintance, PeerTransport, introduction
 from raftkv.raft import Config as RaftConfig
 from raftkv.raft import Entry, EntryKind, HardState, RaftNode
-from raftkv.rpc import App, health, reflection
+from raftkv.rpc import App, Context, Method, health, reflection
 from raftkv.rpc.server import HttpServer, listen
-from raftkv.server import datadir, identity
 from raftkv.server.apply import applied_position
+from raftkv.server.bootstrap import bootstrap
 from raftkv.server.datadir import DataDir, StartError
 from raftkv.server.headers import Headers
+from raftkv.server.heard import Heard
+from raftkv.server.identity import Identity, check_settings, check_token, first_members
 from raftkv.server.membership import Membership
 from raftkv.server.proposals import MEMBER_ATTRIBUTES
 from raftkv.server.server import Blocking, Server
-from raftkv.status import StatusError
+from raftkv.status import Code, StatusError
 from raftkv.wal import CorruptLog, Wal, WalContents
 
 logger = logging.getLogger(__name__)
@@ -51,23 +54,36 @@ class Member:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        token = config.initial_cluster_token
-        ids = {name: identity.member_id(urls, token) for name, urls in config.initial_cluster}
-        self.member_id = ids[config.name]
-        self.cluster_id = identity.cluster_id(ids.values())
-        self._initial = [rpc_pb2.Member(ID=ids[name], peerURLs=urls) for name, urls in config.initial_cluster]
+        self._disk = OsDisk()
         self._rng = random.Random()
         self._exit = contextlib.AsyncExitStack()
+        self._identity: Identity | None = None
         self._server: Server | None = None
+        self._transport: PeerTransport | None = None
         self._publishing: asyncio.Task[None] | None = None
         self.client_addresses: tuple[str, ...] = ()
         self.peer_addresses: tuple[str, ...] = ()
+
+    @property
+    def member_id(self) -> int:
+        """Raft id, known once started."""
+        return self._known_identity().member_id
+
+    @property
+    def cluster_id(self) -> int:
+        """The cluster's id, known once started."""
+        return self._known_identity().cluster_id
+
+    def _known_identity(self) -> Identity:
+        assert self._identity is not None, "start() comes first"
+        return self._identity
 
     async def start(self) -> None:
         """Open or create the data, serve both ports and begin to take part.
 
         Raises:
-            StartError: a port is in use, or the data directory is foreign, locked, damaged or unwritable.
+            StartError: a port is in use; the data directory is foreign, locked, damaged or unwritable; or it is empty
+                and this member took part before.
         """
         try:
             await self._start()
@@ -82,16 +98,18 @@ class Member:
         data_dir.lock()
         self._exit.callback(data_dir.close)
         wal, contents = self._open_log(data_dir)
-        store = self._open_store(data_dir, new=contents is None)
-        membership = Membership(store)
+        self._heard = Heard(self._disk, data_dir.path)
         if contents is None:
-            wal = self._bootstrap(data_dir, store, membership)
-            self._exit.callback(wal.close)
+            wal, store = await self._first_start(data_dir, peers)
+        else:
+            store = self._later_start(data_dir, contents)
         assert wal is not None
+        membership = Membership(store)
         server, transport = self._assemble(wal, contents, store, membership)
-        self._server = server
+        self._server, self._transport = server, transport
         self._exit.push_async_callback(server.close)
-        self.peer_addresses = await self._serve(App(transport.methods(), max_receive_bytes=PEER_MESSAGE_BYTES), peers)
+        if not self.peer_addresses:
+            await self._serve_peers(peers)
         # Closed first: the server of the peer port waits for the streams of others to end.
         self._exit.push_async_callback(transport.close)
         transport.start()
@@ -152,21 +170,19 @@ class Member:
     # Data
 
     def _open_log(self, data_dir: DataDir) -> tuple[Wal | None, WalContents | None]:
-        disk = OsDisk()
         if not data_dir.has_log():
             data_dir.check_may_create(self.config.initial_cluster_state)
             return None, None
         try:
-            wal, contents = Wal.open(disk, data_dir.wal)
+            wal, contents = Wal.open(self._disk, data_dir.wal)
         except CorruptLog as error:
             raise StartError(str(error)) from error
         self._exit.callback(wal.close)
-        data_dir.check_identity(contents.identity, cluster_id=self.cluster_id, member_id=self.member_id)
         if contents.repaired:
             logger.warning("%s", contents.repaired)
         return wal, contents
 
-    def _open_store(self, data_dir: DataDir, *, new: bool) -> Store:
+    def _open_store(self, data_dir: DataDir) -> Store:
         try:
             backend = LmdbBackend(data_dir.store)
         except (lmdb.Error, OSError) as error:
@@ -176,20 +192,62 @@ class Member:
         self._exit.callback(backend.close)
         return Store(backend)
 
-    def _bootstrap(self, data_dir: DataDir, store: Store, membership: Membership) -> Wal:
-        """Write a new member's store, then its log: a log proves that everything before it is there."""
-        owner = datadir.identity(cluster_id=self.cluster_id, member_id=self.member_id)
-        membership.bootstrap(self._initial)
+    async def _first_start(self, data_dir: DataDir, listeners: list[socket.socket]) -> tuple[Wal, Store]:
+        self._identity, members = first_members(self.config)
+        await self._serve_peers(listeners)
+        await self._introduce(members)
+        store = self._open_store(data_dir)
+        wal = bootstrap(self._disk, data_dir, store, self._identity, members)
+        self._exit.callback(wal.close)
+        return wal, store
+
+    def _later_start(self, data_dir: DataDir, contents: WalContents) -> Store:
+        self._identity = Identity.decode(contents.identity)
+        check_token(self.config, self._identity)
+        store = self._open_store(data_dir)
+        ignored = check_settings(self.config, self._identity, Membership(store).members)
+        if ignored:
+            logger.info(ignored)
+        return store
+
+    # The others
+
+    async def _serve_peers(self, listeners: list[socket.socket]) -> None:
+        """Serve the peer port; until the parts are assembled it only answers what this member knows of others."""
+        methods = {
+            introduction.INTRODUCE: introduction.method(self.cluster_id, self.member_id, self._acquaintance),
+            MESSAGES: Method.client_stream(self._receive),
+        }
+        self.peer_addresses = await self._serve(App(methods, max_receive_bytes=PEER_MESSAGE_BYTES), listeners)
+
+    async def _receive(self, batches: AsyncIterator[bytes], context: Context) -> bytes:
+        if self._transport is None:
+            raise StatusError(Code.UNAVAILABLE, "raftkv: this member has not started yet")
+        return await self._transport.receive(batches, context)
+
+    def _acquaintance(self, member: int) -> Acquaintance:
+        if self._server is None or self._server.blank:
+            return Acquaintance.BLANK
+        return Acquaintance.KNOWN if member in self._heard else Acquaintance.STRANGER
+
+    async def _introduce(self, members: Sequence[rpc_pb2.Member]) -> None:
+        others = {member.ID: member.peerURLs for member in members if self.member_id != member.ID}
         try:
-            flush = store.begin_flush()
-            assert flush is not None
-            flush.write()
-            store.backend.end_flush(flush)
-            return Wal.create(OsDisk(), data_dir.wal, owner)
+            await introduction.introduce(self.cluster_id, self.member_id, others)
+        except introduction.AlreadyTookPart as error:
+            raise StartError(
+                f"member {self.config.name} ({self.member_id:x}) has no data in {self.config.data_dir}, but member "
+                f"{error.witness:x} knows that it took part in this cluster: it has forgotten its votes and must not "
+                "vote again. Restore its --data-dir, or remove the member and add it as a new one"
+            ) from error
+
+    async def _admit(self, member: int) -> None:
+        try:
+            await self._heard.remember(member)
         except OSError as error:
-            raise datadir.disk_error(error, data_dir.path) from error
-        except lmdb.Error as error:
-            raise StartError(f"cannot write {data_dir.store}: {error}: free some space") from error
+            assert self._server is not None
+            self._server.fail(error)
+            raise errors.Stopped from error
 
     # Parts
 
@@ -213,6 +271,7 @@ class Member:
             {member.ID: member.peerURLs for member in membership.members},
             on_message=lambda message: server.receive(message),
             on_unreachable=lambda peer: server.unreachable(peer),
+            admit=self._admit,
             rng=self._rng,
         )
         server = Server(

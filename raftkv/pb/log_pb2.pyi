@@ -48,12 +48,14 @@ class MemberAttributes(_message.Message):
     def __init__(self, member_id: _Optional[int] = ..., name: _Optional[str] = ..., client_urls: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Identity(_message.Message):
-    __slots__ = ("cluster_id", "member_id")
+    __slots__ = ("cluster_id", "member_id", "cluster_token")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_TOKEN_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     member_id: int
-    def __init__(self, cluster_id: _Optional[int] = ..., member_id: _Optional[int] = ...) -> None: ...
+    cluster_token: str
+    def __init__(self, cluster_id: _Optional[int] = ..., member_id: _Optional[int] = ..., cluster_token: _Optional[str] = ...) -> None: ...
 
 class HardState(_message.Message):
     __slots__ = ("term", "voted_for", "commit")

@@ -7,6 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Introduction(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Acquaintance(_message.Message):
+    __slots__ = ("blank", "took_part")
+    BLANK_FIELD_NUMBER: _ClassVar[int]
+    TOOK_PART_FIELD_NUMBER: _ClassVar[int]
+    blank: bool
+    took_part: bool
+    def __init__(self, blank: _Optional[bool] = ..., took_part: _Optional[bool] = ...) -> None: ...
+
 class MessageBatch(_message.Message):
     __slots__ = ("messages",)
     MESSAGES_FIELD_NUMBER: _ClassVar[int]

@@ -16,15 +16,15 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from raftkv import errors
 from raftkv.peer import codec
+from raftkv.peer.reception import REFUSAL_LOG_SECONDS, Reception, Seldom, call_metadata
 from raftkv.raft import AppendEntries, InstallSnapshot, Message, NodeId, Propose
 from raftkv.rpc import Context, Method
 from raftkv.status import Code, StatusError
@@ -32,9 +32,6 @@ from raftkv.status import Code, StatusError
 logger = logging.getLogger(__name__)
 
 MESSAGES = "/raftkvpb.Peer/Messages"
-CLUSTER_ID = "x-raftkv-cluster-id"
-FROM = "x-raftkv-member-id"
-TO = "x-raftkv-to"
 
 MAX_BULK_BYTES = 64 << 20
 MAX_URGENT_MESSAGES = 4096
@@ -44,11 +41,10 @@ MAX_BATCH_BYTES = 1 << 20
 CONNECT_SECONDS = 5.0
 """How long one URL is tried before the next."""
 BACKOFF_SECONDS = (0.05, 1.0)
-REFUSAL_LOG_SECONDS = 60.0
 
 _BULK = (AppendEntries, Propose, InstallSnapshot)
 
-_OPTIONS = [
+CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # A restarted member is found within a second. The minimum is not a pause but how long one attempt may take.
@@ -76,19 +72,24 @@ class PeerTransport:
         *,
         on_message: Callable[[Message], None],
         on_unreachable: Callable[[NodeId], None],
+        admit: Callable[[NodeId], Awaitable[None]],
         rng: random.Random,
     ) -> None:
-        """Prepare streams to `peers` (id to URLs). The callbacks run in the event loop, never inside `send`."""
+        """Prepare streams to `peers` (id to URLs). The callbacks run in the event loop, never inside `send`.
+
+        `admit` is awaited before the first message of a stream is taken; what it raises ends the stream.
+        """
         self._cluster_id = cluster_id
         self._member_id = member_id
         self._on_message = on_message
         self._on_unreachable = on_unreachable
+        self._admit = admit
         self._rng = rng
         self._streams: dict[NodeId, _Stream] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._started = False
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._refusals = _Seldom(REFUSAL_LOG_SECONDS)
+        self._reception = Reception(cluster_id, member_id)
         self.update(peers)
 
     def start(self) -> None:
@@ -104,11 +105,7 @@ class PeerTransport:
                 self._retire(self._streams.pop(peer))
         for peer, urls in peers.items():
             if peer != self._member_id and peer not in self._streams:
-                metadata = (
-                    (CLUSTER_ID, f"{self._cluster_id:x}"),
-                    (FROM, f"{self._member_id:x}"),
-                    (TO, f"{peer:x}"),
-                )
+                metadata = call_metadata(self._cluster_id, self._member_id, peer)
                 stream = _Stream(peer, tuple(urls), metadata, self._on_unreachable, self._rng)
                 self._streams[peer] = stream
                 if self._started:
@@ -123,7 +120,7 @@ class PeerTransport:
 
     def methods(self) -> dict[str, Method]:
         """The receiving end, to be served on the peer port."""
-        return {MESSAGES: Method.client_stream(self._receive)}
+        return {MESSAGES: Method.client_stream(self.receive)}
 
     async def close(self) -> None:
         """Drop what is queued, close the connections and end the streams of others. Safe to call twice.
@@ -143,8 +140,10 @@ class PeerTransport:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _receive(self, batches: AsyncIterator[bytes], context: Context) -> bytes:
-        sender = self._check_sender(context)
+    async def receive(self, batches: AsyncIterator[bytes], context: Context) -> bytes:
+        """Take the stream of another member: the handler of `MESSAGES`."""
+        sender = self._reception.sender(context)
+        await self._admit(sender)
         reader = asyncio.ensure_future(self._read(batches, sender, context.peer))
         try:
             # A stream ends when the sender leaves or we do, so that our server need not wait for its end.
@@ -164,19 +163,6 @@ class PeerTransport:
         except DecodeError as error:
             logger.error("member %x at %s sends what is not a message: %s", sender, address, error)
             raise StatusError(Code.INVALID_ARGUMENT, "raftkv: malformed message batch") from error
-
-    def _check_sender(self, context: Context) -> NodeId:
-        cluster, sender, to = (_hexadecimal(context.metadata.get(name)) for name in (CLUSTER_ID, FROM, TO))
-        if cluster == self._cluster_id and to == self._member_id and sender not in (0, self._member_id):
-            return sender
-        if self._refusals.allows((cluster, sender, to)):
-            logger.warning(
-                "refused messages of member %x of cluster %x, at %s, for member %x: this is member %x of cluster %x; "
-                "check --initial-cluster and --initial-cluster-token of both",
-                *(sender, cluster, context.peer, to),
-                *(self._member_id, self._cluster_id),
-            )
-        raise errors.ClusterIDMismatch
 
 
 class _Stream:
@@ -208,7 +194,7 @@ class _Stream:
         self._task: asyncio.Task[None] | None = None
         self._connected = False
         self._reported = False
-        self._refusals = _Seldom(REFUSAL_LOG_SECONDS)
+        self._refusals = Seldom(REFUSAL_LOG_SECONDS)
 
     def start(self) -> None:
         if self._task is None:
@@ -293,7 +279,7 @@ class _Stream:
 
     async def _connect_and_send(self, target: str) -> str:
         """Serve one connection until it ends; why it ended."""
-        async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
+        async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await channel.channel_ready()
@@ -328,28 +314,3 @@ class _Stream:
             self._wake.clear()
             if not call.done():
                 await self._wake.wait()
-
-
-class _Seldom:
-    """Lets the same event through once in a while, for log lines that would repeat."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._last: dict[object, float] = {}
-
-    def allows(self, event: object) -> bool:
-        now = asyncio.get_running_loop().time()
-        if now - self._last.get(event, float("-inf")) < self._seconds:
-            return False
-        if len(self._last) >= 100:
-            self._last.clear()
-        self._last[event] = now
-        return True
-
-
-def _hexadecimal(value: str | bytes | None) -> int:
-    """An id from metadata; 0, which no one has, for anything malformed."""
-    try:
-        return int(value, 16) if isinstance(value, str) and len(value) <= 16 else 0
-    except ValueError:
-        return 0

@@ -10,8 +10,6 @@ import os
 import shutil
 import tempfile
 
-from raftkv.pb import log_pb2
-
 _IGNORED = frozenset({"lost+found"})
 """What a freshly made file system holds."""
 
@@ -86,24 +84,6 @@ class DataDir:
                 "data, or start a new cluster with --initial-cluster-state new"
             )
 
-    def check_identity(self, stored: bytes, *, cluster_id: int, member_id: int) -> None:
-        """Compare the identity found in the log with the one the flags lead to.
-
-        Raises:
-            StartError: the data belongs to another cluster or another member.
-        """
-        found = log_pb2.Identity.FromString(stored)
-        if found.cluster_id != cluster_id:
-            raise StartError(
-                f"{self.path} belongs to cluster {found.cluster_id:x}, but the flags name cluster {cluster_id:x}: "
-                "use another --data-dir, or the --initial-cluster and --initial-cluster-token it was created with"
-            )
-        if found.member_id != member_id:
-            raise StartError(
-                f"{self.path} belongs to member {found.member_id:x}, but the flags name member {member_id:x}: "
-                "use another --data-dir, or the --name it was created with"
-            )
-
     def _make(self) -> None:
         missing = []
         path = self.path
@@ -141,11 +121,6 @@ class DataDir:
                 # In use by now.
                 break
         self._created.clear()
-
-
-def identity(*, cluster_id: int, member_id: int) -> bytes:
-    """Encode whose log this is, for the log's first record."""
-    return log_pb2.Identity(cluster_id=cluster_id, member_id=member_id).SerializeToString()
 
 
 def disk_error(error: OSError, path: str) -> StartError:

@@ -125,7 +125,7 @@ class Server:
         try:
             self.node.step(message)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
         else:
             self.wake()
 
@@ -137,6 +137,19 @@ class Server:
     def header(self) -> bytes:
         """Encode a response header of this moment."""
         return self.headers.encode(self.store.revision, self.node.term)
+
+    def fail(self, error: BaseException) -> None:
+        """Stop for good: a failed fsync or a broken invariant is never survived."""
+        if not self.failed.done():
+            logger.critical("member %x stops: %s", self.node.id, error, exc_info=error)
+            self.failed.set_result(error)
+            self.proposals.fail_all(errors.Stopped)
+            self.reads.fail_all(errors.Stopped())
+
+    @property
+    def blank(self) -> bool:
+        """Whether this member has neither a term nor a log: it has promised nothing and counted nobody's word."""
+        return self.node.term == 0 and self.node.last_index == 0
 
     async def wait_leader(self) -> None:
         """Wait until a leader is known."""
@@ -206,7 +219,7 @@ class Server:
         try:
             self.node.tick()
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
             return
         now = self._loop.time()
         self.proposals.expire(now, self._timeout_error)
@@ -231,7 +244,7 @@ class Server:
                 self._handle(self.node.ready())
             self._sync()
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def _propose_queued(self) -> None:
         # While an fsync runs a leader lets proposals gather: they become one entry.
@@ -338,15 +351,7 @@ class Server:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        """Stop for good: a failed fsync or a broken invariant is never survived."""
-        if not self.failed.done():
-            logger.critical("member %x stops: %s", self.node.id, error, exc_info=error)
-            self.failed.set_result(error)
-            self.proposals.fail_all(errors.Stopped)
-            self.reads.fail_all(errors.Stopped())
+            self.fail(error)
 
 
 def _hard_state(ready: Ready) -> tuple[int, int, int] | None:

@@ -14,12 +14,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 
 from raftkv.pb import rpc_pb2
+from tests.support.processes import free_ports
 
 BOUND_SECONDS = 30
 COMMAND = [sys.executable, "-m", "raftkv"]
@@ -62,8 +64,8 @@ def refused(directory: Path, *arguments: str, **variables: str) -> str:
 
 
 def snapshot(directory: Path) -> dict[str, tuple[int, int, int]]:
-    """Every file with its mode, size and time of change."""
-    status = {path: path.lstat() for path in sorted(directory.rglob("*"))}
+    """Every file with its mode, size and time of change; LMDB's lock table is not data, and who looks touches it."""
+    status = {path: path.lstat() for path in sorted(directory.rglob("*")) if path.name != "lock.mdb"}
     return {str(path): (s.st_mode, s.st_size, 0 if path.is_dir() else s.st_mtime_ns) for path, s in status.items()}
 
 
@@ -137,7 +139,7 @@ def stop(running: Running, number: signal.Signals = signal.SIGTERM) -> str:
         (["--data-dri", "x"], "unknown flag --data-dri: did you mean --data-dir?"),
         (["--election-timeout", "60000"], "--election-timeout[60000ms] is too long"),
         (["--listen-client-urls", "http://127.0.0.1:0"], "--advertise-client-urls is required"),
-        (["--initial-cluster", "a=http://127.0.0.1:1"], 'couldn\'t find local name "default"'),
+        ([*ANY_PORTS, "--initial-cluster", "a=http://127.0.0.1:1"], 'couldn\'t find local name "default"'),
         (["--initial-cluster-state", "maybe"], "--initial-cluster-state: 'maybe' is not one of"),
         (["stray"], "unexpected extra argument"),
         (["wal"], "usage: raftkv wal dump DIR"),
@@ -217,14 +219,58 @@ def test_data_of_another_cluster(created: Path) -> None:
     assert "--initial-cluster-token" in message
 
 
+@contextlib.contextmanager
+def three_started(directory: Path) -> Iterator[list[list[str]]]:
+    """Three members that run, in `a`, `b` and `c`, and stop when the block ends; the flags of each."""
+    ports = free_ports(3)
+    cluster = ",".join(f"{name}=http://127.0.0.1:{port}" for name, port in zip("abc", ports, strict=True))
+    flags = [
+        [
+            *("--initial-cluster", cluster, "--name", name, "--data-dir", name),
+            *("--initial-advertise-peer-urls", f"http://127.0.0.1:{port}"),
+            *("--listen-peer-urls", f"http://127.0.0.1:{port}"),
+        ]
+        for name, port in zip("abc", ports, strict=True)
+    ]
+    # One thread each: none of them starts before it has heard of another.
+    with ThreadPoolExecutor(3) as pool, contextlib.ExitStack() as stack:
+        members = list(pool.map(lambda arguments: stack.enter_context(started(directory, *arguments)), flags))
+        yield flags
+        for member in members:
+            stop(member)
+
+
 def test_data_of_another_member(tmp_path: Path) -> None:
-    cluster = ["--initial-cluster", "a=http://127.0.0.1:1,b=http://127.0.0.1:2,c=http://127.0.0.1:3"]
-    a = [*cluster, "--name", "a", "--initial-advertise-peer-urls", "http://127.0.0.1:1"]
-    b = [*cluster, "--name", "b", "--initial-advertise-peer-urls", "http://127.0.0.1:2"]
-    with started(tmp_path, "--data-dir", "d", *a) as member:
-        stop(member)
-    message = refused(tmp_path, *ANY_PORTS, "--data-dir", "d", *b)
+    with three_started(tmp_path) as (a, b, _):
+        pass
+    (tmp_path / "a").rename(tmp_path / "old-a")
+    message = refused(tmp_path, *b, *ANY_PORTS, "--data-dir", "old-a")
     assert re.search(r"belongs to member [0-9a-f]+, .* --name", message)
+    assert "a" in a
+
+
+def test_data_of_a_cluster_with_other_urls(created: Path) -> None:
+    url = "http://127.0.0.1:7"
+    flags = ["--initial-cluster", f"default={url}", "--initial-advertise-peer-urls", url]
+    message = refused(created, *ANY_PORTS, "--data-dir", "d", *flags)
+    assert "belongs to cluster cdf818194e3a8c32" in message
+    assert "http://localhost:2380" in message
+
+
+def test_later_starts_go_by_the_directory_and_not_by_the_flags(tmp_path: Path) -> None:
+    ids = re.compile(r"member \S+ \(([0-9a-f]+)\) of cluster ([0-9a-f]+)")
+    own = "http://127.0.0.1:7"
+    first = ["--initial-cluster", f"default={own}", "--initial-advertise-peer-urls", own]
+    more = ["--initial-cluster", f"default={own},b=http://127.0.0.1:8,c=http://127.0.0.1:9"]
+    found = []
+    for flags in (["--initial-cluster-token", "t", *first], [], [*more, *first[2:]], ["--name", "new", *more]):
+        with started(tmp_path, "--data-dir", "d", *flags) as member:
+            found.append(ids.search(member.lines[-1]))
+            member.put(b"k", b"v")
+            assert any("--initial-cluster is ignored" in line for line in member.lines) == (more[1] in flags)
+            stop(member)
+    assert len({match.groups() for match in found if match}) == 1
+    assert all(found)
 
 
 def test_an_existing_cluster_needs_its_data(tmp_path: Path) -> None:
@@ -301,10 +347,22 @@ def test_a_disk_that_is_full_or_read_only_is_left_as_it_was(
 
 
 def test_an_even_cluster_starts_with_a_warning(tmp_path: Path) -> None:
-    cluster = "default=http://localhost:2380,b=http://127.0.0.1:9"
-    with started(tmp_path, "--initial-cluster", cluster) as member:
-        assert any("even number" in line and " warn " in line for line in member.lines)
-        stop(member)
+    [port] = free_ports(1)
+    flags = ["--initial-cluster", f"default=http://localhost:2380,b=http://127.0.0.1:{port}"]
+    b = ["--name", "b", "--initial-advertise-peer-urls", f"http://127.0.0.1:{port}"]
+    # Alone it would wait for the other before its first start, but the warning comes before that.
+    process = subprocess.Popen(
+        [*COMMAND, *ANY_PORTS, *flags, *b], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=BOUND_SECONDS)
+    assert " warn " in line, line + rest
+    assert "even number" in line
+    # It gives up waiting and leaves nothing behind.
+    assert process.returncode in (0, -signal.SIGTERM), rest
+    assert list(tmp_path.iterdir()) == []
 
 
 # Running and stopping

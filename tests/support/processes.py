@@ -32,9 +32,10 @@ class Process:
         self.name = name
         self.directory = directory
         self.endpoint = f"127.0.0.1:{client}"
+        self.data = directory / name
         self._log = directory / f"{name}.log"
-        self._command = [
-            *(sys.executable, "-m", "raftkv", "--name", name, "--data-dir", str(directory / name)),
+        self.arguments = [
+            *("--name", name, "--data-dir", str(self.data)),
             *("--listen-client-urls", f"http://127.0.0.1:{client}"),
             *("--advertise-client-urls", f"http://127.0.0.1:{client}"),
             *("--listen-peer-urls", f"http://127.0.0.1:{peer}"),
@@ -45,7 +46,7 @@ class Process:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = subprocess.Popen([sys.executable, "-m", "raftkv", *self.arguments], stdout=log, stderr=log)
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

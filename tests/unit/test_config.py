@@ -5,14 +5,14 @@ from pathlib import Path
 import click
 import pytest
 
-from raftkv.config import OPTIONS, Config, ConfigError, environment_warnings, parse
+from raftkv.config import OPTIONS, Config, ConfigError, check_first_start, environment_warnings, parse
 
 THREE = "n1=http://10.0.0.1:2380,n2=http://10.0.0.2:2380,n3=http://10.0.0.3:2380"
 
 
 def refusal(*argv: str, environ: dict[str, str] | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
-        parse(argv, environ or {})
+        check_first_start(parse(argv, environ or {}))
     message = str(caught.value)
     assert message
     assert "\n" not in message
@@ -246,3 +246,7 @@ def test_the_documentation_names_every_flag_and_default() -> None:
     text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     for name in OPTIONS:
         assert f"`--{name}`" in text
+
+
+def test_a_later_start_needs_no_initial_cluster_with_this_member_in_it() -> None:
+    assert parse(["--name", "n7", "--initial-cluster", THREE], {}).name == "n7"

@@ -11,7 +11,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from raftkv.peer import PeerTransport, transport
+from raftkv.peer import PeerTransport, reception, transport
 from raftkv.raft import AppendEntries, Entry, EntryKind, Heartbeat, Message
 from raftkv.rpc import App
 from raftkv.rpc.server import HttpServer, listen
@@ -28,6 +28,7 @@ class Host:
         self.cluster_id = cluster_id
         self.received: list[Message] = []
         self.unreachable: list[int] = []
+        self.admitted: list[int] = []
         self.arrived = asyncio.Event()
         self._listener = listen("127.0.0.1", port)
         self.port = self._listener.getsockname()[1]
@@ -42,6 +43,7 @@ class Host:
             peers,
             on_message=self._take,
             on_unreachable=self._lost,
+            admit=self._admit,
             rng=random.Random(self.member_id),
         )
         app = App(self.transport.methods(), max_receive_bytes=(1 << 31) - 1)
@@ -49,7 +51,11 @@ class Host:
         await self._server.start()
         self.transport.start()
 
+    async def _admit(self, member: int) -> None:
+        self.admitted.append(member)
+
     def _take(self, message: Message) -> None:
+        assert message.sender in self.admitted
         self.received.append(message)
         self.arrived.set()
 
@@ -259,7 +265,7 @@ def test_a_peer_that_reads_nothing_costs_bounded_memory_and_drops_the_newest(
                 b.arrived.set()
             return b""
 
-        monkeypatch.setattr(PeerTransport, "_receive", lambda self, batches, context: stalled(batches, context))
+        monkeypatch.setattr(PeerTransport, "receive", lambda self, batches, context: stalled(batches, context))
         async with hosts(1, 2) as (a, b):
             stream = a.transport._streams[2]  # type: ignore[union-attr]
             while not stream._connected:
@@ -315,7 +321,7 @@ def test_a_stranger_is_refused_and_both_sides_say_so_once(
 def test_garbage_ends_the_call_and_nothing_else(batch: bytes) -> None:
     async def scenario() -> None:
         async with hosts(1, 2) as (a, b), grpc.aio.insecure_channel(f"127.0.0.1:{b.port}") as channel:
-            metadata = ((transport.CLUSTER_ID, f"{CLUSTER:x}"), (transport.FROM, "1"), (transport.TO, "2"))
+            metadata = ((reception.CLUSTER_ID, f"{CLUSTER:x}"), (reception.FROM, "1"), (reception.TO, "2"))
             call = channel.stream_unary(transport.MESSAGES)(metadata=metadata)
             await call.write(batch)
             assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -326,7 +332,7 @@ def test_garbage_ends_the_call_and_nothing_else(batch: bytes) -> None:
 
 @pytest.mark.parametrize(
     "metadata",
-    [(), ((transport.CLUSTER_ID, "zz"),), ((transport.CLUSTER_ID, f"{CLUSTER:x}"), (transport.TO, "2"))],
+    [(), ((reception.CLUSTER_ID, "zz"),), ((reception.CLUSTER_ID, f"{CLUSTER:x}"), (reception.TO, "2"))],
 )
 def test_a_caller_that_does_not_name_itself_is_refused(metadata: tuple[tuple[str, str], ...]) -> None:
     async def scenario() -> None:
