@@ -42,7 +42,11 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Cell:
-    """One row of the table. figures: by engine, one per round, in `unit`."""
+    """One row of the table.
+
+    figures: by engine, one per round, in `unit`. cpu: by engine, one per round, the processor time that all its members
+    together used for a request, in microseconds; others on the machine disturb it less.
+    """
 
     members: int
     work: str
@@ -50,6 +54,7 @@ class Cell:
     load: str
     unit: str
     figures: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    cpu: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     requests: dict[str, int] = field(default_factory=dict)
     others: list[float] = field(default_factory=list)
     repeated: int = 0
@@ -150,13 +155,16 @@ def _run(cell: Cell, plan: Plan, pair: dict[str, Engine], kind: str, call: Call,
         patience.wait()
         leader = pair[kind].leader()
         term = leader.connection.status().raftTerm
+        used = pair[kind].cpu_seconds()
         rate = drive(leader.endpoint, call, load, cell.requests[kind], body)
+        used = pair[kind].cpu_seconds() - used
         share, counts = patience.judge()
         cell.elections += leader.connection.status().raftTerm - term
         if counts:
             break
         cell.repeated += 1
     cell.others.append(share)
+    cell.cpu[kind].append(used / cell.requests[kind] * 1e6)
     cell.figures[kind].append(rate)
 
 

@@ -31,6 +31,7 @@ def document(cells: list[Cell], machine: dict[str, str], command: str) -> dict[s
                 "load": cell.load.replace("×", "x"),
                 "unit": cell.unit,
                 "figures": cell.figures,
+                "cpu_us": cell.cpu,
                 "requests": cell.requests,
                 "ratio": cell.ratio,
                 "others": cell.others,
@@ -66,8 +67,8 @@ def _others(cells: list[Cell]) -> str:
 
 
 def _table(cells: Iterable[Cell]) -> Iterable[str]:
-    yield "| members | work | connections × streams | etcd | raftkv | raftkv ÷ etcd |"
-    yield "|---|---|---|---|---|---|"
+    yield "| members | work | connections × streams | etcd | raftkv | raftkv ÷ etcd | µs of processor, etcd | raftkv |"
+    yield "|---|---|---|---|---|---|---|---|"
     for cell in cells:
         yield f"| {cell.members} | {cell.title} | {cell.load} | {' | '.join(_results(cell))} |"
 
@@ -75,9 +76,10 @@ def _table(cells: Iterable[Cell]) -> Iterable[str]:
 def _results(cell: Cell) -> Iterable[str]:
     if cell.failure is not None:
         reason = " ".join(cell.failure.split())[:120].replace("|", "¦")
-        return ("—", "—", f"FAILED: {reason}")
+        return ("—", "—", f"FAILED: {reason}", "—", "—")
     elections = f" ({cell.elections} elections)" if cell.elections else ""
-    return (*(_figure(cell, kind) for kind in KINDS), f"**{cell.ratio:.2f}**{elections}")
+    processor = (_number(statistics.median(cell.cpu[kind])) if cell.cpu[kind] else "" for kind in KINDS)
+    return (*(_figure(cell, kind) for kind in KINDS), f"**{cell.ratio:.2f}**{elections}", *processor)
 
 
 def _figure(cell: Cell, kind: str) -> str:

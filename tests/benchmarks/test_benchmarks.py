@@ -35,7 +35,10 @@ def test_both_engines_are_measured_in_every_cell(tmp_path: Path, capsys: pytest.
     ]
     for cell in cells:
         assert cell["failure"] is None
-        assert all(len(cell["figures"][kind]) == 2 and min(cell["figures"][kind]) > 0 for kind in engines.KINDS)
+        assert all(
+            len(cell["figures"][kind]) == 2 and min(cell["figures"][kind]) > 0 and len(cell["cpu_us"][kind]) == 2
+            for kind in engines.KINDS
+        )
         assert cell["requests"] == dict.fromkeys(engines.KINDS, 40 if cell["load"] == "1x1" else 100)
     assert "| 1 | Put 256 B | 10×10 |" in capsys.readouterr().out
     assert os.listdir(tmp_path) == ["figures.json"], "the temporary directory is gone"
@@ -78,12 +81,13 @@ def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_the_table_stands_between_the_markers_of_the_readme(tmp_path: Path) -> None:
     cell = Cell(members=3, work="put", title="Put", load="1×1", unit="/s")
     cell.figures = {"etcd": [100.0, 300.0, 200.0], "raftkv": [50.0, 150.0, 100.0]}
+    cell.cpu = {"etcd": [10.0], "raftkv": [20.0]}
     text = report.markdown([cell], {"disk": "slow"}, "make bench")
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     report.write_readme(text, readme)
     assert readme.read_text() == f"before\n{report.BEGIN}\n{text}\n{report.END}\nafter\n"
-    assert "| 3 | Put | 1×1 | 200/s (100–300) | 100/s (50.0–150) | **0.50** |" in text
+    assert "| 3 | Put | 1×1 | 200/s (100–300) | 100/s (50.0–150) | **0.50** | 10.0 | 20.0 |" in text
     readme.write_text("no markers\n")
     with pytest.raises(ValueError, match="figures: begin"):
         report.write_readme(text, readme)
