@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 from raftkv import ETCD_API_VERSION, __version__
+from raftkv.duration import parse_duration
 
 ENVIRONMENT_PREFIX = "RAFTKV_"
 
@@ -23,6 +24,7 @@ LOG_FORMATS = ("text", "json")
 
 MAX_ELECTION_TIMEOUT_MS = 50_000
 RECOMMENDED_REQUEST_BYTES = 10 << 20
+MIN_WATCH_PROGRESS_SECONDS = 0.1
 
 DEFAULT_PEER_URLS = ("http://localhost:2380",)
 DEFAULT_TOKEN = "etcd-cluster"
@@ -54,6 +56,7 @@ class Config:
     max_request_bytes: int = 1_572_864
     max_txn_ops: int = 128
     max_concurrent_streams: int = 2**32 - 1
+    watch_progress_notify_interval_seconds: float = 5.0
     log_level: str = "info"
     log_format: str = "text"
 
@@ -147,6 +150,18 @@ class _InitialCluster(click.ParamType[Members]):
             owners[url] = name
             members.setdefault(name, []).append(url)
         return tuple((name, tuple(urls)) for name, urls in members.items())
+
+
+class _Duration(click.ParamType[float]):
+    """A span of time; seconds."""
+
+    name = "DURATION"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _Option(click.Option):
@@ -255,6 +270,13 @@ def _options() -> list[_Option]:
             click.IntRange(1, 2**32 - 1),
             default.max_concurrent_streams,
             "Most calls at once on one connection of a client.",
+        ),
+        _Option(
+            "watch-progress-notify-interval",
+            _LIMITS,
+            _Duration(),
+            "5s",
+            "How often a quiet watcher hears how far the store is, if it asked; at least 100ms.",
         ),
         _Option("log-level", _LOGGING, click.Choice(LOG_LEVELS), default.log_level, "What is logged, to stderr."),
         _Option(
@@ -431,7 +453,11 @@ def _build(context: click.Context) -> Config:
     return config
 
 
-_FIELDS = {"heartbeat_interval": "heartbeat_interval_ms", "election_timeout": "election_timeout_ms"}
+_FIELDS = {
+    "heartbeat_interval": "heartbeat_interval_ms",
+    "election_timeout": "election_timeout_ms",
+    "watch_progress_notify_interval": "watch_progress_notify_interval_seconds",
+}
 
 
 def _check_names(config: Config) -> None:
@@ -456,6 +482,8 @@ def _check_times(config: Config) -> None:
         raise ConfigError(
             f"--election-timeout[{election}ms] is too long, and should be set less than {MAX_ELECTION_TIMEOUT_MS}ms"
         )
+    if config.watch_progress_notify_interval_seconds < MIN_WATCH_PROGRESS_SECONDS:
+        raise ConfigError("--watch-progress-notify-interval must be at least 100ms")
 
 
 def check_first_start(config: Config) -> None:

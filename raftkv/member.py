@@ -158,7 +158,9 @@ class Member:
 
     def _client_app(self, server: Server) -> App:
         limits = api.Limits(max_request_bytes=self.config.max_request_bytes, max_txn_ops=self.config.max_txn_ops)
-        methods = api.services(server, limits)
+        methods = api.services(
+            server, limits, watch_progress_seconds=self.config.watch_progress_notify_interval_seconds
+        )
         methods.update(health.methods(lambda: not server.failed.done()))
         methods.update(reflection.methods({path.split("/")[1] for path in methods}))
         return App(
@@ -286,6 +288,7 @@ class Member:
             rng=self._rng,
             tick_seconds=config.heartbeat_interval_ms / 1000,
             election_ticks=election_ticks,
+            watch_fragment_bytes=config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
         )
         return server, transport
 

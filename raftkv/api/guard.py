@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 
 from raftkv import errors
-from raftkv.rpc import Context, Kind, Method
+from raftkv.rpc import Context, Framed, Kind, Method
 from raftkv.server.server import Server
 
 
@@ -16,13 +16,18 @@ class Limits:
     max_txn_ops: int = 128
 
 
+def wants_leader(context: Context) -> bool:
+    """Whether the caller would rather have an error than a member without a leader."""
+    return context.metadata.get("hasleader") == "true"
+
+
 def require_leader(server: Server, context: Context) -> None:
     """Refuse a caller that asks for a leader (`hasleader: true`) while this member knows none.
 
     Raises:
         NoLeader: no leader is known.
     """
-    if not server.node.leader and context.metadata.get("hasleader") == "true":
+    if not server.node.leader and wants_leader(context):
         raise errors.NoLeader
 
 
@@ -38,6 +43,13 @@ def guarded(server: Server, method: Method) -> Method:
         response: Awaitable[bytes | list[bytes]] = handler(request, context)
         return response
 
+    def bidi(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes | Framed]:
+        require_leader(server, context)
+        if context.interrupt is not None and wants_leader(context):
+            server.leader_calls.add(context.interrupt)
+        responses: AsyncIterator[bytes | Framed] = handler(requests, context)
+        return responses
+
     def stream(request: bytes, context: Context) -> AsyncIterator[bytes]:
         require_leader(server, context)
         responses: AsyncIterator[bytes] = handler(request, context)
@@ -47,4 +59,6 @@ def guarded(server: Server, method: Method) -> Method:
         return Method.unary(unary)
     if method.kind is Kind.SERVER_STREAM:
         return Method.server_stream(stream)
+    if method.kind is Kind.BIDI:
+        return Method.bidi(bidi)
     return method

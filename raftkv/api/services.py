@@ -4,14 +4,16 @@ from raftkv.api.cluster import ClusterService
 from raftkv.api.guard import Limits, guarded
 from raftkv.api.kv import KVService
 from raftkv.api.maintenance import MaintenanceService
+from raftkv.api.watch import WatchService
 from raftkv.rpc import Method
 from raftkv.server.server import Server
 
 
-def services(server: Server, limits: Limits) -> dict[str, Method]:
+def services(server: Server, limits: Limits, *, watch_progress_seconds: float = 5.0) -> dict[str, Method]:
     """Build the method table of the etcd API; methods that are absent answer UNIMPLEMENTED."""
     table: dict[str, Method] = {}
     table.update(KVService(server, limits).methods())
+    table.update(WatchService(server, progress_seconds=watch_progress_seconds).methods())
     table.update(ClusterService(server).methods())
     table.update(MaintenanceService(server).methods())
     return {path: guarded(server, method) for path, method in table.items()}

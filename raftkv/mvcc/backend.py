@@ -11,6 +11,7 @@ back.
 
 import os
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -59,6 +60,9 @@ class Backend(Protocol):
     def scan(self, table: bytes) -> Iterator[tuple[bytes, bytes]]:
         """All of a table, by key; only while nothing is pending, that is, at start."""
 
+    def revisions(self, first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The revision table from key `first` on, by key, pending changes included; nothing may change meanwhile."""
+
     def begin_flush(self) -> Flush | None:
         """Freeze what is pending; None when there is nothing. One flush at a time."""
 
@@ -89,6 +93,7 @@ class LmdbBackend:
     Invariants:
     1. The newest value of a key is in `_live`, else in `_frozen`, else in LMDB.
     2. `_frozen` is not empty exactly while a flush is under way.
+    3. Revisions are put in ascending order: `_live_order` has those of `_live`, `_frozen_order` those of `_frozen`.
     """
 
     def __init__(self, path: str, *, map_bytes: int = MAP_BYTES) -> None:
@@ -102,7 +107,9 @@ class LmdbBackend:
         self._env = lmdb.open(path, map_size=map_bytes, max_dbs=len(TABLES), readahead=False, mode=0o600)
         self._tables = {table: self._env.open_db(table) for table in TABLES}
         self._live = _empty()
+        self._live_order: list[bytes] = []
         self._frozen = _empty()
+        self._frozen_order: list[bytes] = []
         self._pending_bytes = 0
 
     @property
@@ -124,6 +131,8 @@ class LmdbBackend:
 
     def put(self, table: bytes, key: bytes, value: bytes) -> None:
         self._live[table][key] = value
+        if table == REVISIONS:
+            self._live_order.append(key)
         self._pending_bytes += len(key) + len(value)
 
     def delete(self, table: bytes, key: bytes) -> None:
@@ -149,10 +158,37 @@ class LmdbBackend:
             for _, block in cursor:
                 yield from _records(bytes(block))
 
+    def revisions(self, first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        frozen, live = self._frozen[REVISIONS], self._live[REVISIONS]
+        # A flush that is written and not yet ended has its records in LMDB as well.
+        pending = self._frozen_order or self._live_order
+        if not pending or first < pending[0]:
+            for key, value in self._stored(first):
+                if pending and key >= pending[0]:
+                    break
+                if key not in frozen and key not in live:
+                    yield key, value
+        for changes, order in ((frozen, self._frozen_order), (live, self._live_order)):
+            for place in range(bisect_left(order, first), len(order)):
+                key = order[place]
+                found = changes[key]
+                if found is not None and live.get(key, found) is not None:
+                    yield key, found
+
+    def _stored(self, first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._env.begin(db=self._tables[REVISIONS]) as txn, txn.cursor() as cursor:
+            if not _seek(cursor, first) and not cursor.first():
+                return
+            for block in cursor.iternext(keys=False):
+                for key, value in _records(bytes(block)):
+                    if key >= first:
+                        yield key, value
+
     def begin_flush(self) -> Flush | None:
         if not any(self._live.values()):
             return None
         self._frozen, self._live = self._live, _empty()
+        self._frozen_order, self._live_order = self._live_order, []
         self._pending_bytes = 0
         return LmdbFlush(self, self._frozen)
 
@@ -196,6 +232,7 @@ class LmdbBackend:
 
     def end_flush(self, flush: Flush) -> None:
         self._frozen = _empty()
+        self._frozen_order = []
 
     def close(self) -> None:
         self._env.close()

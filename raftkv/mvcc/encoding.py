@@ -49,6 +49,12 @@ def encode_chunk(key: bytes, create: int, mod: int, version: int, value: bytes, 
     return b"".join((FIELD_2, varint(len(body)), body))
 
 
+def encode_tombstone(key: bytes, mod: int) -> bytes:
+    """Encode what a deletion leaves of a key as a chunk: the key and the revision at which it went."""
+    body = b"".join((b"\x0a", varint(len(key)), key, b"\x18", varint(mod)))
+    return bytes_field(FIELD_2, body)
+
+
 def decode_varint(data: bytes, offset: int) -> tuple[int, int]:
     """The integer at `offset`, and the offset behind it."""
     value = shift = 0

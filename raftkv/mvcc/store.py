@@ -11,8 +11,8 @@ has changed, so that all members agree.
 """
 
 import struct
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -22,11 +22,12 @@ from sortedcontainers import SortedDict
 from raftkv import errors
 from raftkv.mvcc import encoding as enc
 from raftkv.mvcc.backend import META, REVISIONS, Backend, Flush
+from raftkv.mvcc.history import Record
 from raftkv.mvcc.interval import Interval, interval
 from raftkv.mvcc.ranges import Part, answer_range, stream_range
 from raftkv.mvcc.turnover import Turnover
 from raftkv.mvcc.txn import Txn
-from raftkv.pb import kv_pb2, rpc_pb2
+from raftkv.pb import rpc_pb2
 
 _REVISION = struct.Struct(">QI")
 _NUMBER = struct.Struct(">Q")
@@ -279,6 +280,28 @@ class Store:
         """
         return Txn(self, request).run()
 
+    # History
+
+    def changes_from(self, first: int) -> Generator[Record]:
+        """Every change from revision `first` on, in order. The store must not change while this is iterated."""
+        for packed, record in self.backend.revisions(_REVISION.pack(first, 0)):
+            main, sub = _REVISION.unpack(packed)
+            if record.startswith(_DELETED):
+                key = record[1:]
+                yield Record(main, sub, True, key, enc.encode_tombstone(key, main))
+            else:
+                yield Record(main, sub, False, enc.chunk_key(record), record)
+
+    def version_before(self, key: bytes, main: int, sub: int) -> bytes | None:
+        """The chunk that a change at or above the compacted revision replaced; None if the key was not there."""
+        versions = self._history.get(key)
+        if versions is None:
+            return None
+        place = bisect_left(versions, (main, sub)) - 1
+        if place < 0 or versions[place].deleted:
+            return None
+        return self.backend.get(REVISIONS, _REVISION.pack(versions[place].main, versions[place].sub))
+
     # Compaction
 
     def compact(self, revision: int) -> None:
@@ -313,9 +336,13 @@ class Store:
             yield
 
     def _compact_key(self, key: bytes) -> None:
-        """Keep what reads at or above the compacted revision may see: the newest version at it, and all later ones."""
+        """Keep every change at or above the compacted revision, and the version that stood before the first of them.
+
+        Reads at the compacted revision may see that version, and watchers from there on are told it as the value that
+        the change replaced.
+        """
         versions = self._history[key]
-        keep = bisect_right(versions, (self.compacted_revision, 1 << 32)) - 1
+        keep = bisect_left(versions, (self.compacted_revision, 0)) - 1
         if keep >= 0 and versions[keep].deleted:
             keep += 1
         for version in versions[: max(keep, 0)]:
@@ -398,8 +425,7 @@ class Writer:
         for chunk in deleted:
             key = enc.chunk_key(chunk)
             store.record_delete(key, self._main, len(self._changes))
-            tombstone = kv_pb2.KeyValue(key=key, mod_revision=self._main).SerializeToString()
-            self._changes.append(Change(True, key, enc.bytes_field(enc.FIELD_2, tombstone), chunk))
+            self._changes.append(Change(True, key, enc.encode_tombstone(key, self._main), chunk))
         body = enc.int_field(b"\x10", len(deleted))
         if request.prev_kv:
             body += b"".join(enc.FIELD_3 + chunk[1:] for chunk in deleted)

@@ -4,6 +4,7 @@
 """
 
 from raftkv.rpc.app import App
+from raftkv.rpc.framing import Framed
 from raftkv.rpc.method import Context, Kind, Method
 
-__all__ = ["App", "Context", "Kind", "Method"]
+__all__ = ["App", "Context", "Framed", "Kind", "Method"]

@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from raftkv.rpc.framing import Deframer, frame, parse_timeout, percent_encode, whole_message
+from raftkv.rpc.framing import Deframer, Framed, frame, parse_timeout, percent_encode, whole_message
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_exceeded
 from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.requests import Requests
@@ -174,7 +174,7 @@ class App:
     async def _stream(self, method: Method, receive: Receive, send: Send, deframer: Deframer, context: Context) -> None:
         if self._stopping:
             raise _stopping()
-        interrupt = Interrupt()
+        interrupt = context.interrupt = Interrupt()
         if context.deadline is not None:
             self._deadlines.add(context.deadline, interrupt)
         requests = Requests(receive, deframer, interrupt)
@@ -221,7 +221,7 @@ class _Response:
         except Exception as error:
             raise _as_status(error, method) from error
 
-    async def _messages(self, responses: AsyncIterator[bytes]) -> None:
+    async def _messages(self, responses: AsyncIterator[bytes | Framed]) -> None:
         try:
             async for message in responses:
                 await self._message(message)
@@ -235,8 +235,8 @@ class _Response:
         self.started = True
         await self._put(_START)
 
-    async def _message(self, message: bytes | list[bytes]) -> None:
-        body = frame(message, self._max_bytes)
+    async def _message(self, message: bytes | list[bytes] | Framed) -> None:
+        body = message.data if isinstance(message, Framed) else frame(message, self._max_bytes)
         if not self.started:
             await self._start()
         await self._put({"type": "http.response.body", "body": body, "more_body": True})

@@ -11,6 +11,19 @@ _GZIP = 31
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
+class Framed:
+    """Any number of messages that carry their prefixes already, sent in one piece."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def messages(self) -> list[bytes]:
+        """The messages without their prefixes."""
+        return Deframer(b"", len(self.data)).feed(self.data)
+
+
 def frame(message: bytes | list[bytes], max_bytes: int) -> bytes:
     """Prefix a message, given whole or in pieces, with its length; never compressed.
 

@@ -19,7 +19,7 @@ class Interrupt:
     Made inside that task. `disarm` must follow, or a deadline could strike what the task does next.
     """
 
-    __slots__ = ("_due", "_reason", "_task", "_timer")
+    __slots__ = ("__weakref__", "_due", "_reason", "_task", "_timer")
 
     def __init__(self) -> None:
         self._task = asyncio.current_task()

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from raftkv.rpc.framing import Framed
+from raftkv.rpc.interrupt import Interrupt
+
 
 class Kind(Enum):
     """Which sides stream."""
@@ -20,7 +23,7 @@ class Kind(Enum):
 class Context:
     """What a handler may ask about its call."""
 
-    __slots__ = ("_headers", "_metadata", "_peer", "deadline")
+    __slots__ = ("_headers", "_metadata", "_peer", "deadline", "interrupt")
 
     def __init__(
         self, headers: Iterable[tuple[bytes, bytes]], peer: tuple[str, int] | None, deadline: float | None
@@ -30,6 +33,8 @@ class Context:
         self._metadata: Mapping[str, str | bytes] | None = None
         self.deadline = deadline
         """Loop time (seconds) at which the caller gives up; None: never."""
+        self.interrupt: Interrupt | None = None
+        """Of a call that streams: ends it from outside with the status it is called with."""
 
     @property
     def peer(self) -> str:
@@ -59,7 +64,7 @@ Unary = Callable[[bytes, Context], Awaitable[bytes | list[bytes]]]
 """A response is bytes, or pieces that are joined once."""
 ServerStream = Callable[[bytes, Context], AsyncIterator[bytes]]
 ClientStream = Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]
-Bidi = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]
+Bidi = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes | Framed]]
 
 
 @dataclass(frozen=True, slots=True)

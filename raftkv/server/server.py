@@ -16,6 +16,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from weakref import WeakSet
 
 from raftkv import errors
 from raftkv.mvcc import Store
@@ -26,6 +27,7 @@ from raftkv.server.membership import Membership
 from raftkv.server.proposals import Operation, Proposals
 from raftkv.server.reads import Reads
 from raftkv.wal import Group, Wal
+from raftkv.watch import Hub
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class Server:
         rng: random.Random,
         tick_seconds: float,
         election_ticks: int,
+        watch_fragment_bytes: int = 2 << 20,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.node = node
@@ -77,6 +80,16 @@ class Server:
         self.reads = Reads(self._loop, node, rng, timeout_seconds=timeout, retry_seconds=0.5)
         self.applier = Applier(store, membership, self.proposals, headers)
         self.applier.on_compaction = self._start_compaction
+        self.hub = Hub(
+            store,
+            lambda revision: headers.encode(revision, node.term),
+            fragment_bytes=watch_fragment_bytes,
+            on_behind=self._start_catching_up,
+        )
+        self._catching_up = False
+        self.leader_calls: WeakSet[Callable[[Exception], None]] = WeakSet()
+        """Ends calls under way that want no member without a leader."""
+        self._leaderless_seconds = 3 * election_ticks * tick_seconds
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         self._unsynced: deque[tuple[Ready, Group | None]] = deque()
         self._syncing = False
@@ -224,9 +237,16 @@ class Server:
         now = self._loop.time()
         self.proposals.expire(now, self._timeout_error)
         self.reads.tick()
+        if self.leader_calls and not self.node.leader and now - self._leader_lost_at >= self._leaderless_seconds:
+            self._end_leader_calls()
         if self.store.backend.pending_bytes > FLUSH_BYTES or now - self._flushed_at > FLUSH_SECONDS:
             self._flush()
         self.wake()
+
+    def _end_leader_calls(self) -> None:
+        calls, self.leader_calls = self.leader_calls, WeakSet()
+        for end in calls:
+            end(errors.NoLeader())
 
     def _timeout_error(self) -> errors.EtcdError:
         if self._loop.time() - self._leader_lost_at < self.proposals.timeout_seconds:
@@ -273,6 +293,7 @@ class Server:
 
     def _apply(self, ready: Ready) -> None:
         self.applier.apply(ready.committed)
+        self.hub.distribute()
         self.node.applied_to(self.applier.index)
         self.reads.applied(self.applier.index)
 
@@ -341,6 +362,24 @@ class Server:
     async def _compact(self) -> None:
         while self.store.compaction_step():
             await asyncio.sleep(0)
+
+    def _start_catching_up(self) -> None:
+        if not self._catching_up:
+            self._catching_up = True
+            self._loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        """Serve a slice of history to watchers that are behind, and come back after everybody else's turn."""
+        self._catching_up = False
+        if self._closed or self.failed.done():
+            return
+        try:
+            more = self.hub.catch_up()
+        except Exception as error:
+            self.fail(error)
+            return
+        if more:
+            self._start_catching_up()
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -28,7 +28,7 @@ def free_ports(count: int) -> list[int]:
 class Process:
     """One member; it may be killed and started again on the same data and ports."""
 
-    def __init__(self, name: str, directory: Path, client: int, peer: int, initial: str) -> None:
+    def __init__(self, name: str, directory: Path, client: int, peer: int, initial: str, *flags: str) -> None:
         self.name = name
         self.directory = directory
         self.endpoint = f"127.0.0.1:{client}"
@@ -41,6 +41,7 @@ class Process:
             *("--listen-peer-urls", f"http://127.0.0.1:{peer}"),
             *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"),
             *("--initial-cluster", initial),
+            *flags,
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -62,6 +63,12 @@ class Process:
             self._process.kill()
             self._process.wait()
 
+    def resident_bytes(self) -> int:
+        """Memory it holds now."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        return int(status.partition("VmRSS:")[2].split()[0]) << 10
+
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
@@ -69,12 +76,12 @@ class Process:
 class Cluster:
     """Members that form one cluster."""
 
-    def __init__(self, directory: Path, size: int) -> None:
+    def __init__(self, directory: Path, size: int, *flags: str) -> None:
         ports = free_ports(2 * size)
         names = [f"m{number}" for number in range(size)]
         initial = ",".join(f"{name}=http://127.0.0.1:{peer}" for name, peer in zip(names, ports[size:], strict=True))
         self.members = [
-            Process(name, directory, client, peer, initial)
+            Process(name, directory, client, peer, initial, *flags)
             for name, client, peer in zip(names, ports[:size], ports[size:], strict=True)
         ]
         self.endpoints = ",".join(member.endpoint for member in self.members)
@@ -121,9 +128,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(directory: Path, size: int) -> Iterator[Cluster]:
+def cluster(directory: Path, size: int, *flags: str) -> Iterator[Cluster]:
     """A running cluster; every process is gone afterwards."""
-    running = Cluster(directory, size)
+    running = Cluster(directory, size, *flags)
     try:
         running.start()
         yield running

@@ -40,6 +40,7 @@ def test_every_flag_arrives_in_its_field() -> None:
             *("--initial-cluster-token", "t", "--initial-cluster-state", "existing"),
             *("--heartbeat-interval", "20", "--election-timeout", "200"),
             *("--max-request-bytes", "5", "--max-txn-ops", "6", "--max-concurrent-streams", "7"),
+            *("--watch-progress-notify-interval", "1m0.5s"),
             *("--log-level", "debug", "--log-format", "json"),
         ],
         {},
@@ -59,6 +60,7 @@ def test_every_flag_arrives_in_its_field() -> None:
         max_request_bytes=5,
         max_txn_ops=6,
         max_concurrent_streams=7,
+        watch_progress_notify_interval_seconds=60.5,
         log_level="debug",
         log_format="json",
     )

@@ -1,0 +1,218 @@
+"""One client's stream: its watchers and the answers that wait for it, in one queue.
+
+Everything a stream is told goes through the queue, so an answer never overtakes another. The queue is bounded: a
+watcher whose events find it full falls behind, and reads them from history once the client has taken what waits.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from raftkv import errors
+from raftkv.mvcc.interval import EVERYTHING, Interval, interval
+from raftkv.pb import rpc_pb2
+from raftkv.watch import response
+from raftkv.watch.event import NO_DELETE, NO_PUT, PREV_KV, Body
+
+if TYPE_CHECKING:
+    from raftkv.watch.hub import Hub
+
+QUEUE_BYTES = 256 << 10
+"""Events no longer join a queue of this size; a single response may be larger, for it cannot be cut."""
+RESUME_BYTES = QUEUE_BYTES // 2
+SEND_BYTES = 64 << 10
+
+EMPTY_RANGE = "mvcc: watcher range is empty"
+DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
+
+
+class Watcher:
+    """One watcher: what it watches, in which form, and from which revision on."""
+
+    __slots__ = ("form", "fragment", "id", "next_revision", "progress", "quiet", "span", "stream")
+
+    def __init__(self, stream: "WatchStream", watch_id: int, span: Interval, request: rpc_pb2.WatchCreateRequest):
+        self.stream = stream
+        self.id = watch_id
+        self.span = span
+        self.form = _form(request)
+        self.fragment = request.fragment
+        self.progress = request.progress_notify
+        self.quiet = True
+        """Nothing was sent to it since the last periodic progress."""
+        self.next_revision = 0
+        """It is told nothing of revisions below; while it is behind, it has been told everything below.
+
+        A current watcher that has begun has the revision at which it became current.
+        """
+
+
+class WatchStream:
+    """The watchers of one client, and what it is to be told.
+
+    Invariants:
+    1. A watcher in `behind` is not in the hub's index; any other one of `watchers` is.
+    2. Answers leave in the order in which they joined the queue.
+    """
+
+    __slots__ = ("_hub", "_next_id", "_pieces", "_progress_due", "_ready", "behind", "queued_bytes", "watchers")
+
+    def __init__(self, hub: "Hub", ready: Callable[[], None]) -> None:
+        """`ready` is called when the queue is no longer empty."""
+        self._hub = hub
+        self._ready = ready
+        self._next_id = 0
+        self._pieces: deque[bytes] = deque()
+        self._progress_due = False
+        self.queued_bytes = 0
+        self.watchers: dict[int, Watcher] = {}
+        self.behind: dict[Watcher, None] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether events must wait outside; requests that ask for answers should wait, too."""
+        return self.queued_bytes >= QUEUE_BYTES
+
+    @property
+    def has_room(self) -> bool:
+        """Whether watchers that are behind may go on reading history."""
+        return self.queued_bytes <= RESUME_BYTES
+
+    # What the client asks
+
+    def create(self, request: rpc_pb2.WatchCreateRequest) -> None:
+        """Create a watcher, or answer why not."""
+        problem = self._problem(request)
+        if problem is not None:
+            self._put(response.refused(self._hub.header(), problem))
+            return
+        watcher = Watcher(self, request.watch_id or self._free_id(), _span(request), request)
+        self.watchers[watcher.id] = watcher
+        self._put(response.created(self._hub.header(), watcher.id))
+        self._hub.join(watcher, request.start_revision)
+
+    def _problem(self, request: rpc_pb2.WatchCreateRequest) -> str | None:
+        if request.start_revision < 0:
+            return errors.Compacted.TEXT
+        first, end = _span(request)
+        if end is not None and end <= first:
+            return EMPTY_RANGE
+        if request.watch_id in self.watchers and request.watch_id:
+            return DUPLICATE_ID
+        return None
+
+    def _free_id(self) -> int:
+        while self._next_id in self.watchers:
+            self._next_id += 1
+        self._next_id += 1
+        return self._next_id - 1
+
+    def cancel(self, watch_id: int) -> None:
+        """End a watcher; an unknown one is ignored."""
+        watcher = self.watchers.get(watch_id)
+        if watcher is not None:
+            self._forget(watcher)
+            self._put(response.canceled(self._hub.header(), watch_id))
+            self.progress_if_due()
+
+    def request_progress(self) -> None:
+        """Answer how far the stream has come, as soon as all its watchers have come as far as the store."""
+        if self.watchers:
+            self._progress_due = True
+            self.progress_if_due()
+
+    def close(self) -> None:
+        """Forget all watchers and answers."""
+        for watcher in list(self.watchers.values()):
+            self._forget(watcher)
+        self._pieces.clear()
+        self.queued_bytes = 0
+        self._hub.closed(self)
+
+    # What the hub tells
+
+    def push(self, watcher: Watcher, body: Body) -> None:
+        """Queue a response of events; the queue is not full."""
+        watcher.quiet = False
+        if watcher.fragment and body.size + response.MAX_HEAD_BYTES >= self._hub.fragment_bytes:
+            for part in response.fragments(body, watcher.id, self._hub.fragment_bytes):
+                self._put(part)
+            return
+        head = response.head(body, watcher.id)
+        if not self.queued_bytes:
+            self._ready()
+        self._pieces.append(head)
+        self._pieces.append(body.data)
+        self.queued_bytes += len(head) + body.size
+
+    def compacted(self, watcher: Watcher, compact_revision: int) -> None:
+        """End a watcher whose history is gone. etcd leaves the revision out of this header."""
+        self._forget(watcher)
+        self._put(response.canceled(self._hub.header(0), watcher.id, compact_revision))
+
+    def progress_if_due(self) -> None:
+        """Answer a request for progress if the stream has come as far as the store; else it stays due."""
+        if not self._progress_due:
+            return
+        if not self.watchers:
+            self._progress_due = False
+        elif self.full or not all(map(self._hub.is_current, self.watchers.values())):
+            self._hub.progress_due(self)
+        else:
+            self._progress_due = False
+            self._put(response.message(self._hub.header(), response.NO_ID))
+
+    def periodic_progress(self) -> None:
+        """Tell watchers that asked for it, and were told nothing since the last time, how far they have come."""
+        for watcher in self.watchers.values():
+            if not watcher.progress:
+                continue
+            if watcher.quiet and not self.full and self._hub.is_current(watcher):
+                self._put(response.message(self._hub.header(), watcher.id))
+            watcher.quiet = True
+
+    # What the driver takes
+
+    def take(self) -> bytes:
+        """Take what waits, as length-prefixed messages, about `SEND_BYTES` at a time; empty: nothing waits."""
+        pieces = self._pieces
+        if self.queued_bytes <= SEND_BYTES:
+            data = b"".join(pieces)
+            pieces.clear()
+            self.queued_bytes = 0
+        else:
+            taken = []
+            size = 0
+            while size < SEND_BYTES and pieces:
+                taken.append(pieces.popleft())
+                size += len(taken[-1])
+            data = b"".join(taken)
+            self.queued_bytes -= size
+        if self.behind and self.has_room:
+            self._hub.resume(self)
+        self.progress_if_due()
+        return data
+
+    def _put(self, piece: bytes) -> None:
+        if not self.queued_bytes:
+            self._ready()
+        self._pieces.append(piece)
+        self.queued_bytes += len(piece)
+
+    def _forget(self, watcher: Watcher) -> None:
+        del self.watchers[watcher.id]
+        self._hub.leave(watcher)
+
+
+def _span(request: rpc_pb2.WatchCreateRequest) -> Interval:
+    return interval(request.key or EVERYTHING, request.range_end)
+
+
+def _form(request: rpc_pb2.WatchCreateRequest) -> int:
+    form = PREV_KV if request.prev_kv else 0
+    for unwanted in request.filters:
+        if unwanted == rpc_pb2.WatchCreateRequest.NOPUT:
+            form |= NO_PUT
+        elif unwanted == rpc_pb2.WatchCreateRequest.NODELETE:
+            form |= NO_DELETE
+    return form
