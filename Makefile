@@ -1,11 +1,11 @@
 # raftkv: `make run`, `make cluster`, `make test`. Needs Python 3.11 or later, nothing else.
 
 SHELL := /bin/sh
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/runs
 READY := $(VENV)/ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .PHONY: help run cluster test bench lint format proto lock clean
@@ -18,18 +18,33 @@ help:
 	@echo "make proto    generate raftkv/pb from proto/"
 	@echo "make lock     renew the lock files from pyproject.toml"
 
-$(READY): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "raftkv needs Python 3.11 or later, and found none: install it, or say make PYTHON=/path/to/python" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# PYTHON=/path/to/python chooses one; else the newest that runs (a pyenv shim may be there and not run).
+$(VENV)/bin/python:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+		$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; python=; \
+	done; \
+	test -n "$$python" || { echo "raftkv needs Python 3.11 or later with venv, and found none: install it," \
+		"or say make PYTHON=/path/to/python" >&2; exit 1; }; \
+	$$python -m venv $(VENV)
+
+# What runs raftkv; a few seconds.
+$(RUNS): requirements-run.lock pyproject.toml | $(VENV)/bin/python
 	@echo "installing into $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PIP) --require-hashes -r requirements-run.lock
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-run: $(READY)
+# What tests and checks it as well.
+$(READY): requirements.lock pyproject.toml $(RUNS)
+	@echo "installing the development tools into $(VENV) …"
+	@$(PIP) --require-hashes -r requirements.lock
+	@touch $@
+
+run: $(RUNS)
+	@echo "In another terminal: $(BIN)/raftctl put hello world; $(BIN)/raftctl get hello. Ctrl-C here stops."
 	@exec $(BIN)/raftkv $(ARGS)
 
-cluster: $(READY)
+cluster: $(RUNS)
 	@exec $(BIN)/python scripts/cluster.py $(ARGS)
 
 test: $(READY)
