@@ -81,7 +81,7 @@ class Member:
 def run(members: list[Member]) -> int:
     """Watch over the members until one gives up; the exit status."""
     told = False
-    while all([member.watch() for member in members]):
+    while all(member.watch() for member in members):
         if not told and all(member.ready.is_set() for member in members):
             told = True
             clients = {member: MEMBERS[member.name][0] for member in members}
