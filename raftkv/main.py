@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from raftkv import __version__
-from raftkv.config import Config, ConfigError, environment_warnings, parse
+from raftkv.config import Config, ConfigError
+from raftkv.flags import environment_warnings, parse
 
 if TYPE_CHECKING:
     from raftkv.member import Member

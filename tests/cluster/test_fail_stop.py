@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raftkv import errors
-from raftkv.config import parse
+from raftkv.flags import parse
 from raftkv.member import Member
 from raftkv.pb import rpc_pb2
 from raftkv.raft import AppendEntries, InvariantViolation

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from raftkv.client import Client
-from raftkv.config import parse
 from raftkv.disk import OsDisk
+from raftkv.flags import parse
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.peer.introduction import Acquaintance, may_start
 from raftkv.server.bootstrap import bootstrap

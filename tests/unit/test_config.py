@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 import pytest
 
-from raftkv.config import OPTIONS, Config, ConfigError, check_first_start, environment_warnings, parse
+from raftkv.config import Config, ConfigError, check_first_start
+from raftkv.flags import OPTIONS, environment_warnings, parse
 
 THREE = "n1=http://10.0.0.1:2380,n2=http://10.0.0.2:2380,n3=http://10.0.0.3:2380"
 

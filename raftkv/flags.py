@@ -1,0 +1,395 @@
+"""The command line of a member: etcd's flag names, from arguments, the environment and a YAML file.
+
+A flag beats its environment variable (RAFTKV_ and the flag in capitals), which beats the file, which beats the
+default. Every refusal is one line that names the setting and the remedy.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from raftkv import ETCD_API_VERSION, __version__
+from raftkv.config import Config, ConfigError, Members, check, url_problem
+from raftkv.duration import parse_duration
+
+ENVIRONMENT_PREFIX = "RAFTKV_"
+
+LOG_LEVELS = ("debug", "info", "warn", "error")
+LOG_FORMATS = ("text", "json")
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """Read the settings from arguments (without the program's name), environment and, if named, a file.
+
+    Raises:
+        ConfigError: a setting is unknown, malformed or contradicts another.
+        click.exceptions.Exit: --help or --version was asked for and has been printed.
+    """
+    try:
+        context = command().make_context("raftkv", [_two_dashes(argument) for argument in argv], obj=environ)
+    except click.NoSuchOption as error:
+        raise ConfigError(_unknown("flag", error.option_name, [f"--{name}" for name in OPTIONS])) from error
+    except click.ClickException as error:
+        raise ConfigError(_one_line(error)) from error
+    with context:
+        return _build(context)
+
+
+def environment_warnings(environ: Mapping[str, str]) -> list[str]:
+    """Name the variables that look like settings and are none."""
+    known = {_variable(name): name for name in OPTIONS}
+    # Kubernetes puts such variables in every container for a service that is called raftkv.
+    foreign = re.compile(r"RAFTKV_(SERVICE_|PORT(_|$))")
+    return [
+        _unknown("environment variable", name, list(known)) + " (ignored)"
+        for name in sorted(environ)
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known and not foreign.match(name)
+    ]
+
+
+# The settings as click options
+
+
+class _Urls(click.ParamType[tuple[str, ...]]):
+    """A comma-separated list of URLs `http://host:port`."""
+
+    name = "URLS"
+
+    def __init__(self, *, listen: bool) -> None:
+        self._listen = listen
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        urls = tuple(url.strip() for url in str(value).split(","))
+        for url in urls:
+            problem = url_problem(url, listen=self._listen)
+            if problem:
+                self.fail(problem, param, ctx)
+        if len(set(urls)) < len(urls):
+            self.fail(f"a URL is given twice in {value}", param, ctx)
+        return urls
+
+
+class _InitialCluster(click.ParamType[Members]):
+    """`name=url,name=url`; a name that occurs twice has two URLs."""
+
+    name = "NAME=URL,…"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Members:
+        members: dict[str, list[str]] = {}
+        owners: dict[str, str] = {}
+        for item in str(value).split(","):
+            name, separator, url = item.strip().partition("=")
+            if not separator or not name:
+                self.fail(f"{item.strip()!r} is not of the form name=http://host:port", param, ctx)
+            problem = url_problem(url, listen=False)
+            if problem:
+                self.fail(problem, param, ctx)
+            if url in owners:
+                self.fail(f"initial cluster {value} has duplicate url {url} (of {owners[url]} and {name})", param, ctx)
+            owners[url] = name
+            members.setdefault(name, []).append(url)
+        return tuple((name, tuple(urls)) for name, urls in members.items())
+
+
+class _Duration(click.ParamType[float]):
+    """A span of time; seconds."""
+
+    name = "DURATION"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Option(click.Option):
+    """An option of one group of the help text whose environment is the mapping in `Context.obj`."""
+
+    def __init__(self, name: str, group: str, kind: click.ParamType[Any], default: object, text: str) -> None:
+        super().__init__([f"--{name}"], type=kind, help=text, envvar=_variable(name))
+        self.flag = name
+        self.group = group
+        self.documented_default = default
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        # An empty variable counts as unset, as in etcd.
+        return ctx.obj.get(_variable(self.flag)) or None
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        metavar = _METAVARS.get(self.flag) or self.make_metavar(ctx)
+        return f"--{self.flag} {metavar}", f"{self.help}  [{self.documented_default}]"
+
+
+_METAVARS = {
+    "name": "NAME",
+    "data-dir": "DIR",
+    "heartbeat-interval": "MS",
+    "election-timeout": "MS",
+    "max-request-bytes": "BYTES",
+    "max-txn-ops": "N",
+    "max-concurrent-streams": "N",
+}
+
+
+def _variable(flag: str) -> str:
+    return ENVIRONMENT_PREFIX + flag.upper().replace("-", "_")
+
+
+_MEMBER, _CLUSTERING, _LIMITS, _LOGGING = "Member", "Clustering", "Limits", "Logging"
+_POSITIVE = click.IntRange(min=1)
+
+
+def _options() -> list[_Option]:
+    listen, advertise = _Urls(listen=True), _Urls(listen=False)
+    default = Config()
+    return [
+        _Option(
+            "name", _MEMBER, click.STRING, default.name, "Human name; its entry in --initial-cluster is this member."
+        ),
+        _Option("data-dir", _MEMBER, click.STRING, "${name}.raftkv", "Where the log and the store live."),
+        _Option(
+            "listen-client-urls",
+            _MEMBER,
+            listen,
+            default.listen_client_urls[0],
+            "Where to serve clients; IP or localhost.",
+        ),
+        _Option("listen-peer-urls", _MEMBER, listen, default.listen_peer_urls[0], "Where to serve the other members."),
+        _Option(
+            "heartbeat-interval", _MEMBER, _POSITIVE, default.heartbeat_interval_ms, "Milliseconds; about a round trip."
+        ),
+        _Option(
+            "election-timeout",
+            _MEMBER,
+            _POSITIVE,
+            default.election_timeout_ms,
+            "Milliseconds; at least 5 heartbeats, ≤ 50 s.",
+        ),
+        _Option(
+            "advertise-client-urls",
+            _CLUSTERING,
+            advertise,
+            default.advertise_client_urls[0],
+            "Where clients reach this member.",
+        ),
+        _Option(
+            "initial-advertise-peer-urls",
+            _CLUSTERING,
+            advertise,
+            default.initial_advertise_peer_urls[0],
+            "Where the other members reach this one; must equal its entry in --initial-cluster.",
+        ),
+        _Option(
+            "initial-cluster",
+            _CLUSTERING,
+            _InitialCluster(),
+            "${name}=${initial-advertise-peer-urls}",
+            "All first members; repeat a name that has several URLs.",
+        ),
+        _Option(
+            "initial-cluster-state",
+            _CLUSTERING,
+            click.Choice(["new", "existing"]),
+            default.initial_cluster_state,
+            "Whether the cluster starts now or runs already.",
+        ),
+        _Option(
+            "initial-cluster-token",
+            _CLUSTERING,
+            click.STRING,
+            default.initial_cluster_token,
+            "Part of the cluster's id: keeps clusters with equal URLs apart.",
+        ),
+        _Option("max-request-bytes", _LIMITS, _POSITIVE, default.max_request_bytes, "Largest request of a client."),
+        _Option("max-txn-ops", _LIMITS, _POSITIVE, default.max_txn_ops, "Most operations in one transaction."),
+        _Option(
+            "max-concurrent-streams",
+            _LIMITS,
+            click.IntRange(1, 2**32 - 1),
+            default.max_concurrent_streams,
+            "Most calls at once on one connection of a client.",
+        ),
+        _Option(
+            "watch-progress-notify-interval",
+            _LIMITS,
+            _Duration(),
+            "5s",
+            "How often a quiet watcher hears how far the store is, if it asked; at least 100ms.",
+        ),
+        _Option("log-level", _LOGGING, click.Choice(LOG_LEVELS), default.log_level, "What is logged, to stderr."),
+        _Option(
+            "log-format", _LOGGING, click.Choice(LOG_FORMATS), default.log_format, "Lines for people or for machines."
+        ),
+    ]
+
+
+_EXAMPLES = """\b
+Examples:
+  raftkv
+      one member: clients on http://localhost:2379, data in ./default.raftkv
+  raftkv --name n1 \\
+      --listen-client-urls http://0.0.0.0:2379 --advertise-client-urls http://10.0.0.1:2379 \\
+      --listen-peer-urls http://0.0.0.0:2380 --initial-advertise-peer-urls http://10.0.0.1:2380 \\
+      --initial-cluster n1=http://10.0.0.1:2380,n2=http://10.0.0.2:2380,n3=http://10.0.0.3:2380
+      one of three members; the others differ in --name and their own URLs
+  raftkv --config-file n1.yaml
+      the same settings from a file
+  raftkv wal dump default.raftkv
+      print a stopped member's log"""
+
+
+class _Command(click.Command):
+    """Help by groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(param, "group", "General"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records, col_max=36)
+
+
+def command() -> click.Command:
+    """Build the `raftkv` command; it only parses."""
+    general: list[click.Parameter] = [
+        click.Option(
+            ["--config-file"],
+            is_eager=True,
+            callback=_load_file,
+            metavar="FILE",
+            help="YAML with the same keys; RAFTKV_CONFIG_FILE names it too.",
+        ),
+        click.Option(
+            ["--version"], is_flag=True, is_eager=True, callback=_print_version, help="Print versions and exit."
+        ),
+    ]
+    return _Command(
+        "raftkv",
+        params=[*_options(), *general],
+        help="Run one member of a raftkv cluster: an etcd v3 key-value store, replicated by Raft.\n\n"
+        "Each flag can also come from the environment (RAFTKV_NAME for --name) or from a YAML file (name: …). "
+        "A flag beats the environment, the environment beats the file.",
+        epilog=_EXAMPLES,
+        options_metavar="[FLAGS]",
+        context_settings={"max_content_width": 120, "help_option_names": ["--help", "-h"]},
+        add_help_option=True,
+    )
+
+
+OPTIONS: tuple[str, ...] = (*(option.flag for option in _options()), "config-file", "version")
+"""Every flag, without its dashes."""
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        import platform
+
+        click.echo(f"raftkv {__version__}\netcd API {ETCD_API_VERSION}\nPython {platform.python_version()}")
+        ctx.exit()
+
+
+# The file
+
+
+def _load_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    path = value or ctx.obj.get(_variable("config-file"))
+    if path:
+        ctx.default_map = read_file(path)
+
+
+def read_file(path: str) -> dict[str, str]:
+    """Read a YAML file of settings; the keys of the result are click's parameter names.
+
+    Raises:
+        ConfigError: it cannot be read, is not a mapping, or has an unknown key.
+    """
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read --config-file {path}: {(error.strerror or str(error)).lower()}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config-file {path} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config-file {path} must hold a mapping of settings, such as `name: n1`")
+    settings = [name for name in OPTIONS if name not in ("config-file", "version")]
+    values = {}
+    for key, value in content.items():
+        if key not in settings:
+            raise ConfigError(f"--config-file {path}: {_unknown('key', str(key), settings)}")
+        if value is not None:
+            values[key.replace("-", "_")] = _file_value(path, key, value)
+    return values
+
+
+def _file_value(path: str, key: str, value: object) -> str:
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        return str(value)
+    raise ConfigError(f"--config-file {path}: {key} must be a text, a number or a list of texts")
+
+
+def _build(context: click.Context) -> Config:
+    given = {name: value for name, value in context.params.items() if value is not None}
+    given = {_FIELDS.get(name, name): value for name, value in given.items() if name not in ("config_file", "version")}
+    if "listen_client_urls" in given and "advertise_client_urls" not in given:
+        raise ConfigError(
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly: "
+            "name the URLs under which clients reach this member"
+        )
+    name = given.setdefault("name", Config().name)
+    given.setdefault("data_dir", f"{name}.raftkv")
+    advertised = given.setdefault("initial_advertise_peer_urls", Config().initial_advertise_peer_urls)
+    given.setdefault("initial_cluster", ((name, advertised),))
+    config = Config(**given)
+    check(config)
+    return config
+
+
+_FIELDS = {
+    "heartbeat_interval": "heartbeat_interval_ms",
+    "election_timeout": "election_timeout_ms",
+    "watch_progress_notify_interval": "watch_progress_notify_interval_seconds",
+}
+
+
+# Texts
+
+
+def _two_dashes(argument: str) -> str:
+    """Accept `-name` for `--name`, as Go programs do."""
+    return f"-{argument}" if re.match(r"-[a-z]{2}", argument) else argument
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]}?" if close else "see `raftkv --help`"
+    return f"unknown {what} {name}: {hint}"
+
+
+def _one_line(error: click.ClickException) -> str:
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if not isinstance(error, click.UsageError):
+        return message
+    param, ctx = getattr(error, "param", None), error.ctx
+    if isinstance(param, _Option) and isinstance(error, click.BadParameter):
+        source = ctx.get_parameter_source(param.name) if ctx and param.name else None
+        places = {
+            click.core.ParameterSource.ENVIRONMENT: f" (from {_variable(param.flag)})",
+            click.core.ParameterSource.DEFAULT_MAP: " (from --config-file)",
+        }
+        place = places.get(source, "") if source else ""
+        return f"--{param.flag}: {' '.join(error.message.split()).rstrip('.')}{place}"
+    return message[:1].lower() + message[1:]
