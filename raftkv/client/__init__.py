@@ -2,6 +2,18 @@
 
 from raftkv.client.aio import AsyncClient
 from raftkv.client.errors import ClientError, NotConnected, OutcomeUnknown, Refused, Unavailable
-from raftkv.client.sync import Client
+from raftkv.client.sync import Client, Watch
+from raftkv.client.watching import AsyncWatch, WatchCompacted
 
-__all__ = ["AsyncClient", "Client", "ClientError", "NotConnected", "OutcomeUnknown", "Refused", "Unavailable"]
+__all__ = [
+    "AsyncClient",
+    "AsyncWatch",
+    "Client",
+    "ClientError",
+    "NotConnected",
+    "OutcomeUnknown",
+    "Refused",
+    "Unavailable",
+    "Watch",
+    "WatchCompacted",
+]

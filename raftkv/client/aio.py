@@ -15,6 +15,7 @@ from raftkv import errors
 from raftkv.client import requests as req
 from raftkv.client.failover import Attempts, Rotation
 from raftkv.client.requests import Key
+from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
 from raftkv.status import Code
 
@@ -175,6 +176,53 @@ class AsyncClient:
     async def compact(self, revision: int, *, physical: bool = False) -> rpc_pb2.CompactionResponse:
         """Give up history below `revision`; with `physical`, return when the member has removed it."""
         return await self.call(req.COMPACT, rpc_pb2.CompactionRequest(revision=revision, physical=physical))
+
+    def watch(
+        self,
+        key: Key,
+        range_end: Key | None = None,
+        *,
+        prefix: bool = False,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        progress_notify: bool = False,
+        puts: bool = True,
+        deletes: bool = True,
+    ) -> AsyncWatch:
+        """Follow the changes of one key, of [key, range_end), or of all keys with a prefix; 0: from now on.
+
+        It resumes by itself, at another endpoint if need be, without gap or repeat. The timeout does not bound it.
+
+        Raises:
+            ValueError: a negative revision, or both `range_end` and `prefix`.
+        """
+        request = req.watch_request(
+            key,
+            range_end,
+            prefix=prefix,
+            start_revision=start_revision,
+            prev_kv=prev_kv,
+            progress_notify=progress_notify,
+            puts=puts,
+            deletes=deletes,
+        )
+        return AsyncWatch(self._connected, self._rotation.leave, request)
+
+    async def _connected(self) -> tuple[str, grpc.aio.Channel]:
+        """An endpoint that can be reached, and its ready channel.
+
+        Raises:
+            NotConnected: none can, within the dial timeout.
+        """
+        search = Attempts(
+            self._rotation, read=True, now=time.monotonic(), timeout=self._timeout, dial_timeout=self._dial_timeout
+        )
+        while True:
+            target = search.target
+            channel = self._channel(target)
+            if await _ready(channel, search.connect_seconds(time.monotonic())):
+                return target, channel
+            await asyncio.sleep(search.unconnected(target, time.monotonic()))
 
     async def member_list(self) -> rpc_pb2.MemberListResponse:
         """Who the members are."""

@@ -52,6 +52,10 @@ CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A member that vanished says nothing: a call that waits must ask. etcd tolerates a ping every 5 s.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 LEADER_METADATA = (("hasleader", "true"),)
@@ -143,6 +147,37 @@ def _reads_only(request: rpc_pb2.TxnRequest) -> bool:
         elif kind != "request_range":
             return False
     return True
+
+
+def watch_request(
+    key: Key,
+    range_end: Key | None,
+    *,
+    prefix: bool,
+    start_revision: int,
+    prev_kv: bool,
+    progress_notify: bool,
+    puts: bool,
+    deletes: bool,
+) -> rpc_pb2.WatchCreateRequest:
+    """A watcher of one key, of [key, range_end), or of all keys with a prefix.
+
+    Raises:
+        ValueError: a negative revision, or both `range_end` and `prefix`.
+    """
+    if start_revision < 0:
+        raise ValueError("a watch starts at a revision from 1 on; 0 is now")
+    first, end = key_range(key, range_end, prefix=prefix)
+    kind = rpc_pb2.WatchCreateRequest
+    filters = [unwanted for unwanted, wanted in ((kind.NOPUT, puts), (kind.NODELETE, deletes)) if not wanted]
+    return kind(
+        key=first,
+        range_end=end,
+        start_revision=start_revision,
+        prev_kv=prev_kv,
+        progress_notify=progress_notify,
+        filters=filters,
+    )
 
 
 class Pages:

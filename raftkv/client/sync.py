@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from raftkv.client import requests as req
 from raftkv.client.aio import AsyncClient
 from raftkv.client.requests import Key
+from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
 
 Q = TypeVar("Q", bound=Message)
@@ -153,6 +154,37 @@ class Client:
         """Give up history below `revision`; with `physical`, return when the member has removed it."""
         return self._run(self._client.compact(revision, physical=physical))
 
+    def watch(
+        self,
+        key: Key,
+        range_end: Key | None = None,
+        *,
+        prefix: bool = False,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        progress_notify: bool = False,
+        puts: bool = True,
+        deletes: bool = True,
+    ) -> "Watch":
+        """Follow the changes of one key, of [key, range_end), or of all keys with a prefix; 0: from now on.
+
+        It resumes by itself, at another endpoint if need be, without gap or repeat. The timeout does not bound it.
+
+        Raises:
+            ValueError: a negative revision, or both `range_end` and `prefix`.
+        """
+        watch = self._client.watch(
+            key,
+            range_end,
+            prefix=prefix,
+            start_revision=start_revision,
+            prev_kv=prev_kv,
+            progress_notify=progress_notify,
+            puts=puts,
+            deletes=deletes,
+        )
+        return Watch(watch, self._run)
+
     def member_list(self) -> rpc_pb2.MemberListResponse:
         """Who the members are."""
         return self._run(self._client.member_list())
@@ -164,3 +196,50 @@ class Client:
     def health(self, endpoint: str | None = None) -> float:
         """Seconds that a linearizable read took; raises when it fails. A read that is not permitted is healthy too."""
         return self._run(self._client.health(endpoint))
+
+
+class Watch(Iterator[rpc_pb2.WatchResponse]):
+    """The changes of some keys, answer by answer, as `AsyncWatch` gives them. One thread iterates; any may close it."""
+
+    def __init__(self, watch: AsyncWatch, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._watch = watch
+        self._run = run
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def next_revision(self) -> int:
+        """The first revision that was not told yet; 0: no server was reached so far."""
+        return self._watch.next_revision
+
+    def ready(self) -> None:
+        """Wait until a server has the watcher: what is written from now on will be told. Raises as iterating does."""
+        self._run(self._watch.ready())
+
+    def __next__(self) -> rpc_pb2.WatchResponse:
+        """Wait for the next answer.
+
+        Raises:
+            NotConnected: no endpoint could be reached within the dial timeout, and none was before.
+            WatchCompacted: what it is to be told next is gone.
+            Refused: the server does not let it watch.
+        """
+        answer: rpc_pb2.WatchResponse | None = self._run(self._next())
+        if answer is None:
+            raise StopIteration
+        return answer
+
+    async def _next(self) -> rpc_pb2.WatchResponse | None:
+        return await anext(self._watch, None)
+
+    def request_progress(self) -> None:
+        """Ask how far the server is; answered when everything up to there has been told. `ready` comes first."""
+        self._run(self._watch.request_progress())
+
+    def close(self) -> None:
+        """End the watcher; a thread that waits for an answer is done, too."""
+        self._run(self._watch.close())

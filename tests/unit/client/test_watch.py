@@ -1,0 +1,187 @@
+"""The clients' watches: what comes, what breaks, and where they go on."""
+
+import asyncio
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raftkv import errors
+from raftkv.client import AsyncClient, Client, NotConnected, Refused, Watch, WatchCompacted
+from raftkv.client.watching import Place
+from raftkv.pb import kv_pb2
+from raftkv.pb import rpc_pb2 as pb
+from tests.cli.servers import KINDS, serve
+from tests.support.processes import cluster
+from tests.unit.client.faulty import refusing
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve(request.param, tmp_path_factory.mktemp("server")) as endpoint:
+        yield endpoint
+
+
+def values(watch: Watch, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    while len(found) < count:
+        found += [event.kv.value for event in next(watch).events]
+    return found
+
+
+def test_changes_come_with_what_they_replaced(live: str) -> None:
+    with Client(live) as client, client.watch("c/", prefix=True, prev_kv=True) as watch:
+        watch.ready()
+        client.put("c/1", "a")
+        client.put("c/1", "b")
+        client.put("elsewhere", "x")
+        revision = client.delete("c/1").header.revision
+        events = [next(watch).events[0] for _ in range(3)]
+        assert [event.type for event in events] == [kv_pb2.Event.PUT, kv_pb2.Event.PUT, kv_pb2.Event.DELETE]
+        assert [event.prev_kv.value for event in events] == [b"", b"a", b"b"]
+        assert watch.next_revision == revision + 1
+
+
+def test_the_past_and_filters(live: str) -> None:
+    with Client(live) as client:
+        first = client.put("p", "1").header.revision
+        client.delete("p")
+        client.put("p", "2")
+        with client.watch("p", start_revision=first) as watch:
+            assert values(watch, 3) == [b"1", b"", b"2"]
+        with client.watch("p", start_revision=first, deletes=False) as watch:
+            assert values(watch, 2) == [b"1", b"2"]
+        with client.watch("p", start_revision=first, puts=False) as watch:
+            assert values(watch, 1) == [b""]
+
+
+def test_progress_on_demand(live: str) -> None:
+    with Client(live) as client, client.watch("progress") as watch:
+        watch.ready()
+        revision = client.put("elsewhere", "").header.revision
+        watch.request_progress()
+        answer = next(watch)
+        assert (len(answer.events), answer.header.revision) == (0, revision)
+        assert watch.next_revision == revision + 1
+
+
+def test_compacted_history_is_an_error_of_its_own(live: str) -> None:
+    with Client(live) as client:
+        first = client.put("old", "1").header.revision
+        last = client.put("old", "2").header.revision
+        client.compact(last)
+        with client.watch("old", start_revision=first) as watch:
+            with pytest.raises(WatchCompacted) as caught:
+                next(watch)
+            assert caught.value.compact_revision == last
+            assert isinstance(caught.value, errors.Compacted)
+            assert next(watch, None) is None
+        with client.watch("old", start_revision=last) as watch:
+            assert values(watch, 1) == [b"2"]
+        assert pickle.loads(pickle.dumps(caught.value)).compact_revision == last
+
+
+def test_a_refused_watch_says_why(live: str) -> None:
+    with Client(live) as client, client.watch("b", "a") as watch, pytest.raises(Refused, match="range is empty"):
+        next(watch)
+
+
+def test_closing_ends_a_thread_that_waits(live: str) -> None:
+    with Client(live) as client:
+        watch = client.watch("nothing")
+        watch.ready()
+        ended = threading.Event()
+
+        def wait() -> None:
+            assert list(watch) == []
+            ended.set()
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        watch.close()
+        assert ended.wait(10)
+        waiting.join()
+
+
+def test_a_cancelled_wait_loses_nothing(live: str) -> None:
+    async def run() -> None:
+        async with AsyncClient(live) as client, client.watch("cancelled") as watch:
+            await watch.ready()
+            told: list[bytes] = []
+            for number in range(20):
+                await client.put("cancelled", str(number))
+                try:
+                    async with asyncio.timeout(0.001 * (number % 4)):
+                        told += [event.kv.value for event in (await anext(watch)).events]
+                except TimeoutError:
+                    continue
+            while len(told) < 20:
+                told += [event.kv.value for event in (await anext(watch)).events]
+            assert told == [b"%d" % number for number in range(20)]
+
+    asyncio.run(run())
+
+
+def test_nobody_to_talk_to() -> None:
+    with refusing() as endpoint, Client(endpoint, dial_timeout=0.3) as client:
+        with client.watch("k") as watch, pytest.raises(NotConnected):
+            watch.ready()
+        with pytest.raises(ValueError, match="revision"):
+            client.watch("k", start_revision=-1)
+
+
+def test_a_member_that_is_killed_is_left_and_found_again(tmp_path: Path) -> None:
+    """Each value exactly once, though the member that tells is killed four times."""
+    with cluster(tmp_path, 1) as members, Client(members.endpoints) as client, client.watch("k") as watch:
+        watch.ready()
+        told: list[bytes] = []
+        for number in range(20):
+            if number % 5 == 4:
+                members.members[0].kill()
+                members.members[0].start()
+                members.wait_ready(members.members[0])
+            client.put("k", str(number))
+            if number % 3 == 0:
+                told += values(watch, 1)
+        told += values(watch, 20 - len(told))
+        assert told == [b"%d" % number for number in range(20)]
+
+
+# The place, without a server
+
+
+def response(*revisions: int, fragment: bool = False, header: int = 99) -> pb.WatchResponse:
+    events = [kv_pb2.Event(kv=kv_pb2.KeyValue(key=b"k", mod_revision=revision)) for revision in revisions]
+    return pb.WatchResponse(header=pb.ResponseHeader(revision=header), fragment=fragment, events=events)
+
+
+def revisions(told: pb.WatchResponse | None) -> list[int]:
+    return [] if told is None else [event.kv.mod_revision for event in told.events]
+
+
+def test_what_came_twice_is_dropped() -> None:
+    place = Place(pb.WatchCreateRequest(key=b"k", start_revision=5))
+    assert revisions(place.take(response(5, 6, 6))) == [5, 6, 6]
+    assert place.request().create_request.start_revision == 7
+    assert place.take(response(5, 6)) is None
+    assert revisions(place.take(response(6, 7))) == [7]
+
+
+def test_fragments_are_told_whole_or_not_at_all() -> None:
+    place = Place(pb.WatchCreateRequest(key=b"k", start_revision=5))
+    assert place.take(response(5, 6, fragment=True)) is None
+    assert place.request().create_request.start_revision == 5
+    assert place.take(response(5, 6, fragment=True)) is None
+    assert revisions(place.take(response(6, 6))) == [5, 6, 6, 6]
+
+
+def test_progress_moves_the_place_and_never_back() -> None:
+    place = Place(pb.WatchCreateRequest(key=b"k"))
+    place.take(pb.WatchResponse(header=pb.ResponseHeader(revision=10), created=True))
+    assert place.next_revision == 11
+    assert place.take(response(header=20)) is not None
+    assert place.request().create_request.start_revision == 21
+    assert place.take(response(header=15)) is None
+    assert place.next_revision == 21
