@@ -5,8 +5,12 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 
+from h2.settings import SettingCodes
+
 from raftkv.rpc import App
 from raftkv.rpc.server import MAX_STREAMS, HttpServer, listen
+from tests.unit.rpc.service import Service
+from tests.unit.rpc.wire import Wire, connect
 
 
 @contextlib.asynccontextmanager
@@ -42,3 +46,14 @@ async def hypercorn(app: App) -> AsyncIterator[str]:
 
 
 HOSTS = {"h2corn": h2corn, "hypercorn": hypercorn}
+
+
+@contextlib.asynccontextmanager
+async def wired(
+    host: str, settings: dict[SettingCodes, int] | None = None, **options: object
+) -> AsyncIterator[tuple[Service, Wire]]:
+    """The test service on a host, and one connection to it."""
+    service = Service()
+    async with HOSTS[host](service.app(**options)) as address, connect(address, settings) as wire:
+        service.address = address
+        yield service, wire

@@ -17,6 +17,7 @@ class Service:
         self.cancelled = asyncio.Event()
         self.release = asyncio.Event()
         self.calls = 0
+        self.address = ""
         self.context: Context | None = None
 
     async def echo(self, request: bytes, context: Context) -> bytes | list[bytes]:
@@ -43,6 +44,9 @@ class Service:
             self.cancelled.set()
             raise
 
+    async def blob(self, request: bytes, context: Context) -> bytes:
+        return b"x" * int(request)
+
     async def count(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         for number in range(int(request)):
             yield b"%d" % number
@@ -50,6 +54,10 @@ class Service:
             raise StatusError(Code.OUT_OF_RANGE, "no more")
         if request == b"4":
             raise ZeroDivisionError
+
+    async def hold(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        await self._wait()
+        yield await self.total(requests, context)
 
     async def total(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
         return b"%d" % sum([len(request) async for request in requests])
@@ -73,9 +81,11 @@ class Service:
     def app(self, **options: object) -> App:
         methods = {
             "/test.Service/Echo": Method.unary(self.echo),
+            "/test.Service/Blob": Method.unary(self.blob),
             "/test.Service/Count": Method.server_stream(self.count),
             "/test.Service/Total": Method.client_stream(self.total),
             "/test.Service/Talk": Method.bidi(self.talk),
+            "/test.Service/Hold": Method.bidi(self.hold),
             "/test.Service/Forever": Method.server_stream(self.forever),
         }
         limits = {"max_receive_bytes": LIMIT, "max_send_bytes": LIMIT, **options}

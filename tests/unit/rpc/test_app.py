@@ -13,11 +13,6 @@ from tests.unit.rpc.hosts import HOSTS
 from tests.unit.rpc.service import LIMIT, Service
 
 
-@pytest.fixture(params=sorted(HOSTS))
-def host(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @contextlib.asynccontextmanager
 async def serving(host: str) -> AsyncIterator[tuple[Service, grpc.aio.Channel]]:
     service = Service()
