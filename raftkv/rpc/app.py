@@ -31,6 +31,10 @@ _END = {"type": "http.response.body", "body": b"", "more_body": False}
 _TRAILERS_OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _TRAILERS = "http.response.trailers"
 
+PIECE_BYTES = 128 << 10
+"""A larger body is sent in pieces of this size, or the host would send all of it before the connection's other streams,
+and hold them up for as long as a slow client's window is closed."""
+
 
 class App:
     """Serves a table of methods by path; requests that are not gRPC go to `http`."""
@@ -233,17 +237,19 @@ class _Response:
 
     async def _start(self) -> None:
         self.started = True
-        await self._put(_START)
+        try:
+            await self._send(_START)
+        except OSError as error:
+            raise Disconnected from error
 
     async def _message(self, message: bytes | list[bytes] | Framed) -> None:
         body = message.data if isinstance(message, Framed) else frame(message, self._max_bytes)
         if not self.started:
             await self._start()
-        await self._put({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def _put(self, event: MutableMapping[str, Any]) -> None:
         try:
-            await self._send(event)
+            if len(body) > PIECE_BYTES:
+                body = await _all_but_the_last(self._send, body)
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
         except OSError as error:
             raise Disconnected from error
 
@@ -279,11 +285,22 @@ def _is_grpc(content_type: bytes) -> bool:
 async def _answer(send: Send, response: bytes) -> None:
     try:
         await send(_START)
+        if len(response) > PIECE_BYTES:
+            response = await _all_but_the_last(send, response)
         await send({"type": "http.response.body", "body": response, "more_body": False})
         await send(_TRAILERS_OK)
     except OSError:
         # The client is gone.
         return
+
+
+async def _all_but_the_last(send: Send, body: bytes) -> bytes:
+    """Send a large body in pieces, as fast as the client takes them; the last one, which is still to be sent."""
+    start = 0
+    while len(body) - start > PIECE_BYTES:
+        await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True})
+        start += PIECE_BYTES
+    return body[start:]
 
 
 async def _end(send: Send, error: Exception | None, *, started: bool) -> None:

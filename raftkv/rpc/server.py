@@ -19,6 +19,10 @@ from raftkv.rpc.app import App, ASGIApp
 logger = logging.getLogger(__name__)
 
 MAX_STREAMS = (1 << 32) - 1
+STREAM_WINDOW_BYTES = 4 << 20
+"""How much of a request the host takes before the handler reads it."""
+CONNECTION_WINDOW_BYTES = 16 * STREAM_WINDOW_BYTES
+"""The same for all streams of a connection. Were it no larger, one handler that does not read would hold all others."""
 _DEAD_PEER_SECONDS = 60
 _BANNER = re.compile(rb"\n*h2corn v.*?\n\n", re.DOTALL)
 
@@ -57,6 +61,8 @@ class HttpServer:
             lifespan="off",
             access_log=False,
             max_concurrent_streams=min(max_concurrent_streams, MAX_STREAMS),
+            h2_initial_stream_window_size=STREAM_WINDOW_BYTES,
+            h2_initial_connection_window_size=CONNECTION_WINDOW_BYTES,
             timeout_graceful_shutdown=grace_seconds,
             # Watches are quiet for hours, clients keep idle connections, slow readers are the handlers' business.
             timeout_keep_alive=0,

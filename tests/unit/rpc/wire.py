@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from urllib.parse import unquote
@@ -56,13 +57,14 @@ class Wire:
         self.answers: dict[int, Answer] = {}
         self.pings = 0
         self.goaways: list[h2.events.ConnectionTerminated] = []
+        self.frame_types: list[int] = []
         self._unread = b""
         self.closed = False
         self.acknowledge = True
 
     async def start(self, settings: dict[h2.settings.SettingCodes, int] | None = None) -> None:
         if settings:
-            self.h2.local_settings.update(settings)
+            self.h2.local_settings = h2.settings.Settings(client=True, initial_values=settings)
         self.h2.initiate_connection()
         await self.flush()
 
@@ -157,6 +159,7 @@ class Wire:
             end = start + 9 + int.from_bytes(data[start : start + 3], "big")
             if len(data) < end:
                 break
+            self.frame_types.append(data[start + 3])
             for event in self.h2.receive_data(data[start:end]):
                 self._take(event)
             start = end
@@ -196,7 +199,12 @@ async def connect(
     settings: dict[h2.settings.SettingCodes, int] | None = None,
 ) -> AsyncIterator[Wire]:
     host, port = address.rsplit(":", 1)
-    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20)
+    # A small buffer in the kernel, so that what the server sends first is soon seen first.
+    dialling = socket.socket()
+    dialling.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+    dialling.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(dialling, (host, int(port)))
+    reader, writer = await asyncio.open_connection(sock=dialling, limit=1 << 20)
     wire = Wire(reader, writer)
     await wire.start(settings)
     try:
