@@ -21,7 +21,6 @@ import grpc.aio
 
 from raftkv.pb import peer_pb2
 from raftkv.peer.reception import Reception, call_metadata
-from raftkv.peer.transport import CHANNEL_OPTIONS
 from raftkv.raft import NodeId
 from raftkv.rpc import Context, Method
 
@@ -34,6 +33,16 @@ PAUSE_SECONDS = (0.05, 1.0)
 """Between two rounds, at first and at most."""
 LOG_SECONDS = (3.0, 30.0)
 """When it is first said for whom it waits, and how often then."""
+
+_CHANNEL_OPTIONS = [
+    # A member that starts late is found within a second. The minimum is how long one attempt may take.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+]
 
 
 class Acquaintance(Enum):
@@ -98,7 +107,7 @@ class _Asking:
         self._cluster_id = cluster_id
         self._member_id = member_id
         self._channels = {
-            peer: [grpc.aio.insecure_channel(urlsplit(url).netloc, options=CHANNEL_OPTIONS) for url in urls]
+            peer: [grpc.aio.insecure_channel(urlsplit(url).netloc, options=_CHANNEL_OPTIONS) for url in urls]
             for peer, urls in peers.items()
         }
 

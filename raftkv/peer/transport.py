@@ -1,4 +1,4 @@
-"""Messages between members: one stream per peer and direction (grpcio client here, raftkv's own server there).
+"""Messages between members: one gRPC stream per peer and direction.
 
 What arises in one turn of the event loop leaves together. A stream has two lanes: `bulk` for what carries log entries
 and `urgent` for the rest, which goes first, so that a heartbeat waits behind one batch at most. Each lane keeps its
@@ -12,18 +12,16 @@ Both sides name the cluster, the sender and the member meant. A stranger is refu
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
-import grpc
-import grpc.aio
 from google.protobuf.message import DecodeError
 
 from raftkv.peer import codec
+from raftkv.peer.call import Call
 from raftkv.peer.reception import REFUSAL_LOG_SECONDS, Reception, Seldom, call_metadata
 from raftkv.raft import AppendEntries, InstallSnapshot, Message, NodeId, Propose
 from raftkv.rpc import Context, Method
@@ -43,22 +41,6 @@ CONNECT_SECONDS = 5.0
 BACKOFF_SECONDS = (0.05, 1.0)
 
 _BULK = (AppendEntries, Propose, InstallSnapshot)
-
-CHANNEL_OPTIONS = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # A restarted member is found within a second. The minimum is not a pause but how long one attempt may take.
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    # A member that vanished without a word is noticed, and the connection made anew when it is back.
-    ("grpc.keepalive_time_ms", 5000),
-    ("grpc.keepalive_timeout_ms", 3000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-]
 
 
 class PeerTransport:
@@ -190,9 +172,9 @@ class _Stream:
         self._urgent: deque[bytes] = deque()
         self._bulk: deque[bytes] = deque()
         self._bulk_bytes = 0
-        self._wake = asyncio.Event()
+        self._call: Call | None = None
+        self._flush_due = False
         self._task: asyncio.Task[None] | None = None
-        self._connected = False
         self._reported = False
         self._refusals = Seldom(REFUSAL_LOG_SECONDS)
 
@@ -205,7 +187,24 @@ class _Stream:
             self._put_bulk(message)
         else:
             self._put_urgent(message)
-        self._wake.set()
+        if self._call is not None and not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    @property
+    def _connected(self) -> bool:
+        return self._call is not None
+
+    def _flush(self) -> None:
+        """Hand the connection what is queued, as long as it does not have to wait there."""
+        self._flush_due = False
+        call = self._call
+        if call is None:
+            return
+        while (self._urgent or self._bulk) and not call.congested:
+            call.write(self._take())
+        if not call.congested:
+            self._reported = False
 
     def _put_bulk(self, message: Message) -> None:
         # A message that is larger than the bound alone must pass, or the follower would never get it.
@@ -261,56 +260,49 @@ class _Stream:
                 # Whatever became of this connection, the next may work; without one the member is cut off.
                 logger.warning("the stream to member %x broke", self._peer, exc_info=True)
                 problem = str(error)
-            was_connected, self._connected = self._connected, False
+            was_connected, self._call = self._connected, None
             if was_connected:
                 backoff = BACKOFF_SECONDS[0]
             level = logging.INFO if was_connected or attempt <= len(self.urls) else logging.DEBUG
             logger.log(level, "no stream to member %x at %s: %s", self._peer, target, problem)
-            self._forget()
+            self._report()
+            if was_connected:
+                self._forget()
             await asyncio.sleep(backoff * self._rng.uniform(0.5, 1.5))
             backoff = min(backoff * 2, longest)
 
     def _forget(self) -> None:
         """Drop what was meant for a lost connection: it is stale, Raft says it anew."""
-        self._report()
         self._urgent.clear()
         self._bulk.clear()
         self._bulk_bytes = 0
 
     async def _connect_and_send(self, target: str) -> str:
         """Serve one connection until it ends; why it ended."""
-        async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-            try:
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    await channel.channel_ready()
-            except TimeoutError:
-                return f"no answer within {CONNECT_SECONDS:g} s"
-            logger.info("connected to member %x at %s", self._peer, target)
-            method = channel.stream_unary(MESSAGES, request_serializer=None, response_deserializer=None)
-            call = method(None, metadata=self._metadata)
-            call.add_done_callback(lambda _: self._wake.set())
-            self._connected = True
-            # The call may end while a message is being written; its status says why.
-            with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
-                await self._send_all(call)
-            code, details = await call.code(), await call.details()
-        if code is grpc.StatusCode.FAILED_PRECONDITION:
+        call = Call(MESSAGES, target, self._metadata, self._flush)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                url = urlsplit("//" + target)
+                await asyncio.get_running_loop().create_connection(lambda: call, url.hostname or "", url.port or 80)
+                await asyncio.wait((call.ready, call.ended), return_when=asyncio.FIRST_COMPLETED)
+            if not call.ended.done():
+                logger.info("connected to member %x at %s", self._peer, target)
+                self._call = call
+                self._flush()
+            code, details = await call.ended
+        except TimeoutError:
+            return f"no answer within {CONNECT_SECONDS:g} s"
+        except OSError as error:
+            return str(error)
+        finally:
+            call.close()
+        if code == Code.FAILED_PRECONDITION:
             # It is there, and does not want us.
-            self._connected = False
+            self._call = None
             if self._refusals.allows(target):
                 logger.warning(
                     "member %x at %s refuses this member's messages: %s; "
                     "check --initial-cluster and --initial-cluster-token of both",
                     *(self._peer, target, details),
                 )
-        return f"{code.name}: {details}"
-
-    async def _send_all(self, call: grpc.aio.StreamUnaryCall[bytes, bytes]) -> None:
-        """Send whatever is queued until the call ends."""
-        while not call.done():
-            while self._urgent or self._bulk:
-                await call.write(self._take())
-            self._reported = False
-            self._wake.clear()
-            if not call.done():
-                await self._wake.wait()
+        return details if code is None else f"{Code(code).name}: {details}"

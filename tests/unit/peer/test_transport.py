@@ -226,10 +226,7 @@ def test_an_outage_is_reported_once_and_the_next_one_again() -> None:
     run(scenario())
 
 
-def test_after_an_outage_only_the_newest_urgent_messages_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    # One long attempt, so that nothing queued meanwhile is forgotten by a failed one.
-    monkeypatch.setattr(transport, "CONNECT_SECONDS", BOUND_SECONDS)
-
+def test_after_an_outage_only_the_newest_urgent_messages_are_heard() -> None:
     async def scenario() -> None:
         a, b = Host(1), Host(2)
         port = b.port

@@ -110,6 +110,19 @@ def test_acknowledgements_of_an_earlier_read_confirm_no_later_one_of_the_same_na
     assert not any(isinstance(m, ReadIndexResponse) for m in leader.ready().messages)
 
 
+def test_a_read_that_comes_after_the_heartbeats_left_is_not_confirmed_by_their_answers() -> None:
+    """The followers may have answered before another leader committed what the later read must see."""
+    leader = lead(start([1], commit=1))
+    leader.step(AppendEntriesResponse(2, 1, 2, False, 2, 0, 0))
+    leader.advance(leader.ready())
+    leader.read_index(b"early")
+    leader.read_index(b"joins it")
+    (first,) = {m.context for m in leader.ready().messages if isinstance(m, Heartbeat)}
+    leader.read_index(b"late")
+    leader.step(HeartbeatResponse(2, 1, 2, first))
+    assert [state.context for state in leader.ready().read_states] == [b"early", b"joins it"]
+
+
 def test_two_members_may_use_the_same_read_context() -> None:
     group = Group(3)
     group.elect(1)
