@@ -36,7 +36,8 @@ class Disk(Protocol):
     def list(self, directory: str) -> list[str]:
         """Names in a directory, sorted; empty when there is no such directory."""
 
-    def make_directory(self, path: str) -> None: ...
+    def make_directory(self, path: str) -> None:
+        """Make a directory where it is missing, and those above it, durably."""
 
     def sync_directory(self, path: str) -> None: ...
 
@@ -96,7 +97,13 @@ class OsDisk:
             return []
 
     def make_directory(self, path: str) -> None:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        parent = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(parent):
+            self.make_directory(parent)
+        if not os.path.isdir(path):
+            os.mkdir(path, 0o700)
+        # Also when it was there: whoever made it may have died before this.
+        self.sync_directory(parent)
 
     def sync_directory(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -104,6 +104,8 @@ class Member:
         else:
             store = self._later_start(data_dir, contents)
         assert wal is not None
+        # Only now: a start that was refused has changed nothing.
+        wal.settle()
         membership = Membership(store)
         server, transport = self._assemble(wal, contents, store, membership)
         self._server, self._transport = server, transport

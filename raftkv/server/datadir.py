@@ -4,11 +4,14 @@ The lock is an flock on the directory itself: it vanishes with the process and l
 refused leaves the disk as it was: what this process created is removed again, unless a log exists by then.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
 import shutil
 import tempfile
+
+from raftkv.disk import OsDisk
 
 _IGNORED = frozenset({"lost+found"})
 """What a freshly made file system holds."""
@@ -93,6 +96,9 @@ class DataDir:
         for path in reversed(missing):
             os.mkdir(path, 0o700)
             self._created.append(path)
+            # A parent that may be written but not read cannot be synced.
+            with contextlib.suppress(PermissionError):
+                OsDisk().sync_directory(os.path.dirname(path))
 
     def _flock(self, fd: int) -> None:
         try:

@@ -5,7 +5,7 @@ has them. A group becomes acknowledged when `write` returns; the next group is w
 
 - no marker behind the damage: the last write was torn and never acknowledged. It is cut.
 - a marker of a *later* group behind the damage: the damaged group was acknowledged. Refuse.
-- only the damaged group's own marker: torn when a whole sector of the group still holds the zeros it held before the
+- only the damaged group's own marker: torn when a sector of the group still holds the zeros it held before the
   write (sectors reach a disk in any order); otherwise every sector arrived and bits changed later. Refuse.
 """
 
@@ -98,6 +98,7 @@ class Wal:
         self._written_state = (0, 0, 0)
         self._snapshot: tuple[int, int, bytes] = (0, 0, b"")
         self._failed: BaseException | None = None
+        self._unsettled: tuple[int, bytes] | None = None
 
     @classmethod
     def create(cls, disk: Disk, directory: str, identity: bytes, segment_bytes: int = SEGMENT_BYTES) -> "Wal":
@@ -116,7 +117,7 @@ class Wal:
 
     @classmethod
     def open(cls, disk: Disk, directory: str, segment_bytes: int = SEGMENT_BYTES) -> "tuple[Wal, WalContents]":
-        """Read the log, cut a torn tail, and go on appending.
+        """Read the log and tell a torn tail from damage; nothing changes before `settle`, which must come next.
 
         Raises:
             CorruptLog: acknowledged records are damaged; nothing was changed.
@@ -124,6 +125,23 @@ class Wal:
         """
         wal = cls(disk, directory, b"", segment_bytes)
         return wal, wal._load()
+
+    def settle(self) -> None:
+        """Make what `open` found durable and cut the torn tail. Call it before anyone relies on what was found. Blocks.
+
+        The last group was read, but perhaps only from the system's cache: its writer may have died before the fsync, or
+        of an fsync that failed, after which the cache counts as clean. So it is written once more, and synced, and so
+        are zeros over the tail, which must not be taken for records when later ones have grown up to it.
+
+        Raises:
+            OSError: the disk refuses; the log cannot be used.
+        """
+        if self._unsettled is not None:
+            assert self._file is not None, "the log is closed"
+            self._file.write(*self._unsettled)
+            self._file.sync()
+            self._disk.sync_directory(self._directory)
+            self._unsettled = None
 
     def encode(
         self,
@@ -161,6 +179,8 @@ class Wal:
         """
         if self._failed is not None:
             raise WalError(f"the log failed earlier: {self._failed}")
+        if self._unsettled is not None:
+            raise WalError("the log was opened and not settled")
         try:
             self._write(groups)
         except OSError as error:
@@ -183,11 +203,9 @@ class Wal:
 
     def release(self, index: int) -> None:
         """Remove segments that hold nothing behind `index`; the last one stays. Blocks."""
-        removed = False
         while len(self._segments) > 1 and self._segments[0].last_index <= index:
             self._disk.remove(self._segments.pop(0).path)
-            removed = True
-        if removed:
+            # Each before the next: removals may reach the disk in any order, and a gap would look like a lost segment.
             self._disk.sync_directory(self._directory)
 
     def close(self) -> None:
@@ -256,7 +274,8 @@ class Wal:
         self, path: str, data: bytes, offset: int, chain: int, contents: WalContents, *, last: bool
     ) -> int:
         """Take the groups of one segment; the chain value after the last complete one."""
-        group_start, group_chain = offset, chain
+        last_group_start = group_start = offset
+        group_chain = chain
         group: list[Record] = []
         while (record := fmt.read_record(data, offset, chain)) is not None:
             offset = record.end
@@ -266,15 +285,15 @@ class Wal:
                     if member.type is RecordType.ENTRY:
                         index = fmt.decode_entry(member.payload)[1]
                         self._segments[-1].last_index = max(self._segments[-1].last_index, index)
-                group, group_start, group_chain = [], offset, chain
+                group, last_group_start, group_start, group_chain = [], group_start, offset, chain
             else:
                 group.append(record)
                 chain = record.crc
         if last:
             contents.repaired = self._end_of_log(path, data, group_start, offset)
             self._file, self._size, self._position = self._disk.open(path), len(data), group_start
-            if contents.repaired is not None:
-                self._zero(data, group_start)
+            tail = max(0, len(data.rstrip(b"\0")) - group_start)
+            self._unsettled = last_group_start, data[last_group_start:group_start] + bytes(tail)
         elif offset != group_start or any(fmt.markers(data, offset)):
             raise CorruptLog(path, offset, "a record is damaged")
         return group_chain
@@ -293,14 +312,8 @@ class Wal:
             raise CorruptLog(path, damage, "a record is damaged")
         return f"{path}: cut an unfinished write at byte {group_start}"
 
-    def _zero(self, data: bytes, start: int) -> None:
-        """Wipe a torn tail durably, so that its bytes can never be taken for records later."""
-        assert self._file is not None
-        end = len(data.rstrip(b"\0"))
-        self._file.write(start, bytes(end - start))
-        self._file.sync()
-
 
 def _has_unwritten_sector(data: bytes, start: int, end: int) -> bool:
-    first = -(-start // fmt.SECTOR_BYTES) * fmt.SECTOR_BYTES
-    return any(not data[at : at + fmt.SECTOR_BYTES].strip(b"\0") for at in range(first, end, fmt.SECTOR_BYTES))
+    """Whether a sector of a group, or the part of its first sector that it begins in, holds nothing but zeros."""
+    sectors = range(start - start % fmt.SECTOR_BYTES, end, fmt.SECTOR_BYTES)
+    return any(not data[max(start, at) : min(end, at + fmt.SECTOR_BYTES)].strip(b"\0") for at in sectors)
