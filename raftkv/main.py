@@ -83,7 +83,7 @@ async def _run(config: Config) -> int:
     await _first(starting, asked)
     if not starting.done():
         starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError, StartError, OSError):
             await starting
         return 0
     try:

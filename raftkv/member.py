@@ -30,7 +30,7 @@ from raftkv.raft import Entry, EntryKind, HardState, RaftNode
 from raftkv.rpc import App, Context, Method, health, reflection
 from raftkv.rpc.server import HttpServer, listen
 from raftkv.server.apply import applied_position
-from raftkv.server.bootstrap import bootstrap
+from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
 from raftkv.server.datadir import DataDir, StartError
 from raftkv.server.headers import Headers
 from raftkv.server.heard import Heard
@@ -208,7 +208,9 @@ class Member:
     def _later_start(self, data_dir: DataDir, contents: WalContents) -> Store:
         self._identity = Identity.decode(contents.identity)
         check_token(self.config, self._identity)
+        check_store_exists(data_dir)
         store = self._open_store(data_dir)
+        check_store_follows(data_dir, store, contents)
         ignored = check_settings(self.config, self._identity, Membership(store).members)
         if ignored:
             logger.info(ignored)

@@ -206,8 +206,11 @@ class Proposals:
         while self._waiting:
             proposal_id, call = next(iter(self._waiting.items()))
             if call.deadline > now:
-                return
+                break
             self.reject(proposal_id, error())
+        # Without a leader nothing takes from the queue; it must not keep those that gave up for ever.
+        if len(self._queued) > 2 * len(self._waiting) + 1000:
+            self._queued = [proposal_id for proposal_id in self._queued if proposal_id in self._waiting]
 
     def fail_all(self, error: Callable[[], StatusError]) -> None:
         """End every waiting call, at shutdown."""

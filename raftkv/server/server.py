@@ -20,7 +20,7 @@ from weakref import WeakSet
 
 from raftkv import errors
 from raftkv.mvcc import Store
-from raftkv.raft import Message, ProposalDropped, RaftNode, Ready, Role, SoftState
+from raftkv.raft import Message, NodeId, ProposalDropped, RaftNode, Ready, Role, SoftState
 from raftkv.server.apply import Applier
 from raftkv.server.headers import Headers
 from raftkv.server.membership import Membership
@@ -99,6 +99,7 @@ class Server:
         self._closed = False
         self._tick_timer: asyncio.TimerHandle | None = None
         self._leader_lost_at = float("-inf")
+        self._silent: set[NodeId] = set()
         self._leader_waiters: list[asyncio.Future[None]] = []
         self._compaction: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Future[None]] = set()
@@ -110,10 +111,10 @@ class Server:
 
         Raises:
             RequestTooManyRequests: too much is waiting already.
-            Stopped: this member has failed.
+            Stopped: this member has failed or is closed.
         The future raises what applying raised, or `Timeout` and its kin when the outcome is unknown.
         """
-        if self.failed.done():
+        if self._closed or self.failed.done():
             raise errors.Stopped
         future = self.proposals.add(operation, request)
         self.wake()
@@ -123,9 +124,9 @@ class Server:
         """Wait until a read of the local store is linearizable (thesis 6.4).
 
         Raises:
-            Stopped: this member has failed.
+            Stopped: this member has failed or is closed.
         """
-        if self.failed.done():
+        if self._closed or self.failed.done():
             raise errors.Stopped
         future = self.reads.wait()
         self.wake()
@@ -135,6 +136,8 @@ class Server:
         """Take a message from a peer."""
         if self._closed or self.failed.done():
             return
+        if self._silent:
+            self._silent.discard(message.sender)
         try:
             self.node.step(message)
         except Exception as error:
@@ -144,8 +147,13 @@ class Server:
 
     def unreachable(self, peer: int) -> None:
         """Note that messages to this peer are being lost."""
-        if not self._closed:
+        if self._closed or self.failed.done():
+            return
+        self._silent.add(peer)
+        try:
             self.node.report_unreachable(peer)
+        except Exception as error:
+            self.fail(error)
 
     def header(self) -> bytes:
         """Encode a response header of this moment."""
@@ -191,7 +199,9 @@ class Server:
         if self.failed.done() or self.node.role is not Role.LEADER:
             return
         followers = self.node.status().match_indexes
-        candidates = {peer: index for peer, index in followers.items() if peer != self.node.id}
+        # One that was lost a moment ago may have as much of the log as any, and cannot take over.
+        gone = {self.node.id, *self._silent}
+        candidates = {peer: index for peer, index in followers.items() if peer not in gone}
         if not candidates:
             return
         target = max(sorted(candidates), key=candidates.__getitem__)
@@ -230,10 +240,14 @@ class Server:
             return
         self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
         try:
-            self.node.tick()
+            self._pass_time()
         except Exception as error:
             self.fail(error)
-            return
+        else:
+            self.wake()
+
+    def _pass_time(self) -> None:
+        self.node.tick()
         now = self._loop.time()
         self.proposals.expire(now, self._timeout_error)
         self.reads.tick()
@@ -241,7 +255,6 @@ class Server:
             self._end_leader_calls()
         if self.store.backend.pending_bytes > FLUSH_BYTES or now - self._flushed_at > FLUSH_SECONDS:
             self._flush()
-        self.wake()
 
     def _end_leader_calls(self) -> None:
         calls, self.leader_calls = self.leader_calls, WeakSet()
@@ -358,6 +371,7 @@ class Server:
     def _start_compaction(self) -> None:
         if self._compaction is None or self._compaction.done():
             self._compaction = self._loop.create_task(self._compact())
+            self._compaction.add_done_callback(self._finished)
 
     async def _compact(self) -> None:
         while self.store.compaction_step():

@@ -303,6 +303,26 @@ def test_damage_of_acknowledged_records_is_refused(created: Path) -> None:
     assert segment.name in message
 
 
+def test_a_log_without_its_store_is_refused(created: Path) -> None:
+    shutil.rmtree(created / "d" / "store")
+    assert "store is missing" in refused(created, *ANY_PORTS, "--data-dir", "d")
+
+
+def test_a_store_without_its_log_is_refused(created: Path) -> None:
+    shutil.rmtree(created / "d" / "wal")
+    assert "the log is missing" in refused(created, *ANY_PORTS, "--data-dir", "d")
+
+
+def test_a_log_older_than_its_store_is_refused(created: Path) -> None:
+    shutil.copytree(created / "d" / "wal", created / "older")
+    with started(created, "--data-dir", "d") as member:
+        member.put(b"k", b"later")
+        stop(member)
+    shutil.rmtree(created / "d" / "wal")
+    (created / "older").rename(created / "d" / "wal")
+    assert re.search(r"applied, but the log ends at \d+", refused(created, *ANY_PORTS, "--data-dir", "d"))
+
+
 def in_mount_namespace(directory: Path, options: str, script: str) -> "subprocess.CompletedProcess[str]":
     """Run a shell script in a private mount namespace with a tmpfs at `directory`; skip where that is not allowed."""
     if shutil.which("unshare") is None:

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from raftkv.server.bootstrap import bootstrap
 from raftkv.server.datadir import DataDir, StartError
 from raftkv.server.heard import Heard
 from raftkv.server.identity import first_members
-from tests.support.processes import Cluster, Process, cluster
+from tests.support.processes import Cluster, Process, cluster, wait_log
 
 
 @pytest.fixture
@@ -34,13 +33,6 @@ def unstarted(tmp_path: Path) -> Iterator[Cluster]:
 def three(tmp_path: Path) -> Iterator[Cluster]:
     with cluster(tmp_path, 3) as running:
         yield running
-
-
-def wait_log(member: Process, words: str) -> None:
-    deadline = time.monotonic() + 20
-    while words not in member.log():
-        assert time.monotonic() < deadline, member.log()
-        time.sleep(0.05)
 
 
 def test_two_of_three_serve_and_the_third_joins_late(unstarted: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from google.protobuf import json_format
 from raftkv.client import Client
 from raftkv.pb.kv_pb2 import KeyValue
 from tests.support.objects import Writers
-from tests.support.processes import Cluster, Process, cluster
+from tests.support.processes import Cluster, Process, cluster, wait_log
 
 
 @pytest.fixture
@@ -125,6 +126,18 @@ def test_sigterm_hands_leadership_over_and_exits_with_0(three: Cluster) -> None:
     rest = [member.endpoint for member in three.members if member is not leader]
     with Client(rest, timeout=5.0) as client:
         client.put("after", "1")
+
+
+def test_leadership_is_not_handed_to_a_member_that_is_gone(three: Cluster) -> None:
+    leader = three.leader()
+    ids = {member: re.findall(rf"member {member.name} \(([0-9a-f]+)\)", member.log())[0] for member in three.members}
+    # Equal logs: without knowing better it would be the one with the lower id.
+    gone, other = sorted((m for m in three.members if m is not leader), key=lambda member: int(ids[member], 16))
+    gone.kill()
+    wait_log(leader, f"no stream to member {ids[gone]}")
+    leader.signal(signal.SIGTERM)
+    assert leader.wait() == 0
+    assert f"handing leadership over to {ids[other]}" in leader.log()
 
 
 def test_a_killed_member_catches_up_when_it_comes_back(three: Cluster) -> None:

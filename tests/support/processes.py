@@ -127,6 +127,14 @@ class Cluster:
             member.kill()
 
 
+def wait_log(member: Process, words: str) -> None:
+    """Wait until a member has logged these words."""
+    deadline = time.monotonic() + START_SECONDS
+    while words not in member.log():
+        assert time.monotonic() < deadline, member.log()
+        time.sleep(0.05)
+
+
 @contextlib.contextmanager
 def cluster(directory: Path, size: int, *flags: str) -> Iterator[Cluster]:
     """A running cluster; every process is gone afterwards."""
