@@ -24,7 +24,7 @@ from raftkv.config import Config
 from raftkv.disk import OsDisk
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import log_pb2, rpc_pb2
-from raftkv.peer import MESSAGES, Acquaintance, PeerTransport, introduction
+from raftkv.peer import MESSAGES, Acquaintance, PeerCalls, PeerTransport, introduction
 from raftkv.raft import Config as RaftConfig
 from raftkv.raft import Entry, EntryKind, HardState, RaftNode
 from raftkv.rpc import App, Context, Method, health, reflection
@@ -107,11 +107,12 @@ class Member:
         # Only now: a start that was refused has changed nothing.
         wal.settle()
         membership = Membership(store)
-        server, transport = self._assemble(wal, contents, store, membership)
+        server, transport, calls = self._assemble(wal, contents, store, membership)
         self._server, self._transport = server, transport
         self._exit.push_async_callback(server.close)
         if not self.peer_addresses:
             await self._serve_peers(peers)
+        self._exit.push_async_callback(calls.close)
         # Closed first: the server of the peer port waits for the streams of others to end.
         self._exit.push_async_callback(transport.close)
         transport.start()
@@ -223,6 +224,7 @@ class Member:
         methods = {
             introduction.INTRODUCE: introduction.method(self.cluster_id, self.member_id, self._acquaintance),
             MESSAGES: Method.client_stream(self._receive),
+            **api.peer_methods(self.cluster_id, self.member_id, lambda: self._server),
         }
         self.peer_addresses = await self._serve(App(methods, max_receive_bytes=PEER_MESSAGE_BYTES), listeners)
 
@@ -259,7 +261,7 @@ class Member:
 
     def _assemble(
         self, wal: Wal, contents: WalContents | None, store: Store, membership: Membership
-    ) -> tuple[Server, PeerTransport]:
+    ) -> tuple[Server, PeerTransport, PeerCalls]:
         config = self.config
         election_ticks = max(2, round(config.election_timeout_ms / config.heartbeat_interval_ms))
         hard_state = contents.hard_state if contents else (0, 0, 0)
@@ -280,6 +282,9 @@ class Member:
             admit=self._admit,
             rng=self._rng,
         )
+        calls = PeerCalls(
+            self.cluster_id, self.member_id, lambda: {member.ID: member.peerURLs for member in membership.members}
+        )
         server = Server(
             node=node,
             wal=wal,
@@ -287,6 +292,7 @@ class Member:
             membership=membership,
             headers=Headers(self.cluster_id, self.member_id),
             send=transport.send,
+            call_peer=calls.call,
             run_wal=self._thread("wal"),
             run_flush=self._thread("flush"),
             rng=self._rng,
@@ -294,7 +300,7 @@ class Member:
             election_ticks=election_ticks,
             watch_fragment_bytes=config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
         )
-        return server, transport
+        return server, transport, calls
 
     def _thread(self, name: str) -> Blocking:
         """A thread of its own for one kind of blocking work."""

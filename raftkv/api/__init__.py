@@ -1,9 +1,10 @@
 """The etcd services, one thin module each: decode, check, call the server, encode.
 
-`services(server, limits)` is the method table that the RPC layer serves.
+`services(server, limits)` is the method table of the client port, `peer_methods` what members ask of each other.
 """
 
 from raftkv.api.guard import Limits
+from raftkv.api.lease import peer_methods
 from raftkv.api.services import services
 
-__all__ = ["Limits", "services"]
+__all__ = ["Limits", "peer_methods", "services"]

@@ -3,8 +3,8 @@
 Nothing here knows of Raft or of an event loop: the server calls `Store` in log order.
 """
 
-from raftkv.mvcc.backend import Backend, Flush, LmdbBackend
+from raftkv.mvcc.backend import LEASES, Backend, Flush, LmdbBackend
 from raftkv.mvcc.ranges import Part
 from raftkv.mvcc.store import Change, Store
 
-__all__ = ["Backend", "Change", "Flush", "LmdbBackend", "Part", "Store"]
+__all__ = ["LEASES", "Backend", "Change", "Flush", "LmdbBackend", "Part", "Store"]

@@ -19,7 +19,8 @@ import lmdb
 
 META = b"meta"
 REVISIONS = b"revisions"
-TABLES = (META, REVISIONS)
+LEASES = b"leases"
+TABLES = (META, REVISIONS, LEASES)
 
 MAP_BYTES = 64 << 30
 BLOCK_BYTES = 64 << 10

@@ -24,6 +24,7 @@ from raftkv.mvcc import encoding as enc
 from raftkv.mvcc.backend import META, REVISIONS, Backend, Flush
 from raftkv.mvcc.history import Record
 from raftkv.mvcc.interval import Interval, interval
+from raftkv.mvcc.leases import Leases, NoLeases
 from raftkv.mvcc.ranges import Part, answer_range, stream_range
 from raftkv.mvcc.turnover import Turnover
 from raftkv.mvcc.txn import Txn
@@ -68,10 +69,10 @@ class Store:
     3. Reads at or above `compacted_revision` see the same before, during and after physical compaction.
     """
 
-    def __init__(self, backend: Backend, *, lease_exists: Callable[[int], bool] = lambda _: False) -> None:
+    def __init__(self, backend: Backend) -> None:
         """Load the newest versions and the history index from the backend."""
         self.backend = backend
-        self.lease_exists = lease_exists
+        self.leases: Leases = NoLeases()
         self.on_commit: Callable[[int, Sequence[Change]], None] | None = None
         self._newest: SortedDict[bytes, bytes] = SortedDict()
         self._history: SortedDict[bytes, list[Version]] = SortedDict()
@@ -152,6 +153,13 @@ class Store:
         writer.commit()
         return body
 
+    def delete_keys(self, keys: Sequence[bytes]) -> None:
+        """Delete these keys, which live, in this order and in one revision; none: no new revision."""
+        writer = Writer(self)
+        for key in keys:
+            writer.delete(self._newest[key])
+        writer.commit()
+
     def txn(self, request: rpc_pb2.TxnRequest) -> bytes:
         """Run a transaction; the body of the TxnResponse.
 
@@ -164,7 +172,7 @@ class Store:
         """Raises: KeyNotFound, LeaseNotFound; in etcd's order."""
         if (request.ignore_value or request.ignore_lease) and request.key not in self._newest:
             raise errors.KeyNotFound
-        if request.lease and not self.lease_exists(request.lease):
+        if request.lease and not self.leases.exists(request.lease):
             raise errors.LeaseNotFound
 
     def check_revision(self, revision: int) -> None:
@@ -405,14 +413,19 @@ class Writer:
         store = self._store
         key, value, lease = request.key, request.value, request.lease
         previous = store.newest(key)
-        create, version = self._main, 1
+        create, version, old_lease = self._main, 1, 0
         if previous is not None:
             old = enc.decode_chunk(previous)
-            create, version = old.create_revision, old.version + 1
+            create, version, old_lease = old.create_revision, old.version + 1, old.lease
             if request.ignore_value:
                 value = old.value
             if request.ignore_lease:
-                lease = old.lease
+                lease = old_lease
+        if lease != old_lease:
+            if old_lease:
+                store.leases.detach(old_lease, key)
+            if lease:
+                store.leases.attach(lease, key)
         chunk = enc.encode_chunk(key, create, self._main, version, value, lease)
         store.record_put(key, chunk, self._main, len(self._changes))
         self._changes.append(Change(False, key, chunk, previous))
@@ -420,16 +433,22 @@ class Writer:
 
     def delete_range(self, request: rpc_pb2.DeleteRangeRequest) -> bytes:
         """Delete an interval; the body of the DeleteRangeResponse."""
-        store = self._store
-        deleted = store.select(interval(request.key, request.range_end))
+        deleted = self._store.select(interval(request.key, request.range_end))
         for chunk in deleted:
-            key = enc.chunk_key(chunk)
-            store.record_delete(key, self._main, len(self._changes))
-            self._changes.append(Change(True, key, enc.encode_tombstone(key, self._main), chunk))
+            self.delete(chunk)
         body = enc.int_field(b"\x10", len(deleted))
         if request.prev_kv:
             body += b"".join(enc.FIELD_3 + chunk[1:] for chunk in deleted)
         return body
+
+    def delete(self, chunk: bytes) -> None:
+        """Delete the key whose newest version this is."""
+        store = self._store
+        key = enc.chunk_key(chunk)
+        if store.leases and (lease := enc.decode_chunk(chunk).lease):
+            store.leases.detach(lease, key)
+        store.record_delete(key, self._main, len(self._changes))
+        self._changes.append(Change(True, key, enc.encode_tombstone(key, self._main), chunk))
 
     def commit(self) -> None:
         """Make the new revision current, if anything changed."""

@@ -1,4 +1,5 @@
 from raftkv.pb import log_pb2 as _log_pb2
+from raftkv.pb import rpc_pb2 as _rpc_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -6,6 +7,18 @@ from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class LeaseRenewRequest(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class LeaseRenewResponse(_message.Message):
+    __slots__ = ("ttls",)
+    TTLS_FIELD_NUMBER: _ClassVar[int]
+    ttls: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ttls: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Introduction(_message.Message):
     __slots__ = ()

@@ -1,6 +1,9 @@
-"""Messages between members: one ordered gRPC stream per direction; and what members know of one that is new."""
+"""Messages between members: one ordered gRPC stream per direction; calls beside them; and what members
+know of one that is new."""
 
 from raftkv.peer.introduction import Acquaintance
+from raftkv.peer.reception import Reception
 from raftkv.peer.transport import MESSAGES, PeerTransport
+from raftkv.peer.unary import PeerCalls
 
-__all__ = ["MESSAGES", "Acquaintance", "PeerTransport"]
+__all__ = ["MESSAGES", "Acquaintance", "PeerCalls", "PeerTransport", "Reception"]

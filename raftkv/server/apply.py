@@ -8,7 +8,9 @@ neither skip an entry nor apply it twice.
 import struct
 from collections.abc import Callable, Sequence
 
+from raftkv.lease import LeaseStore
 from raftkv.mvcc import Store
+from raftkv.mvcc.encoding import varint
 from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.raft import Entry, EntryKind
 from raftkv.server.headers import Headers
@@ -37,8 +39,11 @@ class Applier:
     2. Entries are applied in index order without gaps.
     """
 
-    def __init__(self, store: Store, membership: Membership, proposals: Proposals, headers: Headers) -> None:
+    def __init__(
+        self, store: Store, leases: LeaseStore, membership: Membership, proposals: Proposals, headers: Headers
+    ) -> None:
         self._store = store
+        self._leases = leases
         self._membership = membership
         self._proposals = proposals
         self._headers = headers
@@ -49,6 +54,10 @@ class Applier:
             "delete_range": self._delete_range,
             "txn": self._txn,
             "compaction": self._compaction,
+            "lease_grant": self._lease_grant,
+            "lease_revoke": self._lease_revoke,
+            "lease_expiry": self._lease_expiry,
+            "lease_checkpoints": self._lease_checkpoints,
             "member_attributes": self._member_attributes,
         }
 
@@ -100,6 +109,27 @@ class Applier:
         request: rpc_pb2.CompactionRequest = proposal.compaction
         self._store.compact(request.revision)
         self.on_compaction()
+        return self._respond(b"")
+
+    def _lease_grant(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        request: rpc_pb2.LeaseGrantRequest = proposal.lease_grant
+        lease = self._leases.grant(request.ID, request.TTL)
+        return self._respond(b"\x10" + varint(lease.id) + b"\x18" + varint(lease.ttl))
+
+    def _lease_revoke(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        self._leases.revoke(proposal.lease_revoke.ID)
+        return self._respond(b"")
+
+    def _lease_expiry(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        told = proposal.lease_expiry
+        if told.term == self.term:
+            self._leases.expire(told.ids, told.grants)
+        return self._respond(b"")
+
+    def _lease_checkpoints(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        told = proposal.lease_checkpoints
+        if told.term == self.term:
+            self._leases.checkpoint(told.checkpoints, told.grants)
         return self._respond(b"")
 
     def _member_attributes(self, proposal: log_pb2.Proposal) -> list[bytes]:

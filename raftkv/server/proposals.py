@@ -44,6 +44,10 @@ PUT = _operation("put")
 DELETE_RANGE = _operation("delete_range")
 TXN = _operation("txn")
 COMPACTION = _operation("compaction")
+LEASE_GRANT = _operation("lease_grant")
+LEASE_REVOKE = _operation("lease_revoke")
+LEASE_EXPIRY = _operation("lease_expiry")
+LEASE_CHECKPOINTS = _operation("lease_checkpoints")
 MEMBER_ATTRIBUTES = _operation("member_attributes")
 
 

@@ -19,10 +19,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from weakref import WeakSet
 
 from raftkv import errors
+from raftkv.lease import LeaseStore
 from raftkv.mvcc import Store
 from raftkv.raft import Message, NodeId, ProposalDropped, RaftNode, Ready, Role, SoftState
 from raftkv.server.apply import Applier
 from raftkv.server.headers import Headers
+from raftkv.server.leases import CallPeer, Leases
 from raftkv.server.membership import Membership
 from raftkv.server.proposals import Operation, Proposals
 from raftkv.server.reads import Reads
@@ -57,6 +59,7 @@ class Server:
         membership: Membership,
         headers: Headers,
         send: Callable[[Sequence[Message]], None],
+        call_peer: CallPeer,
         run_wal: Blocking,
         run_flush: Blocking,
         rng: random.Random,
@@ -78,7 +81,17 @@ class Server:
         timeout = 5.0 + 2 * election_ticks * tick_seconds
         self.proposals = Proposals(self._loop, headers.member_id, rng, timeout_seconds=timeout)
         self.reads = Reads(self._loop, node, rng, timeout_seconds=timeout, retry_seconds=0.5)
-        self.applier = Applier(store, membership, self.proposals, headers)
+        leases = LeaseStore(store)
+        self.leases = Leases(
+            node,
+            leases,
+            propose=self.propose,
+            linearizable=self.linearizable,
+            call_peer=call_peer,
+            election_seconds=election_ticks * tick_seconds,
+            timeout_seconds=timeout,
+        )
+        self.applier = Applier(store, leases, membership, self.proposals, headers)
         self.applier.on_compaction = self._start_compaction
         self.hub = Hub(
             store,
@@ -166,6 +179,7 @@ class Server:
             self.failed.set_result(error)
             self.proposals.fail_all(errors.Stopped)
             self.reads.fail_all(errors.Stopped())
+            self.leases.close()
 
     @property
     def blank(self) -> bool:
@@ -221,6 +235,7 @@ class Server:
             self._compaction.cancel()
         self.proposals.fail_all(errors.Stopped)
         self.reads.fail_all(errors.Stopped())
+        self.leases.close()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         if not self.failed.done():
@@ -253,6 +268,7 @@ class Server:
         self.reads.tick()
         if self.leader_calls and not self.node.leader and now - self._leader_lost_at >= self._leaderless_seconds:
             self._end_leader_calls()
+        self.leases.tick()
         if self.store.backend.pending_bytes > FLUSH_BYTES or now - self._flushed_at > FLUSH_SECONDS:
             self._flush()
 
@@ -300,6 +316,7 @@ class Server:
             self.node.advance(ready)
         if ready.committed:
             self._apply(ready)
+        self.leases.observe(self.applier.term)
         if ready.read_states:
             self.reads.confirmed(ready.read_states, self.applier.index)
             self.reads.start_round()

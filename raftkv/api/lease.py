@@ -1,0 +1,156 @@
+"""etcdserverpb.Lease: leases and what keeps them alive; and the same for other members, at the leader."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from raftkv import errors
+from raftkv.api.kv import decode
+from raftkv.lease import MAX_TTL_SECONDS
+from raftkv.mvcc.encoding import varint
+from raftkv.pb import peer_pb2, rpc_pb2
+from raftkv.peer import Reception
+from raftkv.rpc import Context, Method
+from raftkv.server.leases import PEER_RENEW, PEER_TIME_TO_LIVE, Leases
+from raftkv.server.proposals import LEASE_GRANT, LEASE_REVOKE
+from raftkv.server.server import Server
+
+KEEPALIVES_UNDER_WAY = 1024
+"""Of one stream; then it is read no further until some are answered."""
+
+
+class LeaseService:
+    """LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTimeToLive and LeaseLeases."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._leases = server.leases
+        self._rng = random.Random()
+
+    def methods(self) -> dict[str, Method]:
+        """The service's method table."""
+        prefix = "/etcdserverpb.Lease/"
+        return {
+            prefix + "LeaseGrant": Method.unary(self.grant),
+            prefix + "LeaseRevoke": Method.unary(self.revoke),
+            prefix + "LeaseKeepAlive": Method.bidi(self.keep_alive),
+            prefix + "LeaseTimeToLive": Method.unary(self.time_to_live),
+            prefix + "LeaseLeases": Method.unary(self.leases),
+        }
+
+    async def grant(self, request: bytes, context: Context) -> list[bytes]:
+        """Make a lease; what members could see differently is settled here, before the log: its id and least time."""
+        wanted = decode(rpc_pb2.LeaseGrantRequest, request)
+        if wanted.TTL > MAX_TTL_SECONDS:
+            raise errors.LeaseTTLTooLarge
+        wanted.TTL = max(wanted.TTL, self._leases.min_ttl_seconds)
+        wanted.ID = wanted.ID or self._free_id()
+        return await self._server.propose(LEASE_GRANT, wanted.SerializeToString())
+
+    def _free_id(self) -> int:
+        while True:
+            lease_id = self._rng.getrandbits(63)
+            if lease_id and not self._leases.store.exists(lease_id):
+                return lease_id
+
+    async def revoke(self, request: bytes, context: Context) -> list[bytes]:
+        """End a lease and delete its keys."""
+        decode(rpc_pb2.LeaseRevokeRequest, request)
+        return await self._server.propose(LEASE_REVOKE, request)
+
+    async def keep_alive(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """Renew leases; answers come in the order of the requests, and many may be under way."""
+        renewals = _Renewals(self._server)
+        reader = asyncio.ensure_future(renewals.read(requests))
+        try:
+            while (answer := await renewals.next()) is not None:
+                yield answer
+            # What ended the stream, if it was no end of requests.
+            await reader
+        finally:
+            reader.cancel()
+            renewals.forget()
+
+    async def time_to_live(self, request: bytes, context: Context) -> list[bytes]:
+        """Tell what is left of a lease and, if asked, its keys."""
+        body = await self._leases.time_to_live(decode(rpc_pb2.LeaseTimeToLiveRequest, request))
+        return [self._server.header(), body]
+
+    async def leases(self, request: bytes, context: Context) -> list[bytes]:
+        """List the leases this member knows; at the leader, those that expire soonest first."""
+        response = rpc_pb2.LeaseLeasesResponse()
+        for lease_id in self._leases.lessor.soonest_first():
+            response.leases.add(ID=lease_id)
+        return [self._server.header(), response.SerializeToString()]
+
+
+class _Renewals:
+    """The renewals of one stream that are under way, in order."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._under_way: deque[tuple[bytes, asyncio.Future[int]] | None] = deque()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def read(self, requests: AsyncIterator[bytes]) -> None:
+        """Ask for a renewal for every request."""
+        try:
+            async for request in requests:
+                lease_id = decode(rpc_pb2.LeaseKeepAliveRequest, request).ID
+                # The header is of the moment before: the lease existed at that revision.
+                head = self._server.header() + (b"\x10" + varint(lease_id) if lease_id else b"")
+                self._under_way.append((head, self._server.leases.renew(lease_id)))
+                self._arrived.set()
+                while len(self._under_way) >= KEEPALIVES_UNDER_WAY:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self._under_way.append(None)
+            self._arrived.set()
+
+    async def next(self) -> bytes | None:
+        """The next answer; None after the last.
+
+        Raises:
+            NoLeader, Timeout, Stopped: the lease could not be renewed, nor is it known to be gone.
+        """
+        while not self._under_way:
+            self._arrived.clear()
+            await self._arrived.wait()
+        first = self._under_way[0]
+        if first is None:
+            return None
+        head, future = first
+        ttl = await future
+        self._under_way.popleft()
+        self._room.set()
+        return head + (b"\x18" + varint(ttl) if ttl else b"")
+
+    def forget(self) -> None:
+        """Nobody waits for the rest."""
+        for under_way in self._under_way:
+            if under_way is not None:
+                under_way[1].cancel()
+
+
+def peer_methods(cluster_id: int, member_id: int, server: Callable[[], Server | None]) -> dict[str, Method]:
+    """What other members ask of the leader; a member that has not started yet is not it."""
+    reception = Reception(cluster_id, member_id)
+
+    def leases(context: Context) -> Leases:
+        reception.sender(context)
+        started = server()
+        if started is None:
+            raise errors.NotLeader
+        return started.leases
+
+    async def renew(request: bytes, context: Context) -> bytes:
+        ids = decode(peer_pb2.LeaseRenewRequest, request).ids
+        return peer_pb2.LeaseRenewResponse(ttls=await leases(context).renew_here(ids)).SerializeToString()
+
+    async def time_to_live(request: bytes, context: Context) -> bytes:
+        return await leases(context).time_to_live_here(decode(rpc_pb2.LeaseTimeToLiveRequest, request))
+
+    return {PEER_RENEW: Method.unary(renew), PEER_TIME_TO_LIVE: Method.unary(time_to_live)}
