@@ -290,7 +290,7 @@ class Wal:
                 group.append(record)
                 chain = record.crc
         if last:
-            contents.repaired = self._end_of_log(path, data, group_start, offset)
+            contents.repaired = end_of_log(path, data, group_start, offset)
             self._file, self._size, self._position = self._disk.open(path), len(data), group_start
             tail = max(0, len(data.rstrip(b"\0")) - group_start)
             self._unsettled = last_group_start, data[last_group_start:group_start] + bytes(tail)
@@ -298,19 +298,24 @@ class Wal:
             raise CorruptLog(path, offset, "a record is damaged")
         return group_chain
 
-    def _end_of_log(self, path: str, data: bytes, group_start: int, damage: int) -> str | None:
-        """Decide what the first unreadable byte of the last segment means; None for the plain end of the log."""
-        if not data[group_start:].strip(b"\0"):
-            return None
-        own_marker = False
-        for place, start in fmt.markers(data, damage):
-            if start != group_start:
-                raise CorruptLog(path, damage, "a record is damaged")
-            own_marker = True
-            end = place + fmt.MARKER_BYTES
-        if own_marker and not _has_unwritten_sector(data, group_start, end):
+
+def end_of_log(path: str, data: bytes, group_start: int, damage: int) -> str | None:
+    """Decide what the first unreadable byte of the last segment means; None for the plain end of the log.
+
+    Raises:
+        CorruptLog: acknowledged records are damaged.
+    """
+    if not data[group_start:].strip(b"\0"):
+        return None
+    own_marker = False
+    for place, start in fmt.markers(data, damage):
+        if start != group_start:
             raise CorruptLog(path, damage, "a record is damaged")
-        return f"{path}: cut an unfinished write at byte {group_start}"
+        own_marker = True
+        end = place + fmt.MARKER_BYTES
+    if own_marker and not _has_unwritten_sector(data, group_start, end):
+        raise CorruptLog(path, damage, "a record is damaged")
+    return f"{path}: cut an unfinished write at byte {group_start}"
 
 
 def _has_unwritten_sector(data: bytes, start: int, end: int) -> bool:
