@@ -12,6 +12,7 @@ from cli.raftctl.kv import compaction, delete, get, put
 from cli.raftctl.member import member
 from cli.raftctl.session import Session, global_options
 from cli.raftctl.txn import txn
+from cli.raftctl.watch import watch
 from raftkv import ETCD_API_VERSION, __version__
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -66,7 +67,7 @@ def completion(shell: str) -> None:
     print(found(raftctl, {}, "raftctl", "_RAFTCTL_COMPLETE").source())
 
 
-for command in (put, get, delete, txn, compaction, endpoint, member):
+for command in (put, get, delete, txn, compaction, watch, endpoint, member):
     raftctl.add_command(command)
 
 

@@ -27,15 +27,19 @@ _RESUMABLE = frozenset({Code.UNAVAILABLE, Code.INTERNAL, Code.CANCELED, Code.UNK
 class WatchCompacted(Refused, errors.Compacted):
     """The history a watcher needs is gone: it must read the keys anew, and watch from there.
 
-    `compact_revision`: the oldest revision that can still be watched.
+    `compact_revision`: the oldest revision that can still be watched. `response`: the server's last answer.
     """
 
-    def __init__(self, compact_revision: int) -> None:
+    def __init__(self, response: rpc_pb2.WatchResponse) -> None:
         Refused.__init__(self, errors.Compacted.CODE, errors.Compacted.TEXT)
-        self.compact_revision = compact_revision
+        self.response = response
+
+    @property
+    def compact_revision(self) -> int:
+        return self.response.compact_revision
 
     def __reduce__(self) -> tuple[object, ...]:
-        return WatchCompacted, (self.compact_revision,)
+        return WatchCompacted, (self.response,)
 
 
 class Place:
@@ -99,7 +103,7 @@ class Place:
 
 def _over(response: rpc_pb2.WatchResponse) -> Refused:
     if response.compact_revision:
-        return WatchCompacted(response.compact_revision)
+        return WatchCompacted(response)
     reason = response.cancel_reason or errors.WatchCanceled.TEXT
     for kind in errors.EtcdError.__subclasses__():
         if reason == kind.TEXT:

@@ -78,6 +78,9 @@ class Printer:
     def txn(self, response: "rpc_pb2.TxnResponse") -> None:
         raise self._lacking()
 
+    def watch(self, response: "rpc_pb2.WatchResponse") -> None:
+        raise self._lacking()
+
     def members(self, response: "rpc_pb2.MemberListResponse") -> None:
         raise self._lacking()
 

@@ -66,6 +66,14 @@ class Fields(Printer):
             elif op.HasField("response_delete_range"):
                 self.delete(op.response_delete_range)
 
+    def watch(self, response: rpc_pb2.WatchResponse) -> None:
+        _header(response.header)
+        for event in response.events:
+            _line("Type", kv_pb2.Event.EventType.Name(event.type))
+            if event.HasField("prev_kv"):
+                _kv("Prev", event.prev_kv)
+            _kv("", event.kv)
+
     def members(self, response: rpc_pb2.MemberListResponse) -> None:
         _header(response.header)
         for member in response.members:

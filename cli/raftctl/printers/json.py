@@ -34,6 +34,18 @@ class Json(Printer):
     def txn(self, response: rpc_pb2.TxnResponse) -> None:
         _print(render(response))
 
+    def watch(self, response: rpc_pb2.WatchResponse) -> None:
+        # The client library's structure, not the message's: other names, and every field.
+        _print(
+            {
+                "Header": render(response.header),
+                "Events": [render(event) for event in response.events],
+                "CompactRevision": response.compact_revision,
+                "Canceled": response.canceled,
+                "Created": response.created,
+            }
+        )
+
     def members(self, response: rpc_pb2.MemberListResponse) -> None:
         _print(render(response))
 

@@ -23,6 +23,17 @@ class Protobuf(Printer):
     def txn(self, response: rpc_pb2.TxnResponse) -> None:
         _write(response)
 
+    def watch(self, response: rpc_pb2.WatchResponse) -> None:
+        # etcdctl's client keeps the id of the watcher to itself.
+        _write(
+            rpc_pb2.WatchResponse(
+                header=response.header,
+                canceled=response.canceled,
+                compact_revision=response.compact_revision,
+                events=response.events,
+            )
+        )
+
     def members(self, response: rpc_pb2.MemberListResponse) -> None:
         _write(response)
 

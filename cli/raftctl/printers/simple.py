@@ -43,6 +43,11 @@ class Simple(Printer):
             elif op.HasField("response_delete_range"):
                 self.delete(op.response_delete_range)
 
+    def watch(self, response: rpc_pb2.WatchResponse) -> None:
+        for event in response.events:
+            write_line(kv_pb2.Event.EventType.Name(event.type))
+            self._kvs([*([event.prev_kv] if event.HasField("prev_kv") else []), event.kv])
+
     def members(self, response: rpc_pb2.MemberListResponse) -> None:
         for row in member_rows(response):
             write_line(", ".join(row))
