@@ -13,7 +13,7 @@ import pytest
 
 from raftkv.client import Client
 from tests.cli.raftctl import environment, etcdctl, raftctl
-from tests.cli.servers import KINDS, serve
+from tests.cli.servers import serve
 
 BOUND_SECONDS = 40.0
 RAFTCTL = (sys.executable, "-m", "cli.raftctl")
@@ -22,10 +22,10 @@ SENTINEL = "w/~end"
 needs_etcdctl = pytest.mark.skipif(shutil.which("etcdctl") is None, reason="etcdctl is not installed")
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with a history of every kind of change, whose last is the sentinel."""
-    with serve(request.param, tmp_path_factory.mktemp("server")) as endpoint, Client(endpoint) as client:
+    with serve("raftkv", tmp_path_factory.mktemp("server")) as endpoint, Client(endpoint) as client:
         client.put("w/a", "1")
         client.put("w/a", "2")
         client.put("w/quoted", b'q"\\\x01\xff\n')
