@@ -1,6 +1,8 @@
 """The log on a disk that does its worst: what was acknowledged is there, in order, and nothing else."""
 
+import contextlib
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -196,6 +198,38 @@ class WalMachine(RuleBasedStateMachine):
             self.wal = None
             self.start(None)
             assert self.wal is not None
+
+
+def written(seed: int, sizes: Sequence[int]) -> tuple[FaultyDisk, Wal]:
+    disk = FaultyDisk(seed)
+    wal = Wal.create(disk, DIRECTORY, b"identity", SEGMENT)
+    for index, size in enumerate(sizes, 1):
+        wal.write([wal.encode(None, [Entry(1, index, EntryKind.NORMAL, b"x" * size)])])
+    return disk, wal
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_segments_half_removed_leave_no_gap(seed: int) -> None:
+    disk, wal = written(seed, [3000] * 6)
+    disk.cut_power(after=seed % 12)
+    with contextlib.suppress(PowerCut):
+        wal.release(5)
+    disk.crash()
+    _, contents = Wal.open(disk, DIRECTORY, SEGMENT)
+    assert contents.entries[-1][1] == 6
+
+
+@pytest.mark.parametrize("size", range(0, 512, 8))
+def test_a_small_write_torn_between_two_sectors_is_cut(size: int) -> None:
+    """Its second sector with the marker arrives, its first, shared with the write before, does not."""
+    for seed in range(6):
+        disk, wal = written(seed, [size])
+        disk.cut_power(after=1)
+        with pytest.raises(PowerCut):
+            wal.write([wal.encode(None, [Entry(1, 2, EntryKind.NORMAL, b"y" * 100)])])
+        disk.crash()
+        _, contents = Wal.open(disk, DIRECTORY, SEGMENT)
+        assert [entry[1] for entry in contents.entries] in ([1], [1, 2])
 
 
 LIMITS = settings(
