@@ -31,6 +31,8 @@ class Config:
     advertise_client_urls: tuple[str, ...] = ("http://localhost:2379",)
     listen_peer_urls: tuple[str, ...] = DEFAULT_PEER_URLS
     initial_advertise_peer_urls: tuple[str, ...] = DEFAULT_PEER_URLS
+    listen_metrics_urls: tuple[str, ...] = ()
+    enable_pprof: bool = False
     initial_cluster: Members = (("default", DEFAULT_PEER_URLS),)
     initial_cluster_token: str = DEFAULT_TOKEN
     initial_cluster_state: str = "new"

@@ -109,8 +109,10 @@ class _Duration(click.ParamType[float]):
 class _Option(click.Option):
     """An option of one group of the help text whose environment is the mapping in `Context.obj`."""
 
-    def __init__(self, name: str, group: str, kind: click.ParamType[Any], default: object, text: str) -> None:
-        super().__init__([f"--{name}"], type=kind, help=text, envvar=_variable(name))
+    def __init__(
+        self, name: str, group: str, kind: click.ParamType[Any], default: object, text: str, **more: Any
+    ) -> None:
+        super().__init__([f"--{name}"], type=kind, help=text, envvar=_variable(name), **more)
         self.flag = name
         self.group = group
         self.documented_default = default
@@ -122,6 +124,11 @@ class _Option(click.Option):
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         metavar = _METAVARS.get(self.flag) or self.make_metavar(ctx)
         return f"--{self.flag} {metavar}", f"{self.help}  [{self.documented_default}]"
+
+
+def _switch(name: str, group: str, text: str) -> _Option:
+    """An option that is on when it is named without a value, or with `=true`."""
+    return _Option(name, group, click.BOOL, "false", text, is_flag=False, flag_value="true")
 
 
 _METAVARS = {
@@ -140,6 +147,7 @@ def _variable(flag: str) -> str:
 
 
 _MEMBER, _CLUSTERING, _LIMITS, _LOGGING = "Member", "Clustering", "Limits", "Logging"
+_MONITORING = "Monitoring"
 _POSITIVE = click.IntRange(min=1)
 
 
@@ -220,6 +228,14 @@ def _options() -> list[_Option]:
             "5s",
             "How often a quiet watcher hears how far the store is, if it asked; at least 100ms.",
         ),
+        _Option(
+            "listen-metrics-urls",
+            _MONITORING,
+            listen,
+            "none",
+            "Where to serve /metrics, /health, /livez and /readyz besides the client port.",
+        ),
+        _switch("enable-pprof", _MONITORING, "Serve the stacks of all threads and tasks at /debug/stacks."),
         _Option("log-level", _LOGGING, click.Choice(LOG_LEVELS), default.log_level, "What is logged, to stderr."),
         _Option(
             "log-format", _LOGGING, click.Choice(LOG_FORMATS), default.log_format, "Lines for people or for machines."
@@ -286,6 +302,8 @@ def command() -> click.Command:
 OPTIONS: tuple[str, ...] = (*(option.flag for option in _options()), "config-file", "version")
 """Every flag, without its dashes."""
 
+SWITCHES = {option.flag for option in _options() if option.type is click.BOOL}
+
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
@@ -336,6 +354,8 @@ def read_file(path: str) -> dict[str, str]:
 def _file_value(path: str, key: str, value: object) -> str:
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return ",".join(value)
+    if isinstance(value, bool) and key in SWITCHES:
+        return str(value).lower()
     if isinstance(value, (str, int)) and not isinstance(value, bool):
         return str(value)
     raise ConfigError(f"--config-file {path}: {key} must be a text, a number or a list of texts")

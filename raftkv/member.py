@@ -19,15 +19,17 @@ from urllib.parse import urlsplit
 import lmdb
 
 from raftkv import api, errors
-from raftkv.api.info import http_app
 from raftkv.config import Config
 from raftkv.disk import OsDisk
+from raftkv.gateway import Gateway
+from raftkv.metrics import Metrics
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.peer import MESSAGES, Acquaintance, PeerCalls, PeerTransport, introduction
 from raftkv.raft import Config as RaftConfig
 from raftkv.raft import Entry, EntryKind, HardState, RaftNode
 from raftkv.rpc import App, Context, Method, health, reflection
+from raftkv.rpc.app import ASGIApp
 from raftkv.rpc.server import HttpServer, listen
 from raftkv.server.apply import applied_position
 from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
@@ -40,6 +42,7 @@ from raftkv.server.proposals import MEMBER_ATTRIBUTES
 from raftkv.server.server import Blocking, Server
 from raftkv.status import Code, StatusError
 from raftkv.wal import CorruptLog, Wal, WalContents
+from raftkv.web import Checks, Front, client_pages, metrics_pages
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ class Member:
         self._publishing: asyncio.Task[None] | None = None
         self.client_addresses: tuple[str, ...] = ()
         self.peer_addresses: tuple[str, ...] = ()
+        self.metrics_addresses: tuple[str, ...] = ()
 
     @property
     def member_id(self) -> int:
@@ -94,6 +98,7 @@ class Member:
     async def _start(self) -> None:
         clients = [self._bind("listen-client-urls", url) for url in self.config.listen_client_urls]
         peers = [self._bind("listen-peer-urls", url) for url in self.config.listen_peer_urls]
+        monitors = [self._bind("listen-metrics-urls", url) for url in self.config.listen_metrics_urls]
         data_dir = DataDir(self.config.data_dir)
         data_dir.lock()
         self._exit.callback(data_dir.close)
@@ -117,7 +122,11 @@ class Member:
         self._exit.push_async_callback(transport.close)
         transport.start()
         server.start()
-        self.client_addresses = await self._serve(self._client_app(server), clients)
+        checks = Checks(server)
+        metrics = Metrics(server, checks)
+        pages = Front(metrics_pages(checks, metrics.render), cors=False)
+        self.metrics_addresses = await self._serve(pages, monitors)
+        self.client_addresses = await self._serve(self._client_app(server, checks, metrics), clients)
         self._publishing = asyncio.get_running_loop().create_task(self._publish(server))
         self._exit.callback(self._publishing.cancel)
         # What is loaded now lives as long as the process: the collector need not look at it again.
@@ -150,7 +159,7 @@ class Member:
         self._exit.callback(listener.close)
         return listener
 
-    async def _serve(self, app: App, listeners: list[socket.socket]) -> tuple[str, ...]:
+    async def _serve(self, app: ASGIApp, listeners: list[socket.socket]) -> tuple[str, ...]:
         addresses = []
         for listener in listeners:
             http = HttpServer(app, listener, max_concurrent_streams=self.config.max_concurrent_streams)
@@ -159,18 +168,18 @@ class Member:
             addresses.append(http.address)
         return tuple(addresses)
 
-    def _client_app(self, server: Server) -> App:
+    def _client_app(self, server: Server, checks: Checks, metrics: Metrics) -> App:
         limits = api.Limits(max_request_bytes=self.config.max_request_bytes, max_txn_ops=self.config.max_txn_ops)
         methods = api.services(
             server, limits, watch_progress_seconds=self.config.watch_progress_notify_interval_seconds
         )
         methods.update(health.methods(lambda: not server.failed.done()))
         methods.update(reflection.methods({path.split("/")[1] for path in methods}))
-        return App(
-            methods,
-            max_receive_bytes=self.config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
-            http=http_app(server),
-        )
+        max_receive_bytes = self.config.max_request_bytes + REQUEST_OVERHEAD_BYTES
+        app = App(methods, max_receive_bytes=max_receive_bytes)
+        pages = client_pages(checks, metrics.render, debug=self.config.enable_pprof)
+        app.http = Front(pages, gateway=Gateway(app, max_receive_bytes=max_receive_bytes))
+        return app
 
     # Data
 

@@ -37,7 +37,7 @@ and hold them up for as long as a slow client's window is closed."""
 
 
 class App:
-    """Serves a table of methods by path; requests that are not gRPC go to `http`."""
+    """Serves a table of methods by path; requests that are not gRPC go to `http`, if that is set."""
 
     def __init__(
         self,
@@ -45,14 +45,13 @@ class App:
         *,
         max_receive_bytes: int = 4 << 20,
         max_send_bytes: int = (1 << 31) - 1,
-        http: ASGIApp | None = None,
     ) -> None:
         """Sizes are of one message, without its prefix and after decompression."""
         self._methods = dict(methods)
         self._services = {path.split("/")[1] for path in methods}
         self._max_receive_bytes = max_receive_bytes
         self._max_send_bytes = max_send_bytes
-        self._http = http
+        self.http: ASGIApp | None = None
         self._deadlines = Deadlines()
         self._streams: set[Interrupt] = set()
         self._stopping = False
@@ -77,8 +76,8 @@ class App:
         problem = self._not_grpc(scope, headers.get(b"content-type", b""))
         if problem is None:
             await self._call(scope, receive, send, headers)
-        elif problem[0] == 404 and self._http is not None:
-            await self._http(scope, receive, send)
+        elif problem[0] == 404 and self.http is not None:
+            await self.http(scope, receive, send)
         else:
             await _respond(send, *problem)
 
@@ -320,6 +319,16 @@ async def _end(send: Send, error: Exception | None, *, started: bool) -> None:
         await send(trailers)
     except OSError:
         return
+
+
+async def drain(receive: Receive, max_bytes: int = 1 << 20) -> None:
+    """Read a request that is refused unread, up to a limit: an answer before its end looks like a fault to clients."""
+    size = 0
+    while size < max_bytes:
+        event = await receive()
+        size += len(event.get("body", b""))
+        if event["type"] == "http.disconnect" or not event.get("more_body", False):
+            return
 
 
 async def _respond(send: Send, status: int, body: bytes) -> None:

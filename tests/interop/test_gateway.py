@@ -1,0 +1,219 @@
+"""The same HTTP requests to etcd and to raftkv: status and body equal, except for ids and what time decides."""
+
+import itertools
+import json
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from h2.connection import H2Connection
+from h2.events import DataReceived
+
+from tests.cli.servers import serve
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("etcd") is None, reason="no etcd to compare with"),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="no curl to ask with"),
+]
+
+VERSIONS = ["--http1.1", "--http2-prior-knowledge"]
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve("etcd", tmp_path_factory.mktemp("etcd")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def raftkv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve("raftkv", tmp_path_factory.mktemp("raftkv")) as endpoint:
+        yield endpoint
+
+
+def curl(endpoint: str, path: str, *options: str, seconds: str = "10") -> tuple[int, bytes]:
+    """Status and body."""
+    command = ["curl", "--silent", "--max-time", seconds, "--write-out", "%{stderr}%{http_code}", *options]
+    done = subprocess.run([*command, f"http://{endpoint}{path}"], capture_output=True, timeout=30, check=False)
+    return int(done.stderr), done.stdout
+
+
+def post(endpoint: str, path: str, body: str, version: str = "--http1.1") -> tuple[int, bytes]:
+    return curl(endpoint, path, "--data-binary", body, version)
+
+
+def masked(body: bytes) -> bytes:
+    """Hide what differs from one cluster to the next. Keys of a test are new, so revisions differ as well."""
+    names = rb"cluster_id|member_id|revision|raft_term|create_revision|mod_revision|leader|ID"
+    return re.sub(rb'"(%s)":"\d+"' % names, rb'"\1":"N"', body)
+
+
+def test_a_keys_life(etcd: str, raftkv: str) -> None:
+    requests = [
+        ("put", '{"key":"Zm9v","value":"YmFy"}'),
+        ("put", '{"key":"Zm9v","value":"YmF6","prev_kv":true}'),
+        ("put", '{"key":"Zm9vAP/+","value":"_-8="}'.replace("_-", "/+")),
+        ("range", '{"key":"Zm9v"}'),
+        ("range", '{"key":"Zm9v","range_end":"Zm9w","sort_order":"DESCEND","limit":"1"}'),
+        ("range", '{"key":"Zm9v","rangeEnd":"Zm9w","keys_only":true,"serializable":true}'),
+        ("range", '{"key":"AA==","range_end":"AA==","count_only":true}'),
+        ("txn", '{"compare":[{"key":"Zm9v","result":"EQUAL","target":"VERSION","version":"2"}],'
+                '"success":[{"request_put":{"key":"Zm9v","value":"eA=="}},{"request_range":{"key":"Zm9v"}},'
+                '{"request_delete_range":{"key":"YQ=="}},{"request_txn":{"failure":[]}}]}'),
+        ("txn", '{"compare":[{"key":"Zm9v","target":"CREATE"}],"failure":[{"request_range":{"key":"Zm9v"}}]}'),
+        ("txn", "{}"),
+        ("deleterange", '{"key":"Zm9v","prev_kv":true}'),
+        ("deleterange", '{"key":"Zm9v"}'),
+        ("compaction", '{"revision":"1000000"}'),
+    ]  # fmt: skip
+    for (name, body), version in itertools.product(requests[:1], VERSIONS):
+        assert post(raftkv, f"/v3/kv/{name}", body, version)[0] == 200
+    post(etcd, "/v3/kv/put", requests[0][1])
+    for endpoint in (etcd, raftkv):
+        post(endpoint, "/v3/kv/deleterange", '{"key":"AA==","range_end":"AA=="}')
+    for name, body in requests:
+        expected = post(etcd, f"/v3/kv/{name}", body)
+        found = post(raftkv, f"/v3/kv/{name}", body)
+        assert (found[0], masked(found[1])) == (expected[0], masked(expected[1])), body
+
+
+REFUSED = [
+    ("/v3/kv/range", ""),
+    ("/v3/kv/range", "null"),
+    ("/v3/kv/range", '{"key":""}'),
+    ("/v3/kv/range", "{bad"),
+    ("/v3/kv/range", '{"key":5}'),
+    ("/v3/kv/range", '{"key":"!!"}'),
+    ("/v3/kv/range", '{"key":"Zm9v","limit":1e1}'),
+    ("/v3/kv/range", '{"key":"Zm9v","sort_order":"NOSUCH"}'),
+    ("/v3/kv/range", '{"key":"Zm9v","revision":"99999"}'),
+    ("/v3/kv/put", '{"key":"Zm9v","lease":"12345"}'),
+    ("/v3/kv/put", '{"key":"Zm9v","value":"YQ==","ignore_value":true}'),
+    ("/v3/kv/txn", '{"success":[{}]}'),
+    ("/v3/kv/txn", '{"compare":5}'),
+    ("/v3/watch", "{bad"),
+    ("/v3/nosuch", "{}"),
+    ("/v3/", "{}"),
+    ("/v3/kv/range/", "{}"),
+    ("/v3alpha/kv/range", "{}"),
+    ("/nosuch", ""),
+    ("/", ""),
+    ("/version", ""),
+    ("/health", ""),
+]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_refusals(version: str, etcd: str, raftkv: str) -> None:
+    for path, body in REFUSED:
+        expected = post(etcd, path, body)
+        assert expected[0] >= 400
+        assert post(raftkv, path, body, version) == expected, (path, body)
+
+
+def test_a_request_that_is_too_large(etcd: str, raftkv: str, tmp_path: Path) -> None:
+    for size in (1_600_000, 2_400_000):
+        large = tmp_path / "large"
+        large.write_text(json.dumps({"key": "Zm9v", "value": "YWFh" * (size // 3)}))
+        expected = post(etcd, "/v3/kv/put", f"@{large}")
+        assert expected[0] in (400, 429)
+        assert post(raftkv, "/v3/kv/put", f"@{large}") == expected
+
+
+def test_other_methods(etcd: str, raftkv: str) -> None:
+    for method, path in itertools.product(("GET", "PUT", "OPTIONS"), ("/v3/kv/range", "/v3/nosuch", "/nosuch")):
+        assert curl(raftkv, path, "--request", method) == curl(etcd, path, "--request", method), (method, path)
+    for path in ("/health", "/version", "/v3/kv/range"):
+        assert curl(raftkv, path, "--head")[0] == curl(etcd, path, "--head")[0] == 405
+
+
+def test_headers(etcd: str, raftkv: str) -> None:
+    for path, body in (
+        ("/v3/kv/range", '{"key":"Zm9v"}'),
+        ("/v3/kv/range", "{bad"),
+        ("/v3/nosuch", ""),
+        ("/health", ""),
+    ):
+        found, expected = (headers(endpoint, path, body) for endpoint in (raftkv, etcd))
+        for name in ("date", "content-length"):
+            found.pop(name, None), expected.pop(name, None)
+        assert found == expected, path
+
+
+def headers(endpoint: str, path: str, body: str) -> dict[str, str]:
+    dumped = curl(endpoint, path, "--data-binary", body, "--dump-header", "-", "--output", "/dev/null")[1].decode()
+    lines = (line.partition(": ") for line in dumped.splitlines()[1:] if line)
+    return {name.lower(): value for name, _, value in lines}
+
+
+def test_members_and_status(etcd: str, raftkv: str) -> None:
+    def shape(value: object) -> object:
+        return {name: shape(inner) for name, inner in value.items()} if isinstance(value, dict) else type(value)
+
+    expected, found = (json.loads(post(endpoint, "/v3/cluster/member/list", "")[1]) for endpoint in (etcd, raftkv))
+    assert shape(found) == shape(expected)
+    assert shape(found["members"][0]) == shape(expected["members"][0])
+    expected, found = (json.loads(post(endpoint, "/v3/maintenance/status", "")[1]) for endpoint in (etcd, raftkv))
+    assert shape(expected).items() <= shape(found).items()  # type: ignore[attr-defined]
+
+
+def test_the_beta_path_is_the_same(etcd: str, raftkv: str) -> None:
+    body = '{"key":"bm9uZQ=="}'
+    expected, found = (post(endpoint, "/v3beta/kv/range", body) for endpoint in (etcd, raftkv))
+    assert (found[0], masked(found[1])) == (expected[0], masked(expected[1]))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_watch_streams_lines_until_the_client_leaves(version: str, etcd: str, raftkv: str) -> None:
+    key = "d2F0Y2hlZA=="
+    for endpoint in (etcd, raftkv):
+        post(endpoint, "/v3/kv/deleterange", f'{{"key":"{key}"}}')
+    lines = {}
+    for endpoint in (etcd, raftkv):
+        asked = version if endpoint == raftkv else "--http1.1"
+        command = ["curl", "--silent", "--no-buffer", "--max-time", "20", asked]
+        command += ["--data-binary", f'{{"create_request":{{"key":"{key}"}}}}', f"http://{endpoint}/v3/watch"]
+        watching = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert watching.stdout is not None
+        try:
+            found = [watching.stdout.readline()]
+            post(endpoint, "/v3/kv/put", f'{{"key":"{key}","value":"MQ=="}}')
+            found.append(watching.stdout.readline())
+            post(endpoint, "/v3/kv/deleterange", f'{{"key":"{key}"}}')
+            found.append(watching.stdout.readline())
+        finally:
+            watching.kill()
+            watching.wait()
+            watching.stdout.close()
+        lines[endpoint] = [masked(line) for line in found]
+    assert lines[raftkv] == lines[etcd]
+    assert b'"type":"DELETE"' in lines[raftkv][2]
+
+
+def test_over_http2_a_watch_takes_requests_while_it_answers(raftkv: str) -> None:
+    host, port = raftkv.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        http = H2Connection()
+        http.initiate_connection()
+        pairs = {"method": "POST", "path": "/v3/watch", "scheme": "http", "authority": raftkv}
+        http.send_headers(1, [(f":{name}", value) for name, value in pairs.items()])
+        for number in (1, 2):
+            http.send_data(1, b'{"create_request":{"key":"YQ==","watch_id":"%d"}}' % number)
+            connection.sendall(http.data_to_send())
+            answer = json.loads(next_data(connection, http))
+            assert answer["result"]["watch_id"] == str(number)
+
+
+def next_data(connection: socket.socket, http: H2Connection) -> bytes:
+    while True:
+        received = connection.recv(65536)
+        assert received, "the server closed the connection"
+        events = http.receive_data(received)
+        connection.sendall(http.data_to_send())
+        for event in events:
+            if isinstance(event, DataReceived):
+                return event.data
