@@ -137,18 +137,22 @@ class Hub:
         self._resumable.pop(stream, None)
         self._progress_due.pop(stream, None)
 
-    def restored(self) -> None:
-        """The store is another one now, from a snapshot: what lies between is read from its history.
+    def become(self, store: Store) -> None:
+        """Go on with another store, one that a snapshot of the same cluster brought.
 
-        Watchers that the snapshot's compaction has overtaken are told so, as those of any compaction.
+        What lies between the two is read from the new one's history. Watchers whose place its compaction has overtaken
+        are told so, as by any compaction.
         """
+        self._store.on_commit = None
+        self._store = store
+        store.on_commit = self.committed
         self._fresh.clear()
         for watcher in self._index.watchers():
             self._index.remove(watcher)
             watcher.next_revision = max(watcher.next_revision, self.revision + 1)
             watcher.stream.behind[watcher] = None
             self.resume(watcher.stream)
-        self.revision = self._store.revision
+        self.revision = store.revision
 
     # Progress
 

@@ -34,6 +34,12 @@ def etcd(tmp_path: Path) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def started_etcd(tmp_path: Path, *flags: str) -> Iterator[Client]:
+    with started_etcd_endpoint(tmp_path, *flags) as endpoint, Client(endpoint, timeout=5.0) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def started_etcd_endpoint(tmp_path: Path, *flags: str) -> Iterator[str]:
     client_port, peer_port = free_ports(2)
     client_url, peer_url = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
     command = ["etcd", "--data-dir", str(tmp_path / "etcd"), "--listen-client-urls", client_url]
@@ -48,7 +54,7 @@ def started_etcd(tmp_path: Path, *flags: str) -> Iterator[Client]:
                     client.range("ready")
                     break
                 time.sleep(0.05)
-            yield client
+        yield client_url.removeprefix("http://")
     finally:
         process.kill()
         process.wait()

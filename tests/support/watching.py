@@ -45,7 +45,10 @@ class Stream:
             self._answers.put(error)
 
     def create(self, **fields: object) -> None:
-        self._requests.put(pb.WatchRequest(create_request=pb.WatchCreateRequest(**fields)))  # type: ignore[arg-type]
+        self.create_as(pb.WatchCreateRequest(**fields))  # type: ignore[arg-type]
+
+    def create_as(self, request: pb.WatchCreateRequest) -> None:
+        self._requests.put(pb.WatchRequest(create_request=request))
 
     def cancel(self, watch_id: int) -> None:
         self._requests.put(pb.WatchRequest(cancel_request=pb.WatchCancelRequest(watch_id=watch_id)))

@@ -203,6 +203,7 @@ class World:
         return self.clients[-1]
 
     def put(self, key: bytes, value: bytes = b"") -> None:
+        """Put one key."""
         self.store.put(pb.PutRequest(key=key, value=value))
         self.history.put(self.store.revision, key, value)
         self.hub.distribute()

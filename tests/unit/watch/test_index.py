@@ -1,0 +1,114 @@
+"""Who wants to hear of a key: the index against a list that is searched from end to end."""
+
+import random
+import tracemalloc
+
+import pytest
+
+from raftkv.mvcc.interval import Interval, contains
+from raftkv.pb import rpc_pb2 as pb
+from raftkv.watch.index import Index, prefix_end
+from raftkv.watch.stream import Watcher
+from raftkv.watch.tree import IntervalTree
+from tests.unit.watch.world import World
+
+KEYS = [bytes(key) for key in ((97,), (97, 98), (97, 255), (98,), (255,), (255, 255), (0,), (97, 0), (97,) * 200)]
+ENDS = [None, *KEYS, b"b\0", b"c"]
+
+
+def watcher(world: World, span: Interval, form: int = 0) -> Watcher:
+    made = Watcher(world.hub.open(lambda: None), 0, span, pb.WatchCreateRequest())
+    made.form = form
+    return made
+
+
+def test_the_index_equals_a_search(world: World) -> None:
+    """Keys, prefixes short and long, endless and other ranges, added and removed in any order."""
+    rng = random.Random(3)
+    index, known = Index(), []
+    for _ in range(2000):
+        if known and rng.random() < 0.45:
+            index.remove(gone := known.pop(rng.randrange(len(known))))
+            assert gone not in index.watchers()
+        else:
+            first, end = rng.choice(KEYS), rng.choice(ENDS)
+            if rng.random() < 0.5:
+                end = rng.choice((first + b"\0", prefix_end(first)))
+            if end is not None and end <= first:
+                continue
+            known.append(watcher(world, (first, end), rng.randrange(3)))
+            index.add(known[-1])
+        key = rng.choice(KEYS) + rng.choice((b"", b"a", b"\xff", b"\0"))
+        found = [one for group in index.match(key) for watchers in group.forms.values() for one in watchers]
+        assert sorted(map(id, found)) == sorted(id(one) for one in known if contains(one.span, key))
+    for one in known:
+        index.remove(one)
+    assert not index
+    assert not index.match(b"a")
+
+
+@pytest.mark.parametrize(("prefix", "end"), [(b"a", b"b"), (b"a\xff", b"b"), (b"\xff", None), (b"", None)])
+def test_prefix_end(prefix: bytes, end: bytes | None) -> None:
+    assert prefix_end(prefix) == end
+
+
+def test_a_key_finds_its_intervals_among_many_without_a_search() -> None:
+    """20,000 overlapping intervals; the tree is asked a few nodes each."""
+    asked = 0
+
+    class Counted(bytes):
+        def __le__(self, other: bytes) -> bool:
+            nonlocal asked
+            asked += 1
+            return bytes.__le__(self, other)
+
+        def __ge__(self, other: bytes) -> bool:
+            nonlocal asked
+            asked += 1
+            return bytes.__ge__(self, other)
+
+    tree: IntervalTree[int] = IntervalTree()
+    order = list(range(20_000))
+    random.Random(1).shuffle(order)
+    for number in order:
+        tree.add(b"%06d" % number, b"%06d" % (number + 3), number)
+    assert sorted(tree.holding(Counted(b"010000"))) == [9998, 9999, 10000]
+    assert 0 < asked < 400
+    for number in order:
+        tree.remove(b"%06d" % number, b"%06d" % (number + 3))
+    assert tree.holding(b"010000") == []
+    with pytest.raises(KeyError):
+        tree.remove(b"a", b"b")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_watcher_costs_at_most_two_kilobytes(world: World, same: bool) -> None:
+    """Of 1,000 on one stream, of the same key or each of a prefix of its own, all current and nothing queued."""
+    stream = world.hub.open(lambda: None)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(1000):
+        name = b"/registry/" + (b"same" if same else b"%d/" % number)
+        end = b"" if same else prefix_end(name) or b""
+        stream.create(pb.WatchCreateRequest(key=name, range_end=end, prev_kv=True, progress_notify=True))
+        while stream.take():
+            continue
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown / 1000 <= 2000
+    assert len(stream.watchers) == 1000
+
+
+def test_an_event_is_encoded_once_however_many_want_it(world: World) -> None:
+    """What 1,000 queues hold of one event is one piece of memory."""
+    clients = [world.client() for _ in range(1000)]
+    for client in clients:
+        client.create(pb.WatchCreateRequest(key=b"k", prev_kv=True))
+        client.drain()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    world.put(b"k", bytes(100_000))
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 1_000_000
+    assert all(client.stream.queued_bytes > 100_000 for client in clients)
