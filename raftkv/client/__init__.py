@@ -2,14 +2,19 @@
 
 from raftkv.client.aio import AsyncClient
 from raftkv.client.errors import ClientError, NotConnected, OutcomeUnknown, Refused, Unavailable
-from raftkv.client.sync import Client, Watch
+from raftkv.client.leasing import AsyncLease, KeepAlive, LeaseLost
+from raftkv.client.sync import Client, Lease, Watch
 from raftkv.client.watching import AsyncWatch, WatchCompacted
 
 __all__ = [
     "AsyncClient",
+    "AsyncLease",
     "AsyncWatch",
     "Client",
     "ClientError",
+    "KeepAlive",
+    "Lease",
+    "LeaseLost",
     "NotConnected",
     "OutcomeUnknown",
     "Refused",

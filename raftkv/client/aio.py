@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from raftkv import errors
 from raftkv.client import requests as req
 from raftkv.client.failover import Attempts, Rotation
+from raftkv.client.leasing import AsyncLease, KeepAlive, keep_alive_once
 from raftkv.client.requests import Key
 from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -223,6 +224,37 @@ class AsyncClient:
             if await _ready(channel, search.connect_seconds(time.monotonic())):
                 return target, channel
             await asyncio.sleep(search.unconnected(target, time.monotonic()))
+
+    def lease(self, ttl: int, *, on_lost: Callable[[AsyncLease], None] | None = None) -> AsyncLease:
+        """A lease of `ttl` seconds for `async with`: kept alive inside, revoked at the end.
+
+        `on_lost` is called, in the event loop, when it has expired or could not be renewed in time.
+        """
+        return AsyncLease(self.lease_grant, self.lease_revoke, self.keep_alive, ttl, on_lost)
+
+    def keep_alive(self, lease_id: int) -> KeepAlive:
+        """Renewals of a lease at the pace of the caller."""
+        return KeepAlive(self._connected, self._rotation.leave, lease_id)
+
+    async def lease_grant(self, ttl: int, lease_id: int = 0) -> rpc_pb2.LeaseGrantResponse:
+        """Make a lease of `ttl` seconds; the server chooses its id unless one is given, and may grant more time."""
+        return await self.call(req.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(TTL=ttl, ID=lease_id))
+
+    async def lease_revoke(self, lease_id: int) -> rpc_pb2.LeaseRevokeResponse:
+        """End a lease and delete its keys."""
+        return await self.call(req.LEASE_REVOKE, rpc_pb2.LeaseRevokeRequest(ID=lease_id))
+
+    async def lease_keep_alive_once(self, lease_id: int) -> rpc_pb2.LeaseKeepAliveResponse:
+        """Renew a lease once; raises an error that is also `LeaseNotFound` when there is none."""
+        return await keep_alive_once(self.keep_alive(lease_id), self._timeout)
+
+    async def lease_time_to_live(self, lease_id: int, *, keys: bool = False) -> rpc_pb2.LeaseTimeToLiveResponse:
+        """What is left of a lease, in whole seconds (-1: there is none), and its keys if asked for."""
+        return await self.call(req.LEASE_TIME_TO_LIVE, rpc_pb2.LeaseTimeToLiveRequest(ID=lease_id, keys=keys))
+
+    async def leases(self) -> rpc_pb2.LeaseLeasesResponse:
+        """All leases, as some member knows them."""
+        return await self.call(req.LEASE_LEASES, rpc_pb2.LeaseLeasesRequest())
 
     async def member_list(self) -> rpc_pb2.MemberListResponse:
         """Who the members are."""

@@ -36,6 +36,14 @@ DELETE_RANGE = Rpc("/etcdserverpb.KV/DeleteRange", rpc_pb2.DeleteRangeRequest, r
 TXN = Rpc("/etcdserverpb.KV/Txn", rpc_pb2.TxnRequest, rpc_pb2.TxnResponse, False)
 READ_TXN = Rpc(TXN.path, TXN.request, TXN.response, True)
 COMPACT = Rpc("/etcdserverpb.KV/Compact", rpc_pb2.CompactionRequest, rpc_pb2.CompactionResponse, False)
+LEASE_GRANT = Rpc("/etcdserverpb.Lease/LeaseGrant", rpc_pb2.LeaseGrantRequest, rpc_pb2.LeaseGrantResponse, False)
+LEASE_REVOKE = Rpc("/etcdserverpb.Lease/LeaseRevoke", rpc_pb2.LeaseRevokeRequest, rpc_pb2.LeaseRevokeResponse, False)
+LEASE_TIME_TO_LIVE = Rpc(
+    "/etcdserverpb.Lease/LeaseTimeToLive", rpc_pb2.LeaseTimeToLiveRequest, rpc_pb2.LeaseTimeToLiveResponse, True
+)
+LEASE_LEASES = Rpc(
+    "/etcdserverpb.Lease/LeaseLeases", rpc_pb2.LeaseLeasesRequest, rpc_pb2.LeaseLeasesResponse, True, False
+)
 MEMBER_LIST = Rpc(
     "/etcdserverpb.Cluster/MemberList", rpc_pb2.MemberListRequest, rpc_pb2.MemberListResponse, True, False
 )

@@ -1,6 +1,7 @@
 """The client for threads: `AsyncClient` on an event loop of its own, in a thread of its own."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
@@ -10,6 +11,7 @@ from google.protobuf.message import Message
 
 from raftkv.client import requests as req
 from raftkv.client.aio import AsyncClient
+from raftkv.client.leasing import AsyncLease
 from raftkv.client.requests import Key
 from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -185,6 +187,34 @@ class Client:
         )
         return Watch(watch, self._run)
 
+    def lease(self, ttl: int, *, on_lost: "Callable[[Lease], None] | None" = None) -> "Lease":
+        """A lease of `ttl` seconds for `with`: kept alive inside, revoked at the end.
+
+        `on_lost` is called, in the client's own thread, when it has expired or could not be renewed in time. It must
+        not call this client.
+        """
+        return Lease(self._client, self._run, ttl, on_lost)
+
+    def lease_grant(self, ttl: int, lease_id: int = 0) -> rpc_pb2.LeaseGrantResponse:
+        """Make a lease of `ttl` seconds; the server chooses its id unless one is given, and may grant more time."""
+        return self._run(self._client.lease_grant(ttl, lease_id))
+
+    def lease_revoke(self, lease_id: int) -> rpc_pb2.LeaseRevokeResponse:
+        """End a lease and delete its keys."""
+        return self._run(self._client.lease_revoke(lease_id))
+
+    def lease_keep_alive_once(self, lease_id: int) -> rpc_pb2.LeaseKeepAliveResponse:
+        """Renew a lease once; raises an error that is also `LeaseNotFound` when there is none."""
+        return self._run(self._client.lease_keep_alive_once(lease_id))
+
+    def lease_time_to_live(self, lease_id: int, *, keys: bool = False) -> rpc_pb2.LeaseTimeToLiveResponse:
+        """What is left of a lease, in whole seconds (-1: there is none), and its keys if asked for."""
+        return self._run(self._client.lease_time_to_live(lease_id, keys=keys))
+
+    def leases(self) -> rpc_pb2.LeaseLeasesResponse:
+        """All leases, as some member knows them."""
+        return self._run(self._client.leases())
+
     def member_list(self) -> rpc_pb2.MemberListResponse:
         """Who the members are."""
         return self._run(self._client.member_list())
@@ -196,6 +226,72 @@ class Client:
     def health(self, endpoint: str | None = None) -> float:
         """Seconds that a linearizable read took; raises when it fails. A read that is not permitted is healthy too."""
         return self._run(self._client.health(endpoint))
+
+
+class Lease:
+    """A lease, made on entering the context, kept alive inside it and revoked on leaving it; see `AsyncLease`."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        run: Callable[[Coroutine[Any, Any, Any]], Any],
+        ttl: int,
+        on_lost: "Callable[[Lease], None] | None",
+    ) -> None:
+        self._client = client
+        self._run = run
+        self._ttl = ttl
+        self._on_lost = on_lost
+        self._lease: AsyncLease | None = None
+
+    def __enter__(self) -> "Lease":
+        self._lease = self._run(self._enter())
+        return self
+
+    async def _enter(self) -> AsyncLease:
+        on_lost = self._on_lost
+        told = None if on_lost is None else (lambda _: on_lost(self))
+        return await self._client.lease(self._ttl, on_lost=told).__aenter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._run(self._entered.__aexit__())
+
+    @property
+    def _entered(self) -> AsyncLease:
+        assert self._lease is not None, "a lease exists inside its context"
+        return self._lease
+
+    @property
+    def id(self) -> int:
+        """The lease's id."""
+        return self._entered.id
+
+    @property
+    def ttl(self) -> int:
+        """Seconds the server granted; it may be more than was asked for."""
+        return self._entered.ttl
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is known to be lost."""
+        return self._entered.lost.is_set()
+
+    def wait_lost(self, timeout: float | None = None) -> bool:
+        """Wait until it is lost, at most `timeout` seconds; whether it is."""
+        return bool(self._run(self._wait_lost(timeout)))
+
+    async def _wait_lost(self, timeout: float | None) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._entered.lost.wait()
+        return self.lost
+
+    def check(self) -> None:
+        """Raises: LeaseLost; also when its time is up and nobody has noticed yet."""
+        self._run(self._check())
+
+    async def _check(self) -> None:
+        self._entered.check()
 
 
 class Watch(Iterator[rpc_pb2.WatchResponse]):
