@@ -40,6 +40,14 @@ def test_a_renewal_gives_all_of_the_time_again(world: World) -> None:
     assert expired_at(world, 7, 1.0) >= 19
 
 
+def test_a_renewed_lease_is_not_taken_when_its_first_time_is_over(world: World) -> None:
+    world.grant(7, 10)
+    world.run(0.2)
+    world.renew(7)
+    renewed = world.now
+    assert expired_at(world, 7, 12, step=0.05) >= renewed + 10
+
+
 def test_a_new_leader_adds_the_election_timeout_and_never_takes(world: World) -> None:
     world.grant(7, 9)
     world.run(8.0)

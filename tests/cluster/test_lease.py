@@ -1,0 +1,212 @@
+"""Leases of real members: never early, whatever happens to the leader; always gone in the end."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from raftkv.client import AsyncClient, Client, ClientError, Lease
+from raftkv.pb import rpc_pb2
+from tests.support.processes import Cluster, cluster
+
+LATE_SECONDS = 20.0
+"""Bound on what is promised within 2 s, for a machine that does other things."""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("lease"), 3) as running:
+        yield running
+
+
+@pytest.fixture
+def three(shared: Cluster) -> Cluster:
+    """One cluster for all tests here, each of which leaves it whole and empty."""
+    for member in shared.members:
+        shared.wait_ready(member)
+    return shared
+
+
+def wait_gone(client: Client, key: str, seconds: float) -> float:
+    """When the key was first seen to be gone (monotonic seconds)."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ClientError):
+            if client.get(key) is None:
+                return time.monotonic()
+        time.sleep(0.05)
+    raise AssertionError(f"{key} is still there after {seconds} s")
+
+
+def check_everywhere(three: Cluster, key: str, lease_id: int) -> None:
+    for member in three.members:
+        three.wait_ready(member)
+        with Client(member.endpoint, timeout=10.0) as client:
+            kv = client.get(key)
+            assert kv is not None, f"{key} is gone on {member.name}"
+            assert kv.lease == lease_id
+            assert client.lease_time_to_live(lease_id, keys=True).keys == [key.encode()]
+
+
+def test_a_leader_stopped_for_longer_than_the_lease_takes_nothing_from_it(three: Cluster) -> None:
+    told: list[Lease] = []
+    with Client(three.endpoints, timeout=10.0) as client, client.lease(6, on_lost=told.append) as lease:
+        client.put("kept", "v", lease=lease.id)
+        stopped = three.leader()
+        stopped.signal(signal.SIGSTOP)
+        try:
+            # A lease nobody keeps alive, granted by the new leader, must expire all the same.
+            rest = [member.endpoint for member in three.members if member is not stopped]
+            with Client(rest, timeout=10.0) as others:
+                asked = time.monotonic()
+                granted = others.lease_grant(2)
+                others.put("let go", "v", lease=granted.ID)
+                gone = wait_gone(others, "let go", 2 + LATE_SECONDS)
+                assert gone - asked >= 2
+                assert not lease.wait_lost(max(0.0, asked + 8.0 - time.monotonic()))
+        finally:
+            stopped.signal(signal.SIGCONT)
+        # It wakes up believing that it leads, with a clock that says that everything is over.
+        assert not lease.wait_lost(2.5)
+        lease.check()
+        check_everywhere(three, "kept", lease.id)
+        assert not told
+    with Client(three.endpoints, timeout=10.0) as client:
+        assert client.get("kept") is None
+
+
+def kept_alive_through(three: Cluster, kills: int) -> None:
+    with Client(three.endpoints, timeout=10.0) as client, client.lease(9) as lease:
+        client.put("kept", "v", lease=lease.id)
+        for _ in range(kills):
+            leader = three.leader()
+            leader.kill()
+            assert not lease.wait_lost(2.0)
+            rest = [member for member in three.members if member is not leader]
+            with Client([member.endpoint for member in rest], timeout=10.0) as others:
+                assert others.get("kept") is not None
+            leader.start()
+            three.wait_ready(leader)
+        lease.check()
+        check_everywhere(three, "kept", lease.id)
+
+
+def test_a_lease_kept_alive_survives_kills_of_the_leader(three: Cluster) -> None:
+    kept_alive_through(three, 2)
+
+
+@pytest.mark.soak
+def test_a_lease_kept_alive_survives_ten_kills_of_the_leader(three: Cluster) -> None:
+    kept_alive_through(three, 10)
+
+
+def test_a_lease_let_go_expires_after_its_time_though_leaders_change(three: Cluster) -> None:
+    with Client(three.endpoints, timeout=15.0) as client:
+        asked = time.monotonic()
+        lease = client.lease_grant(5)
+        client.put("let go", "v", lease=lease.ID)
+        for _ in range(2):
+            leader = three.leader()
+            leader.kill()
+            leader.start()
+            three.wait_ready(leader)
+        gone = wait_gone(client, "let go", 5 + LATE_SECONDS)
+        assert gone - asked >= 5
+        assert client.lease_time_to_live(lease.ID).TTL == -1
+        assert not client.leases().leases
+
+
+def test_leases_survive_a_power_cut_of_all_members(three: Cluster) -> None:
+    with Client(three.endpoints, timeout=15.0) as client:
+        lease = client.lease_grant(600)
+        short = client.lease_grant(3)
+        client.put("kept", "v", lease=lease.ID)
+        client.put("let go", "v", lease=short.ID)
+        three.kill()
+        restarted = time.monotonic()
+        three.start()
+        check_everywhere(three, "kept", lease.ID)
+        left = client.lease_time_to_live(lease.ID)
+        assert (left.grantedTTL, 590 < left.TTL <= 602) == (600, True)
+        # The time it had left is not known: it gets all of it again.
+        gone = wait_gone(client, "let go", 5 + LATE_SECONDS)
+        assert gone - restarted >= 3
+        with pytest.raises(ClientError, match="lease not found"):
+            client.lease_keep_alive_once(short.ID)
+        client.lease_revoke(lease.ID)
+
+
+async def _fill(endpoints: str, leases: int, keys: int, ttl: int) -> None:
+    """Grant leases and attach keys to each, many at a time."""
+    async with AsyncClient(endpoints, timeout=60.0) as client:
+        rest = iter(range(1, leases + 1))
+
+        async def work() -> None:
+            for lease_id in rest:
+                await client.lease_grant(ttl, lease_id)
+                request = rpc_pb2.TxnRequest()
+                for number in range(keys):
+                    put = request.success.add().request_put
+                    put.key, put.lease = b"%07d/%d" % (lease_id, number), lease_id
+                await client.txn(request)
+
+        await asyncio.gather(*(work() for _ in range(100)))
+
+
+def expire_together(three: Cluster, leases: int, *, ttl: int, limit: float) -> None:
+    """All are granted before any may go, all go, and the leader stays the leader."""
+    leader = three.leader()
+    with Client(three.endpoints, timeout=30.0) as client:
+        started = time.monotonic()
+        asyncio.run(_fill(leader.endpoint, leases, 10, ttl))
+        filled = time.monotonic() - started
+        assert filled < ttl, "the machine is too slow for this number of leases"
+        term = client.status(leader.endpoint).raftTerm
+        assert client.range("", prefix=True, count_only=True).count == leases * 10
+        deadline = time.monotonic() + ttl + limit
+        first = 0.0
+        while (count := client.range("", prefix=True, count_only=True).count) and time.monotonic() < deadline:
+            if count < leases * 10 and not first:
+                first = time.monotonic()
+            time.sleep(0.05)
+        took = time.monotonic() - first
+        assert not count
+        assert client.status(leader.endpoint).raftTerm == term, "there was an election"
+        assert not client.leases().leases
+        print(f"{leases} leases of 10 keys: granted in {filled:.1f} s, expired in {took:.1f} s")
+
+
+def test_many_leases_that_end_together_hold_nothing_up(three: Cluster) -> None:
+    expire_together(three, 300, ttl=10, limit=60)
+
+
+@pytest.mark.soak
+def test_100000_leases_that_end_together_hold_nothing_up(three: Cluster) -> None:
+    expire_together(three, 100_000, ttl=900, limit=900)
+
+
+def test_a_program_learns_that_its_lease_was_revoked(three: Cluster) -> None:
+    told = threading.Event()
+    with Client(three.endpoints, timeout=10.0) as client, client.lease(3, on_lost=lambda _: told.set()) as lease:
+        client.lease_revoke(lease.id)
+        assert lease.wait_lost(10)
+        assert told.is_set()
+        with pytest.raises(ClientError, match="is lost"):
+            lease.check()
+
+
+def test_a_program_cut_off_from_all_members_gives_its_lease_up_in_time(three: Cluster) -> None:
+    with Client(three.endpoints, timeout=10.0) as client, client.lease(3) as lease:
+        for member in three.members:
+            member.signal(signal.SIGSTOP)
+        try:
+            stopped = time.monotonic()
+            assert lease.wait_lost(30)
+            assert time.monotonic() - stopped < 3 + LATE_SECONDS
+        finally:
+            for member in three.members:
+                member.signal(signal.SIGCONT)
