@@ -96,6 +96,10 @@ class Engine:
             time.sleep(0.05)
         raise EngineError(f"{self.kind} has no leader")
 
+    def term(self) -> int:
+        """Return the Raft term of the leader: it grows with every election. Raises what `leader` does."""
+        return int(self.leader().connection.status().raftTerm)
+
     def cpu_seconds(self) -> float:
         """Return the processor time all members used so far."""
         return sum(member.cpu_seconds() for member in self.members)

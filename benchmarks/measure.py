@@ -58,7 +58,7 @@ class Cell:
     requests: dict[str, int] = field(default_factory=dict)
     others: list[float] = field(default_factory=list)
     repeated: int = 0
-    elections: int = 0
+    elections: dict[str, int] = field(default_factory=dict)
     failure: str | None = None
 
     def median(self, kind: str) -> float:
@@ -105,7 +105,7 @@ def _phase(
                 _say(f"{size} member{'s' * (size > 1)}, {work.title}, {load}")
                 try:
                     _fill(cell, plan, work, load, pair, body)
-                except (CheckFailed, EngineError, grpc.RpcError) as error:
+                except CheckFailed as error:
                     cell.failure = str(error)
                     _say(f"  FAILED: {error}")
                 yield cell
@@ -126,12 +126,28 @@ def _fill(cell: Cell, plan: Plan, work: Work, load: Load, pair: dict[str, Engine
     """Warm both up, then measure them in turn, round after round."""
     calls = {}
     for kind, engine in pair.items():
-        calls[kind] = work.call(engine.leader().connection)
-        cell.requests[kind] = _warm_up(plan, engine, calls[kind], load, body)
+        with _named(engine):
+            calls[kind] = work.call(engine.leader().connection)
+            cell.requests[kind] = _warm_up(plan, engine, calls[kind], load, body)
     for _ in range(plan.rounds):
-        for kind in pair:
-            _run(cell, plan, pair, kind, calls[kind], load, body)
+        for kind, engine in pair.items():
+            with _named(engine):
+                _run(cell, plan, pair, kind, calls[kind], load, body)
         _say("  " + ", ".join(f"{kind} {figures[-1]:,.0f}/s" for kind, figures in cell.figures.items()))
+
+
+@contextlib.contextmanager
+def _named(engine: Engine) -> Iterator[None]:
+    """Turn whatever fails into a `CheckFailed` that says whose failure it is, and whether leaders changed."""
+    term = engine.term()
+    try:
+        yield
+    except (CheckFailed, EngineError, grpc.RpcError) as error:
+        reason = f"{error.code()}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
+        with contextlib.suppress(EngineError, grpc.RpcError):
+            elections = engine.term() - term
+            reason += f" ({elections} elections)" if elections else ""
+        raise CheckFailed(f"{engine.kind}: {reason}") from error
 
 
 def _warm_up(plan: Plan, engine: Engine, call: Call, load: Load, body: Path) -> int:
@@ -154,12 +170,12 @@ def _run(cell: Cell, plan: Plan, pair: dict[str, Engine], kind: str, call: Call,
         pair[kind].settle()
         patience.wait()
         leader = pair[kind].leader()
-        term = leader.connection.status().raftTerm
+        term = pair[kind].term()
         used = pair[kind].cpu_seconds()
         rate = drive(leader.endpoint, call, load, cell.requests[kind], body)
         used = pair[kind].cpu_seconds() - used
         share, counts = patience.judge()
-        cell.elections += leader.connection.status().raftTerm - term
+        cell.elections[kind] = cell.elections.get(kind, 0) + pair[kind].term() - term
         if counts:
             break
         cell.repeated += 1

@@ -77,7 +77,7 @@ def _results(cell: Cell) -> Iterable[str]:
     if cell.failure is not None:
         reason = " ".join(cell.failure.split())[:120].replace("|", "¦")
         return ("—", "—", f"FAILED: {reason}", "—", "—")
-    elections = f" ({cell.elections} elections)" if cell.elections else ""
+    elections = "".join(f" ({kind}: {count} elections)" for kind, count in cell.elections.items() if count)
     processor = (_number(statistics.median(cell.cpu[kind])) if cell.cpu[kind] else "" for kind in KINDS)
     return (*(_figure(cell, kind) for kind in KINDS), f"**{cell.ratio:.2f}**{elections}", *processor)
 

@@ -56,11 +56,14 @@ def test_what_is_no_right_answer_fails_the_cell_and_the_run(
     code, cells = bench(tmp_path, "put,range")
     assert code == 1
     writes = [cell for cell in cells if cell["work"] == "put"]
-    assert [cell["failure"] for cell in writes] == ["1 writes made 0 revisions", "100 writes made 0 revisions"]
+    assert [cell["failure"] for cell in writes] == [
+        "etcd: 1 writes made 0 revisions",
+        "etcd: 100 writes made 0 revisions",
+    ]
     reads = next(cell for cell in cells if (cell["work"], cell["load"]) == ("range", "10x10"))
     assert "reads received" in reads["failure"]
     assert all(not any(cell["figures"].values()) and cell["ratio"] is None for cell in writes)
-    assert "FAILED: 100 writes made 0 revisions" in capsys.readouterr().out
+    assert "FAILED: etcd: 100 writes made 0 revisions" in capsys.readouterr().out
 
 
 @needs_programs
