@@ -2,7 +2,7 @@
 
 from raftkv.client.aio import AsyncClient
 from raftkv.client.errors import ClientError, NotConnected, OutcomeUnknown, Refused, Unavailable
-from raftkv.client.leasing import AsyncLease, KeepAlive, LeaseLost
+from raftkv.client.leasing import AsyncLease, LeaseLost
 from raftkv.client.sync import Client, Lease, Watch
 from raftkv.client.watching import AsyncWatch, WatchCompacted
 
@@ -12,7 +12,6 @@ __all__ = [
     "AsyncWatch",
     "Client",
     "ClientError",
-    "KeepAlive",
     "Lease",
     "LeaseLost",
     "NotConnected",

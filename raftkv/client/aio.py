@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from raftkv import errors
 from raftkv.client import requests as req
 from raftkv.client.failover import Attempts, Rotation
-from raftkv.client.leasing import AsyncLease, KeepAlive, keep_alive_once
+from raftkv.client.leasing import AsyncLease, KeepAlive, keep_alive_on, keep_alive_once
 from raftkv.client.requests import Key
 from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -230,10 +230,9 @@ class AsyncClient:
 
         `on_lost` is called, in the event loop, when it has expired or could not be renewed in time.
         """
-        return AsyncLease(self.lease_grant, self.lease_revoke, self.keep_alive, ttl, on_lost)
+        return AsyncLease(self.lease_grant, self.lease_revoke, self._keep_alive, ttl, on_lost)
 
-    def keep_alive(self, lease_id: int) -> KeepAlive:
-        """Renewals of a lease at the pace of the caller."""
+    def _keep_alive(self, lease_id: int) -> KeepAlive:
         return KeepAlive(self._connected, self._rotation.leave, lease_id)
 
     async def lease_grant(self, ttl: int, lease_id: int = 0) -> rpc_pb2.LeaseGrantResponse:
@@ -246,7 +245,11 @@ class AsyncClient:
 
     async def lease_keep_alive_once(self, lease_id: int) -> rpc_pb2.LeaseKeepAliveResponse:
         """Renew a lease once; raises an error that is also `LeaseNotFound` when there is none."""
-        return await keep_alive_once(self.keep_alive(lease_id), self._timeout)
+        return await keep_alive_once(self._keep_alive(lease_id), self._timeout)
+
+    def lease_keep_alive(self, lease_id: int) -> AsyncIterator[rpc_pb2.LeaseKeepAliveResponse]:
+        """Renew a lease again and again, as long as it exists and can be renewed in time; yields each answer."""
+        return keep_alive_on(self._keep_alive(lease_id), self._timeout)
 
     async def lease_time_to_live(self, lease_id: int, *, keys: bool = False) -> rpc_pb2.LeaseTimeToLiveResponse:
         """What is left of a lease, in whole seconds (-1: there is none), and its keys if asked for."""

@@ -7,7 +7,7 @@ that rule, without I/O; behind it the lease is lost, whatever the server knows.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 import grpc.aio
@@ -215,6 +215,17 @@ class AsyncLease:
             return None
 
 
+async def _renew_until(keep_alive: KeepAlive, deadline: float) -> rpc_pb2.LeaseKeepAliveResponse:
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return await keep_alive.renew(min(deadline - loop.time(), LONGEST_ATTEMPT_SECONDS))
+        except Unavailable as error:
+            if isinstance(error, NotConnected) or loop.time() + PAUSE_SECONDS >= deadline:
+                raise
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
 async def keep_alive_once(keep_alive: KeepAlive, timeout: float) -> rpc_pb2.LeaseKeepAliveResponse:
     """Renew a lease once, at whatever endpoint answers within `timeout` seconds.
 
@@ -222,21 +233,38 @@ async def keep_alive_once(keep_alive: KeepAlive, timeout: float) -> rpc_pb2.Leas
         NotConnected, Unavailable, Refused
         LeaseNotFound: there is no such lease (also an instance of Refused).
     """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
     try:
-        while True:
-            try:
-                answer = await keep_alive.renew(deadline - loop.time())
-                break
-            except NotConnected:
-                raise
-            except Unavailable:
-                if loop.time() + PAUSE_SECONDS >= deadline:
-                    raise
-                await asyncio.sleep(PAUSE_SECONDS)
+        answer = await _renew_until(keep_alive, asyncio.get_running_loop().time() + timeout)
     finally:
         keep_alive.close()
     if answer.TTL <= 0:
         raise classify(errors.LeaseNotFound.CODE, errors.LeaseNotFound.TEXT, read=True)
     return answer
+
+
+async def keep_alive_on(keep_alive: KeepAlive, timeout: float) -> AsyncIterator[rpc_pb2.LeaseKeepAliveResponse]:
+    """Renew a lease at a third of its time after each renewal; ends when it is gone, or its time is up.
+
+    Raises:
+        NotConnected, Unavailable, Refused: of the first renewal, within `timeout` seconds.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        asked = loop.time()
+        answer = await _renew_until(keep_alive, asked + timeout)
+        validity = Validity(asked=asked, ttl=answer.TTL)
+        while validity.renewed(asked=asked, ttl=answer.TTL):
+            yield answer
+            await asyncio.sleep(validity.next_renewal - loop.time())
+            again: rpc_pb2.LeaseKeepAliveResponse | None = None
+            while again is None:
+                asked = loop.time()
+                if asked >= validity.until:
+                    return
+                try:
+                    again = await keep_alive.renew(min(LONGEST_ATTEMPT_SECONDS, validity.until - asked))
+                except ClientError:
+                    await asyncio.sleep(PAUSE_SECONDS)
+            answer = again
+    finally:
+        keep_alive.close()

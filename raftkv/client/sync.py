@@ -207,6 +207,16 @@ class Client:
         """Renew a lease once; raises an error that is also `LeaseNotFound` when there is none."""
         return self._run(self._client.lease_keep_alive_once(lease_id))
 
+    def lease_keep_alive(self, lease_id: int) -> Iterator[rpc_pb2.LeaseKeepAliveResponse]:
+        """Renew a lease again and again, as long as it exists and can be renewed in time; yields each answer."""
+        renewals = self._client.lease_keep_alive(lease_id)
+
+        async def following() -> rpc_pb2.LeaseKeepAliveResponse | None:
+            return await anext(renewals, None)
+
+        while (answer := self._run(following())) is not None:
+            yield answer
+
     def lease_time_to_live(self, lease_id: int, *, keys: bool = False) -> rpc_pb2.LeaseTimeToLiveResponse:
         """What is left of a lease, in whole seconds (-1: there is none), and its keys if asked for."""
         return self._run(self._client.lease_time_to_live(lease_id, keys=keys))

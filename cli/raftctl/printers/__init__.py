@@ -81,6 +81,24 @@ class Printer:
     def watch(self, response: "rpc_pb2.WatchResponse") -> None:
         raise self._lacking()
 
+    def lease_grant(self, response: "rpc_pb2.LeaseGrantResponse") -> None:
+        raise self._lacking()
+
+    def lease_revoke(self, lease_id: int, response: "rpc_pb2.LeaseRevokeResponse") -> None:
+        raise self._lacking()
+
+    def lease_time_to_live(self, response: "rpc_pb2.LeaseTimeToLiveResponse", *, keys: bool) -> None:
+        raise self._lacking()
+
+    def lease_keep_alive(self, response: "rpc_pb2.LeaseKeepAliveResponse") -> None:
+        raise self._lacking()
+
+    def lease_gone(self, lease_id: int) -> None:
+        """A lease that was kept alive is no more; only the simple form says so."""
+
+    def leases(self, response: "rpc_pb2.LeaseLeasesResponse") -> None:
+        raise self._lacking()
+
     def members(self, response: "rpc_pb2.MemberListResponse") -> None:
         raise self._lacking()
 

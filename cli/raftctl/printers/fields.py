@@ -74,6 +74,31 @@ class Fields(Printer):
                 _kv("Prev", event.prev_kv)
             _kv("", event.kv)
 
+    def lease_grant(self, response: rpc_pb2.LeaseGrantResponse) -> None:
+        self._lease(response.header, response.ID, response.TTL)
+
+    def lease_revoke(self, lease_id: int, response: rpc_pb2.LeaseRevokeResponse) -> None:
+        _header(response.header)
+
+    def lease_time_to_live(self, response: rpc_pb2.LeaseTimeToLiveResponse, *, keys: bool) -> None:
+        self._lease(response.header, response.ID, response.TTL)
+        _line("GrantedTTL", response.grantedTTL)
+        for key in response.keys:
+            _text("Key", key)
+
+    def lease_keep_alive(self, response: rpc_pb2.LeaseKeepAliveResponse) -> None:
+        self._lease(response.header, response.ID, response.TTL)
+
+    def leases(self, response: rpc_pb2.LeaseLeasesResponse) -> None:
+        _header(response.header)
+        for one in response.leases:
+            _line("ID", one.ID)
+
+    def _lease(self, header: rpc_pb2.ResponseHeader, lease_id: int, ttl: int) -> None:
+        _header(header)
+        _line("ID", lease_id)
+        _line("TTL", ttl)
+
     def members(self, response: rpc_pb2.MemberListResponse) -> None:
         _header(response.header)
         for member in response.members:

@@ -46,6 +46,23 @@ class Json(Printer):
             }
         )
 
+    def lease_grant(self, response: rpc_pb2.LeaseGrantResponse) -> None:
+        _print(render(response.header) | {"ID": response.ID, "TTL": response.TTL, "Error": response.error})
+
+    def lease_revoke(self, lease_id: int, response: rpc_pb2.LeaseRevokeResponse) -> None:
+        _print(render(response))
+
+    def lease_time_to_live(self, response: rpc_pb2.LeaseTimeToLiveResponse, *, keys: bool) -> None:
+        attached = [base64.b64encode(key).decode() for key in response.keys] or None
+        told = {"id": response.ID, "ttl": response.TTL, "granted-ttl": response.grantedTTL, "keys": attached}
+        _print(render(response.header) | told)
+
+    def lease_keep_alive(self, response: rpc_pb2.LeaseKeepAliveResponse) -> None:
+        _print(render(response.header) | {"ID": response.ID, "TTL": response.TTL})
+
+    def leases(self, response: rpc_pb2.LeaseLeasesResponse) -> None:
+        _print(render(response.header) | {"leases": [{"id": one.ID} for one in response.leases]})
+
     def members(self, response: rpc_pb2.MemberListResponse) -> None:
         _print(render(response))
 

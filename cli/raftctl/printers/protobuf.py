@@ -34,6 +34,20 @@ class Protobuf(Printer):
             )
         )
 
+    # Of these etcdctl writes the header alone.
+
+    def lease_grant(self, response: rpc_pb2.LeaseGrantResponse) -> None:
+        _write(response.header)
+
+    def lease_time_to_live(self, response: rpc_pb2.LeaseTimeToLiveResponse, *, keys: bool) -> None:
+        _write(response.header)
+
+    def lease_keep_alive(self, response: rpc_pb2.LeaseKeepAliveResponse) -> None:
+        _write(response.header)
+
+    def leases(self, response: rpc_pb2.LeaseLeasesResponse) -> None:
+        _write(response.header)
+
     def members(self, response: rpc_pb2.MemberListResponse) -> None:
         _write(response)
 

@@ -48,6 +48,33 @@ class Simple(Printer):
             write_line(kv_pb2.Event.EventType.Name(event.type))
             self._kvs([*([event.prev_kv] if event.HasField("prev_kv") else []), event.kv])
 
+    def lease_grant(self, response: rpc_pb2.LeaseGrantResponse) -> None:
+        write_line(f"lease {response.ID:016x} granted with TTL({response.TTL}s)")
+
+    def lease_revoke(self, lease_id: int, response: rpc_pb2.LeaseRevokeResponse) -> None:
+        write_line(f"lease {lease_id:016x} revoked")
+
+    def lease_time_to_live(self, response: rpc_pb2.LeaseTimeToLiveResponse, *, keys: bool) -> None:
+        head = f"lease {response.ID:016x} "
+        if response.TTL == -1 and not response.grantedTTL:
+            write_line(f"{head}already expired")
+            return
+        line = f"{head}granted with TTL({response.grantedTTL}s), remaining({response.TTL}s)".encode()
+        if keys:
+            line += b", attached keys([%s])" % b" ".join(response.keys)
+        write(line + b"\n")
+
+    def lease_keep_alive(self, response: rpc_pb2.LeaseKeepAliveResponse) -> None:
+        write_line(f"lease {response.ID:016x} keepalived with TTL({response.TTL})")
+
+    def lease_gone(self, lease_id: int) -> None:
+        write_line(f"lease {lease_id:016x} expired or revoked.")
+
+    def leases(self, response: rpc_pb2.LeaseLeasesResponse) -> None:
+        write_line(f"found {len(response.leases)} leases")
+        for one in response.leases:
+            write_line(f"{one.ID:016x}")
+
     def members(self, response: rpc_pb2.MemberListResponse) -> None:
         for row in member_rows(response):
             write_line(", ".join(row))
