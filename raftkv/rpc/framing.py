@@ -19,10 +19,6 @@ class Framed:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def messages(self) -> list[bytes]:
-        """The messages without their prefixes."""
-        return Deframer(b"", len(self.data)).feed(self.data)
-
 
 def frame(message: bytes | list[bytes], max_bytes: int) -> bytes:
     """Prefix a message, given whole or in pieces, with its length; never compressed.

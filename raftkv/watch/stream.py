@@ -113,7 +113,6 @@ class WatchStream:
         if watcher is not None:
             self._forget(watcher)
             self._put(response.canceled(self._hub.header(), watch_id))
-            self.progress_if_due()
 
     def request_progress(self) -> None:
         """Answer how far the stream has come, as soon as all its watchers have come as far as the store."""

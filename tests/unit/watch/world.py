@@ -9,7 +9,6 @@ from raftkv.mvcc import Flush, LmdbBackend, Store
 from raftkv.mvcc.interval import contains, interval
 from raftkv.pb import kv_pb2
 from raftkv.pb import rpc_pb2 as pb
-from raftkv.rpc import Framed
 from raftkv.server.headers import Headers
 from raftkv.watch import Hub
 
@@ -118,7 +117,7 @@ class Client:
             end = 5 + int.from_bytes(self._bytes[1:5], "big")
             if end > len(self._bytes):
                 return
-            yield from Framed(self._bytes[:end]).messages()
+            yield self._bytes[5:end]
             self._bytes = self._bytes[end:]
 
     def _check(self, response: pb.WatchResponse) -> None:
