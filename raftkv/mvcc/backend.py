@@ -161,12 +161,10 @@ class LmdbBackend:
 
     def revisions(self, first: bytes) -> Iterator[tuple[bytes, bytes]]:
         frozen, live = self._frozen[REVISIONS], self._live[REVISIONS]
-        # A flush that is written and not yet ended has its records in LMDB as well.
+        # A flush that is written and not yet ended has its records in LMDB as well: they are taken from here.
         pending = self._frozen_order or self._live_order
         if not pending or first < pending[0]:
             for key, value in self._stored(first):
-                if pending and key >= pending[0]:
-                    break
                 if key not in frozen and key not in live:
                     yield key, value
         for changes, order in ((frozen, self._frozen_order), (live, self._live_order)):

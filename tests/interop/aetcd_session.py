@@ -119,7 +119,40 @@ async def status_and_members(clients: list[aetcd.Client]) -> None:
     assert len(leaders) == len(terms) == 1
 
 
-SCENARIOS = (put_and_get, ranges_and_deletes, transactions, concurrent_increments, compaction, status_and_members)
+async def watches(clients: list[aetcd.Client]) -> None:
+    """Written through one member, heard through the others: live, from the past, filtered, with previous values."""
+    first, second, third = clients
+    start = (await first.put(b"w/k", b"0")).header.revision
+    live = await second.watch_prefix(b"w/", prev_kv=True)
+    past = await third.watch(b"w/k", start_revision=start)
+    deletions = await third.watch_prefix(b"w/", kind=aetcd.EventKind.DELETE)
+    for number in range(1, 30):
+        await first.put(b"w/k", str(number).encode())
+    await first.delete(b"w/k")
+
+    async def take(watch: aetcd.rtypes.Watch, count: int) -> list[aetcd.rtypes.Event]:
+        events = aiter(watch)
+        return [await anext(events) for _ in range(count)]
+
+    heard = await take(live, 30)
+    assert [event.kv.value for event in heard] == [str(number).encode() for number in range(1, 30)] + [b""]
+    assert [event.prev_kv.value for event in heard] == [str(number).encode() for number in range(30)]
+    assert [event.kv.mod_revision for event in await take(past, 31)] == list(range(start, start + 31))
+    [gone] = await take(deletions, 1)
+    assert (gone.kind, gone.kv.key, gone.kv.mod_revision) == (aetcd.EventKind.DELETE, b"w/k", start + 30)
+    for watch in (live, past, deletions):
+        await watch.cancel()
+
+
+SCENARIOS = (
+    put_and_get,
+    ranges_and_deletes,
+    transactions,
+    concurrent_increments,
+    compaction,
+    watches,
+    status_and_members,
+)
 
 
 async def main(name: str, ports: str) -> None:

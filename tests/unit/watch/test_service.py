@@ -1,6 +1,7 @@
 """The Watch service of a running member, spoken to by grpcio."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import grpc
@@ -115,3 +116,42 @@ def test_a_reader_that_stops_holds_up_nobody_and_costs_little(running: Cluster, 
             while not versions or versions[-1] < 101:
                 versions += [event.kv.version for event in stream.next().events]
             assert versions == list(range(1, 102))
+
+
+def test_progress_is_a_fence_while_others_write_at_full_rate(running: Cluster) -> None:
+    """Requests for progress between writes, on a stream that reads and on one that pauses: no event comes after it."""
+    endpoint = running.endpoints
+    with Stream(endpoint) as quick, Stream(endpoint, read=False) as slow, Client(endpoint) as client:
+        for stream in (quick, slow):
+            stream.create(key=b"fence", range_end=b"fencf", start_revision=revision_of(client) + 1)
+        assert quick.next().created
+        writers = [threading.Thread(target=write, args=(endpoint, number)) for number in range(4)]
+        for writer in writers:
+            writer.start()
+        while any(writer.is_alive() for writer in writers):
+            for stream in (quick, slow):
+                stream.progress()
+            writers[0].join(0.001)
+        for writer in writers:
+            writer.join()
+        last = client.put("fence/last", "").header.revision
+        slow.read()
+        assert slow.next().created
+        for stream in (quick, slow):
+            announced = 0
+            for response in stream.until(last):
+                if response.events:
+                    assert response.events[0].kv.mod_revision > announced
+                else:
+                    assert response.watch_id == -1
+                    assert response.header.revision >= announced
+                    announced = response.header.revision
+            stream.progress()
+            response = stream.next()
+            assert (response.watch_id, response.header.revision) == (-1, last)
+
+
+def write(endpoint: str, number: int) -> None:
+    with Client(endpoint) as client:
+        for count in range(150):
+            client.put(f"fence/{number}/{count}", bytes(2000))
