@@ -12,8 +12,7 @@ import logging
 import random
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import lmdb
@@ -28,7 +27,7 @@ from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.peer import MESSAGES, Acquaintance, PeerCalls, PeerTransport, introduction
 from raftkv.raft import Config as RaftConfig
 from raftkv.raft import Entry, EntryKind, HardState, RaftNode
-from raftkv.rpc import App, Context, Method, health, reflection
+from raftkv.rpc import App, Context, Method, Requests, health, reflection
 from raftkv.rpc.app import ASGIApp
 from raftkv.rpc.server import HttpServer, listen
 from raftkv.server.apply import applied_position
@@ -40,6 +39,7 @@ from raftkv.server.identity import Identity, check_settings, check_token, first_
 from raftkv.server.membership import Membership
 from raftkv.server.proposals import MEMBER_ATTRIBUTES
 from raftkv.server.server import Blocking, Server
+from raftkv.server.worker import Worker
 from raftkv.status import Code, StatusError
 from raftkv.wal import CorruptLog, Wal, WalContents
 from raftkv.web import Checks, Front, client_pages, metrics_pages
@@ -237,7 +237,7 @@ class Member:
         }
         self.peer_addresses = await self._serve(App(methods, max_receive_bytes=PEER_MESSAGE_BYTES), listeners)
 
-    async def _receive(self, batches: AsyncIterator[bytes], context: Context) -> bytes:
+    async def _receive(self, batches: Requests, context: Context) -> bytes:
         if self._transport is None:
             raise StatusError(Code.UNAVAILABLE, "raftkv: this member has not started yet")
         return await self._transport.receive(batches, context)
@@ -313,14 +313,9 @@ class Member:
 
     def _thread(self, name: str) -> Blocking:
         """A thread of its own for one kind of blocking work."""
-        executor = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._exit.callback(executor.shutdown, wait=False)
-        loop = asyncio.get_running_loop()
-
-        def run(work: Callable[[], None]) -> asyncio.Future[None]:
-            return loop.run_in_executor(executor, work)
-
-        return run
+        worker = Worker(name)
+        self._exit.callback(worker.stop)
+        return worker.run
 
     # Life
 

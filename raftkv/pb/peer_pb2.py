@@ -26,7 +26,7 @@ from raftkv.pb import log_pb2 as raftkv_dot_pb_dot_log__pb2
 from raftkv.pb import rpc_pb2 as raftkv_dot_pb_dot_rpc__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14raftkv/pb/peer.proto\x12\x08raftkvpb\x1a\x13raftkv/pb/log.proto\x1a\x13raftkv/pb/rpc.proto\" \n\x11LeaseRenewRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x03\"\"\n\x12LeaseRenewResponse\x12\x0c\n\x04ttls\x18\x01 \x03(\x03\"\x0e\n\x0cIntroduction\"0\n\x0c\x41\x63quaintance\x12\r\n\x05\x62lank\x18\x01 \x01(\x08\x12\x11\n\ttook_part\x18\x02 \x01(\x08\"3\n\x0cMessageBatch\x12#\n\x08messages\x18\x01 \x03(\x0b\x32\x11.raftkvpb.Message\"\x0e\n\x0cMessagesDone\"\xf7\x04\n\x07Message\x12\x0e\n\x06sender\x18\x01 \x01(\x04\x12\n\n\x02to\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12-\n\x0crequest_vote\x18\x04 \x01(\x0b\x32\x15.raftkvpb.RequestVoteH\x00\x12>\n\x15request_vote_response\x18\x05 \x01(\x0b\x32\x1d.raftkvpb.RequestVoteResponseH\x00\x12\x31\n\x0e\x61ppend_entries\x18\x06 \x01(\x0b\x32\x17.raftkvpb.AppendEntriesH\x00\x12\x42\n\x17\x61ppend_entries_response\x18\x07 \x01(\x0b\x32\x1f.raftkvpb.AppendEntriesResponseH\x00\x12(\n\theartbeat\x18\x08 \x01(\x0b\x32\x13.raftkvpb.HeartbeatH\x00\x12\x39\n\x12heartbeat_response\x18\t \x01(\x0b\x32\x1b.raftkvpb.HeartbeatResponseH\x00\x12\x35\n\x10install_snapshot\x18\n \x01(\x0b\x32\x19.raftkvpb.InstallSnapshotH\x00\x12+\n\x0btimeout_now\x18\x0b \x01(\x0b\x32\x14.raftkvpb.TimeoutNowH\x00\x12$\n\x07propose\x18\x0c \x01(\x0b\x32\x11.raftkvpb.ProposeH\x00\x12)\n\nread_index\x18\r \x01(\x0b\x32\x13.raftkvpb.ReadIndexH\x00\x12:\n\x13read_index_response\x18\x0e \x01(\x0b\x32\x1b.raftkvpb.ReadIndexResponseH\x00\x42\x06\n\x04kind\"@\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04kind\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"`\n\x0bRequestVote\x12\x16\n\x0elast_log_index\x18\x01 \x01(\x04\x12\x15\n\rlast_log_term\x18\x02 \x01(\x04\x12\x10\n\x08pre_vote\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"8\n\x13RequestVoteResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x10\n\x08pre_vote\x18\x02 \x01(\x08\"p\n\rAppendEntries\x12\x16\n\x0eprev_log_index\x18\x01 \x01(\x04\x12\x15\n\rprev_log_term\x18\x02 \x01(\x04\x12 \n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x0f.raftkvpb.Entry\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\x04\"_\n\x15\x41ppendEntriesResponse\x12\x10\n\x08rejected\x18\x01 \x01(\x08\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x12\n\nhint_index\x18\x03 \x01(\x04\x12\x11\n\thint_term\x18\x04 \x01(\x04\",\n\tHeartbeat\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\x04\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\x0c\"$\n\x11HeartbeatResponse\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"?\n\x0fInstallSnapshot\x12,\n\x08metadata\x18\x01 \x01(\x0b\x32\x1a.raftkvpb.SnapshotMetadata\"\x0c\n\nTimeoutNow\"\x17\n\x07Propose\x12\x0c\n\x04\x64\x61ta\x18\x01 \x03(\x0c\"\x1c\n\tReadIndex\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"3\n\x11ReadIndexResponse\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x32\xaa\x02\n\x04Peer\x12<\n\x08Messages\x12\x16.raftkvpb.MessageBatch\x1a\x16.raftkvpb.MessagesDone(\x01\x12;\n\tIntroduce\x12\x16.raftkvpb.Introduction\x1a\x16.raftkvpb.Acquaintance\x12G\n\nLeaseRenew\x12\x1b.raftkvpb.LeaseRenewRequest\x1a\x1c.raftkvpb.LeaseRenewResponse\x12^\n\x0fLeaseTimeToLive\x12$.etcdserverpb.LeaseTimeToLiveRequest\x1a%.etcdserverpb.LeaseTimeToLiveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14raftkv/pb/peer.proto\x12\x08raftkvpb\x1a\x13raftkv/pb/log.proto\x1a\x13raftkv/pb/rpc.proto\" \n\x11LeaseRenewRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x03\"\"\n\x12LeaseRenewResponse\x12\x0c\n\x04ttls\x18\x01 \x03(\x03\"\x0e\n\x0cIntroduction\"0\n\x0c\x41\x63quaintance\x12\r\n\x05\x62lank\x18\x01 \x01(\x08\x12\x11\n\ttook_part\x18\x02 \x01(\x08\"3\n\x0cMessageBatch\x12#\n\x08messages\x18\x01 \x03(\x0b\x32\x11.raftkvpb.Message\"\x0e\n\x0cMessagesDone\"\xf7\x04\n\x07Message\x12\x0e\n\x06sender\x18\x01 \x01(\x04\x12\n\n\x02to\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12-\n\x0crequest_vote\x18\x04 \x01(\x0b\x32\x15.raftkvpb.RequestVoteH\x00\x12>\n\x15request_vote_response\x18\x05 \x01(\x0b\x32\x1d.raftkvpb.RequestVoteResponseH\x00\x12\x31\n\x0e\x61ppend_entries\x18\x06 \x01(\x0b\x32\x17.raftkvpb.AppendEntriesH\x00\x12\x42\n\x17\x61ppend_entries_response\x18\x07 \x01(\x0b\x32\x1f.raftkvpb.AppendEntriesResponseH\x00\x12(\n\theartbeat\x18\x08 \x01(\x0b\x32\x13.raftkvpb.HeartbeatH\x00\x12\x39\n\x12heartbeat_response\x18\t \x01(\x0b\x32\x1b.raftkvpb.HeartbeatResponseH\x00\x12\x35\n\x10install_snapshot\x18\n \x01(\x0b\x32\x19.raftkvpb.InstallSnapshotH\x00\x12+\n\x0btimeout_now\x18\x0b \x01(\x0b\x32\x14.raftkvpb.TimeoutNowH\x00\x12$\n\x07propose\x18\x0c \x01(\x0b\x32\x11.raftkvpb.ProposeH\x00\x12)\n\nread_index\x18\r \x01(\x0b\x32\x13.raftkvpb.ReadIndexH\x00\x12:\n\x13read_index_response\x18\x0e \x01(\x0b\x32\x1b.raftkvpb.ReadIndexResponseH\x00\x42\x06\n\x04kind\"@\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04kind\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"`\n\x0bRequestVote\x12\x16\n\x0elast_log_index\x18\x01 \x01(\x04\x12\x15\n\rlast_log_term\x18\x02 \x01(\x04\x12\x10\n\x08pre_vote\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"8\n\x13RequestVoteResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x10\n\x08pre_vote\x18\x02 \x01(\x08\"\x80\x01\n\rAppendEntries\x12\x16\n\x0eprev_log_index\x18\x01 \x01(\x04\x12\x15\n\rprev_log_term\x18\x02 \x01(\x04\x12 \n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x0f.raftkvpb.Entry\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\x04\x12\x0e\n\x06silent\x18\x05 \x01(\x08\"_\n\x15\x41ppendEntriesResponse\x12\x10\n\x08rejected\x18\x01 \x01(\x08\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x12\n\nhint_index\x18\x03 \x01(\x04\x12\x11\n\thint_term\x18\x04 \x01(\x04\",\n\tHeartbeat\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\x04\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\x0c\"$\n\x11HeartbeatResponse\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"?\n\x0fInstallSnapshot\x12,\n\x08metadata\x18\x01 \x01(\x0b\x32\x1a.raftkvpb.SnapshotMetadata\"\x0c\n\nTimeoutNow\"\x17\n\x07Propose\x12\x0c\n\x04\x64\x61ta\x18\x01 \x03(\x0c\"\x1c\n\tReadIndex\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"3\n\x11ReadIndexResponse\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x32\xaa\x02\n\x04Peer\x12<\n\x08Messages\x12\x16.raftkvpb.MessageBatch\x1a\x16.raftkvpb.MessagesDone(\x01\x12;\n\tIntroduce\x12\x16.raftkvpb.Introduction\x1a\x16.raftkvpb.Acquaintance\x12G\n\nLeaseRenew\x12\x1b.raftkvpb.LeaseRenewRequest\x1a\x1c.raftkvpb.LeaseRenewResponse\x12^\n\x0fLeaseTimeToLive\x12$.etcdserverpb.LeaseTimeToLiveRequest\x1a%.etcdserverpb.LeaseTimeToLiveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,24 +53,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUESTVOTE']._serialized_end=1077
   _globals['_REQUESTVOTERESPONSE']._serialized_start=1079
   _globals['_REQUESTVOTERESPONSE']._serialized_end=1135
-  _globals['_APPENDENTRIES']._serialized_start=1137
-  _globals['_APPENDENTRIES']._serialized_end=1249
-  _globals['_APPENDENTRIESRESPONSE']._serialized_start=1251
-  _globals['_APPENDENTRIESRESPONSE']._serialized_end=1346
-  _globals['_HEARTBEAT']._serialized_start=1348
-  _globals['_HEARTBEAT']._serialized_end=1392
-  _globals['_HEARTBEATRESPONSE']._serialized_start=1394
-  _globals['_HEARTBEATRESPONSE']._serialized_end=1430
-  _globals['_INSTALLSNAPSHOT']._serialized_start=1432
-  _globals['_INSTALLSNAPSHOT']._serialized_end=1495
-  _globals['_TIMEOUTNOW']._serialized_start=1497
-  _globals['_TIMEOUTNOW']._serialized_end=1509
-  _globals['_PROPOSE']._serialized_start=1511
-  _globals['_PROPOSE']._serialized_end=1534
-  _globals['_READINDEX']._serialized_start=1536
-  _globals['_READINDEX']._serialized_end=1564
-  _globals['_READINDEXRESPONSE']._serialized_start=1566
-  _globals['_READINDEXRESPONSE']._serialized_end=1617
-  _globals['_PEER']._serialized_start=1620
-  _globals['_PEER']._serialized_end=1918
+  _globals['_APPENDENTRIES']._serialized_start=1138
+  _globals['_APPENDENTRIES']._serialized_end=1266
+  _globals['_APPENDENTRIESRESPONSE']._serialized_start=1268
+  _globals['_APPENDENTRIESRESPONSE']._serialized_end=1363
+  _globals['_HEARTBEAT']._serialized_start=1365
+  _globals['_HEARTBEAT']._serialized_end=1409
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1411
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1447
+  _globals['_INSTALLSNAPSHOT']._serialized_start=1449
+  _globals['_INSTALLSNAPSHOT']._serialized_end=1512
+  _globals['_TIMEOUTNOW']._serialized_start=1514
+  _globals['_TIMEOUTNOW']._serialized_end=1526
+  _globals['_PROPOSE']._serialized_start=1528
+  _globals['_PROPOSE']._serialized_end=1551
+  _globals['_READINDEX']._serialized_start=1553
+  _globals['_READINDEX']._serialized_end=1581
+  _globals['_READINDEXRESPONSE']._serialized_start=1583
+  _globals['_READINDEXRESPONSE']._serialized_end=1634
+  _globals['_PEER']._serialized_start=1637
+  _globals['_PEER']._serialized_end=1935
 # @@protoc_insertion_point(module_scope)

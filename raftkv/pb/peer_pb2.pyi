@@ -107,16 +107,18 @@ class RequestVoteResponse(_message.Message):
     def __init__(self, granted: _Optional[bool] = ..., pre_vote: _Optional[bool] = ...) -> None: ...
 
 class AppendEntries(_message.Message):
-    __slots__ = ("prev_log_index", "prev_log_term", "entries", "commit")
+    __slots__ = ("prev_log_index", "prev_log_term", "entries", "commit", "silent")
     PREV_LOG_INDEX_FIELD_NUMBER: _ClassVar[int]
     PREV_LOG_TERM_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
+    SILENT_FIELD_NUMBER: _ClassVar[int]
     prev_log_index: int
     prev_log_term: int
     entries: _containers.RepeatedCompositeFieldContainer[Entry]
     commit: int
-    def __init__(self, prev_log_index: _Optional[int] = ..., prev_log_term: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., commit: _Optional[int] = ...) -> None: ...
+    silent: bool
+    def __init__(self, prev_log_index: _Optional[int] = ..., prev_log_term: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., commit: _Optional[int] = ..., silent: _Optional[bool] = ...) -> None: ...
 
 class AppendEntriesResponse(_message.Message):
     __slots__ = ("rejected", "index", "hint_index", "hint_term")

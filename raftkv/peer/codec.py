@@ -66,6 +66,7 @@ def encode(message: Message) -> peer_pb2.Message:
             append.prev_log_index = message.prev_log_index
             append.prev_log_term = message.prev_log_term
             append.commit = message.commit
+            append.silent = message.silent
             for entry in message.entries:
                 append.entries.add(term=entry.term, index=entry.index, kind=entry.kind, data=entry.data)
         case AppendEntriesResponse():
@@ -119,7 +120,9 @@ def decode(wire: peer_pb2.Message) -> Message:
         case "append_entries":
             append = wire.append_entries
             entries = [Entry(e.term, e.index, EntryKind(e.kind), e.data) for e in append.entries]
-            return AppendEntries(sender, to, term, append.prev_log_index, append.prev_log_term, entries, append.commit)
+            return AppendEntries(
+                sender, to, term, append.prev_log_index, append.prev_log_term, entries, append.commit, append.silent
+            )
         case "append_entries_response":
             answer = wire.append_entries_response
             return AppendEntriesResponse(

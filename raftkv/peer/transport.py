@@ -15,7 +15,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
@@ -24,7 +24,7 @@ from raftkv.peer import codec
 from raftkv.peer.call import Call
 from raftkv.peer.reception import REFUSAL_LOG_SECONDS, Reception, Seldom, call_metadata
 from raftkv.raft import AppendEntries, InstallSnapshot, Message, NodeId, Propose
-from raftkv.rpc import Context, Method
+from raftkv.rpc import Context, Method, Requests
 from raftkv.status import Code, StatusError
 
 logger = logging.getLogger(__name__)
@@ -122,11 +122,11 @@ class PeerTransport:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def receive(self, batches: AsyncIterator[bytes], context: Context) -> bytes:
+    async def receive(self, batches: Requests, context: Context) -> bytes:
         """Take the stream of another member: the handler of `MESSAGES`."""
         sender = self._reception.sender(context)
         await self._admit(sender)
-        reader = asyncio.ensure_future(self._read(batches, sender, context.peer))
+        reader = asyncio.ensure_future(batches.each(lambda batch: self._take_batch(batch, sender, context.peer)))
         try:
             # A stream ends when the sender leaves or we do, so that our server need not wait for its end.
             await asyncio.wait((reader, self._closed), return_when=asyncio.FIRST_COMPLETED)
@@ -136,12 +136,11 @@ class PeerTransport:
             reader.cancel()
         return b""
 
-    async def _read(self, batches: AsyncIterator[bytes], sender: NodeId, address: str) -> None:
+    def _take_batch(self, batch: bytes, sender: NodeId, address: str) -> None:
         try:
-            async for batch in batches:
-                for message in codec.decode_batch(batch):
-                    if message.to == self._member_id and message.sender == sender:
-                        self._on_message(message)
+            for message in codec.decode_batch(batch):
+                if message.to == self._member_id and message.sender == sender:
+                    self._on_message(message)
         except DecodeError as error:
             logger.error("member %x at %s sends what is not a message: %s", sender, address, error)
             raise StatusError(Code.INVALID_ARGUMENT, "raftkv: malformed message batch") from error

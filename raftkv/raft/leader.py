@@ -202,7 +202,10 @@ class Leader:
             self._send_snapshot(peer, progress)
             return False
         entries = self._log.slice(progress.next, hi, self._config.max_message_bytes)
-        self._out.messages.append(AppendEntries(self._id, peer, self._term, prev, prev_term, entries, self._log.commit))
+        silent = not entries and progress.state is ProgressState.REPLICATE
+        self._out.messages.append(
+            AppendEntries(self._id, peer, self._term, prev, prev_term, entries, self._log.commit, silent)
+        )
         progress.sent(prev + len(entries), sum(len(entry.data) for entry in entries))
         return True
 

@@ -91,7 +91,11 @@ class RequestVoteResponse:
 
 @dataclass(slots=True)
 class AppendEntries:
-    """Replicates `entries` after the entry at `prev_log_index` (thesis 3.5)."""
+    """Replicates `entries` after the entry at `prev_log_index` (thesis 3.5).
+
+    A `silent` one, which only carries the commit index, is answered when it is refused, not when it is accepted: that
+    would tell the leader nothing, and there is one for every commit.
+    """
 
     sender: NodeId
     to: NodeId
@@ -100,6 +104,7 @@ class AppendEntries:
     prev_log_term: int
     entries: Sequence[Entry]
     commit: int
+    silent: bool = False
 
 
 @dataclass(slots=True)

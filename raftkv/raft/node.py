@@ -249,8 +249,11 @@ class RaftNode:
             or log.has_to_apply()
             or out.read_states
             or self._snapshot
-            or self._hard_state() != self._handed_state
-            or self._soft_state() != self._handed_soft
+            or log.commit != self._handed_state.commit
+            or self.term != self._handed_state.term
+            or self.voted_for != self._handed_state.voted_for
+            or self.leader != self._handed_soft.leader
+            or self.role is not self._handed_soft.role
         )
 
     @_guarded
@@ -490,7 +493,8 @@ class RaftNode:
         log = self.log
         if message.prev_log_index < log.commit:
             # What is committed here is in every leader's log; an append from before it brings nothing new.
-            self._acknowledge(message.sender, log.commit)
+            if not message.silent:
+                self._acknowledge(message.sender, log.commit)
             return
         if log.term(message.prev_log_index) != message.prev_log_term:
             hint_index, hint_term = log.newest_not_after(message.prev_log_index, message.prev_log_term)
@@ -504,7 +508,8 @@ class RaftNode:
         last_new = message.prev_log_index + len(message.entries)
         # Beyond what this message proves to match, our log may still differ from the leader's.
         log.commit_to(min(message.commit, last_new))
-        self._acknowledge(message.sender, last_new)
+        if not message.silent:
+            self._acknowledge(message.sender, last_new)
 
     def _acknowledge(self, leader: NodeId, index: int) -> None:
         self._answer_leader(AppendEntriesResponse(self.id, leader, self.term, False, index, 0, 0))

@@ -6,5 +6,6 @@
 from raftkv.rpc.app import App
 from raftkv.rpc.framing import Framed
 from raftkv.rpc.method import Context, Kind, Method
+from raftkv.rpc.requests import Requests
 
-__all__ = ["App", "Context", "Framed", "Kind", "Method"]
+__all__ = ["App", "Context", "Framed", "Kind", "Method", "Requests"]

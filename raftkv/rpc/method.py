@@ -9,6 +9,7 @@ from typing import Any
 
 from raftkv.rpc.framing import Framed
 from raftkv.rpc.interrupt import Interrupt
+from raftkv.rpc.requests import Requests
 
 
 class Kind(Enum):
@@ -63,7 +64,7 @@ def _metadata(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str
 Unary = Callable[[bytes, Context], Awaitable[bytes | list[bytes]]]
 """A response is bytes, or pieces that are joined once."""
 ServerStream = Callable[[bytes, Context], AsyncIterator[bytes]]
-ClientStream = Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]
+ClientStream = Callable[[Requests, Context], Awaitable[bytes]]
 Bidi = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes | Framed]]
 
 

@@ -32,6 +32,7 @@ class Requests:
         self._interrupt = interrupt
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
+        self._take: Callable[[bytes], None] | None = None
         self._ended = False
         self._error: Exception | None = None
         self._arrived = asyncio.Event()
@@ -42,7 +43,10 @@ class Requests:
         try:
             while (event := await self._receive())["type"] != "http.disconnect":
                 for message in self._deframer.feed(event.get("body", b"")):
-                    await self._put(message)
+                    if self._take is None:
+                        await self._put(message)
+                    else:
+                        self._take(message)
                 if not self._ended and not event.get("more_body", False):
                     self._deframer.finish()
                     self._ended = True
@@ -76,6 +80,23 @@ class Requests:
         self._waiting_bytes -= len(message)
         self._taken.set()
         return message
+
+    async def each(self, take: Callable[[bytes], None]) -> None:
+        """Call `take` with every message, within the turn of the loop that brings it; until there are no more.
+
+        Raises what `take` raised, which ends it.
+        """
+        waiting, self._waiting = self._waiting, deque()
+        self._waiting_bytes = 0
+        for message in waiting:
+            take(message)
+        self._take = take
+        self._taken.set()
+        while not self._ended and self._error is None:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self._error is not None:
+            raise self._error
 
     async def only(self) -> bytes:
         """The one request of a server-streaming call."""

@@ -15,7 +15,8 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from weakref import WeakSet
 
 from raftkv import errors
@@ -37,8 +38,8 @@ BATCH_BYTES = 1 << 20
 FLUSH_BYTES = 8 << 20
 FLUSH_SECONDS = 2.0
 
-Blocking = Callable[[Callable[[], None]], Awaitable[None]]
-"""Runs a blocking function elsewhere; the awaitable ends with it."""
+Blocking = Callable[[Callable[[], None], Callable[[BaseException | None], None]], None]
+"""Runs a blocking function elsewhere, then calls the second in the event loop with what the first raised."""
 
 
 class Server:
@@ -115,7 +116,8 @@ class Server:
         self._silent: set[NodeId] = set()
         self._leader_waiters: list[asyncio.Future[None]] = []
         self._compaction: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._blocking = 0
+        self._idle: asyncio.Future[None] | None = None
 
     # What callers ask
 
@@ -236,11 +238,10 @@ class Server:
         self.proposals.fail_all(errors.Stopped)
         self.reads.fail_all(errors.Stopped())
         self.leases.close()
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._until_idle()
         if not self.failed.done():
             self._flush()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._until_idle()
 
     # The pump
 
@@ -347,15 +348,14 @@ class Server:
             groups = [group for _, group in batch if group is not None]
             if groups:
                 self._syncing = True
-                self._spawn(self._write(batch, groups))
+                self._run(self._run_wal, partial(self._wal.write, groups), partial(self._written, batch))
                 return
             self._unsynced.clear()
             self._persisted([ready for ready, _ in batch])
             while self.node.has_ready():
                 self._handle(self.node.ready())
 
-    async def _write(self, batch: list[tuple[Ready, Group | None]], groups: list[Group]) -> None:
-        await self._run_wal(lambda: self._wal.write(groups))
+    def _written(self, batch: list[tuple[Ready, Group | None]]) -> None:
         for _ in batch:
             self._unsynced.popleft()
         self._syncing = False
@@ -377,13 +377,12 @@ class Server:
         if flush is None:
             return
 
-        async def write() -> None:
-            await self._run_flush(flush.write)
+        def flushed() -> None:
             self.store.backend.end_flush(flush)
             self._flushing = False
 
         self._flushing = True
-        self._spawn(write())
+        self._run(self._run_flush, flush.write, flushed)
 
     def _start_compaction(self) -> None:
         if self._compaction is None or self._compaction.done():
@@ -412,13 +411,30 @@ class Server:
         if more:
             self._start_catching_up()
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
+    def _run(self, run: Blocking, work: Callable[[], None], then: Callable[[], None]) -> None:
+        """Have blocking work done elsewhere and go on with `then`; whatever fails there or here stops the member."""
+
+        def done(error: BaseException | None) -> None:
+            self._blocking -= 1
+            try:
+                if error is not None:
+                    raise error
+                then()
+            except Exception as failure:
+                self.fail(failure)
+            if not self._blocking and self._idle is not None:
+                self._idle.set_result(None)
+                self._idle = None
+
+        self._blocking += 1
+        run(work, done)
+
+    async def _until_idle(self) -> None:
+        while self._blocking:
+            self._idle = self._idle or self._loop.create_future()
+            await asyncio.shield(self._idle)
 
     def _finished(self, task: "asyncio.Future[None]") -> None:
-        self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.fail(error)

@@ -84,6 +84,7 @@ def _one_of_each() -> list[Message]:
         RequestVote(1, 2, 3, 4, 5, False, False),
         RequestVoteResponse(1, 2, 3, False, False),
         AppendEntries(1, 2, 3, 0, 0, [], 0),
+        AppendEntries(1, 2, 3, 7, 2, [], 7, silent=True),
         AppendEntriesResponse(1, 2, 3, False, 0, 0, 0),
         Heartbeat(1, 2, 3, 0, b""),
         HeartbeatResponse(1, 2, 3, b""),

@@ -123,6 +123,23 @@ def test_a_read_that_comes_after_the_heartbeats_left_is_not_confirmed_by_their_a
     assert [state.context for state in leader.ready().read_states] == [b"early", b"joins it"]
 
 
+def test_news_of_a_commit_is_answered_only_when_it_shows_that_an_append_was_lost() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.nodes[1].propose([b"one"])
+    group.take(1)
+    group.settle(lambda message: isinstance(message, AppendEntries) and message.silent)
+    assert [node.commit_index for node in group.nodes.values()] == [2, 1, 1]
+    group.nodes[1].propose([b"two"])
+    group.take(1)
+    answers: list[AppendEntriesResponse] = []
+    group.on_send = lambda m: answers.append(m) if isinstance(m, AppendEntriesResponse) else None
+    lost = [m for m in group.network if isinstance(m, AppendEntries) and m.to == 3]
+    group.settle(lambda m: any(m is each for each in lost))
+    assert [node.commit_index for node in group.nodes.values()] == [3, 3, 3]
+    assert [(a.sender, a.rejected) for a in answers] == [(2, False), (3, True), (3, False)]
+
+
 def test_two_members_may_use_the_same_read_context() -> None:
     group = Group(3)
     group.elect(1)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from raftkv.rpc import App, Context, Method
+from raftkv.rpc import App, Context, Method, Requests
 from raftkv.status import Code, StatusError
 
 LIMIT = 1 << 20
@@ -62,6 +62,19 @@ class Service:
     async def total(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
         return b"%d" % sum([len(request) async for request in requests])
 
+    async def lengths(self, requests: Requests, context: Context) -> bytes:
+        taken: list[bytes] = []
+
+        def take(request: bytes) -> None:
+            if request == b"refuse":
+                raise StatusError(Code.NOT_FOUND, "nothing")
+            taken.append(b"%d" % len(request))
+
+        for _ in range(20):
+            await asyncio.sleep(0)  # messages that come before it asks are kept
+        await requests.each(take)
+        return b" ".join(taken)
+
     async def talk(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         self.calls += 1
         try:
@@ -84,6 +97,7 @@ class Service:
             "/test.Service/Blob": Method.unary(self.blob),
             "/test.Service/Count": Method.server_stream(self.count),
             "/test.Service/Total": Method.client_stream(self.total),
+            "/test.Service/Lengths": Method.client_stream(self.lengths),
             "/test.Service/Talk": Method.bidi(self.talk),
             "/test.Service/Hold": Method.bidi(self.hold),
             "/test.Service/Forever": Method.server_stream(self.forever),

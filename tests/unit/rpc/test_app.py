@@ -198,3 +198,19 @@ def test_thousands_of_streams_at_once(host: str) -> None:
             assert [await call.code() for call in calls] == [grpc.StatusCode.OK] * streams
 
     asyncio.run(scenario())
+
+
+def test_a_handler_may_take_messages_the_moment_they_come(host: str) -> None:
+    async def scenario() -> None:
+        async with serving(host) as (service, channel):
+            lengths = channel.stream_unary("/test.Service/Lengths")
+            assert await lengths(iter([b"x" * size for size in (3, 0, 70_000, 1)])) == b"3 0 70000 1"
+            assert await lengths(iter([])) == b""
+            assert (await refusal(lengths(iter([b"fine", b"refuse", b"more"]))))[0] is grpc.StatusCode.NOT_FOUND
+            late = channel.stream_unary("/test.Service/Lengths")()
+            for _ in range(100):
+                await late.write(b"before it begins" if not service.calls else b"after")
+            await late.done_writing()
+            assert (await late).count(b" ") == 99
+
+    asyncio.run(scenario())
