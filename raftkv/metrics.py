@@ -34,12 +34,27 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Read every number now."""
         yield from self._raft()
+        yield from self._watch()
 
     def _raft(self) -> Iterable[Metric]:
         server = self._server
         node = server.node
         yield _gauge("etcd_server_has_leader", "Whether a leader is known.", bool(node.leader))
         yield _gauge("etcd_server_is_leader", "Whether this member leads.", node.role is Role.LEADER)
+
+    def _watch(self) -> Iterable[Metric]:
+        counts = self._server.hub.count()
+        prefix = "etcd_debugging_mvcc_"
+        yield _gauge(f"{prefix}watch_stream_total", "Open watch streams.", counts.streams)
+        yield _gauge(f"{prefix}watcher_total", "Watchers.", counts.watchers)
+        yield _gauge(f"{prefix}slow_watcher_total", "Watchers that read history.", counts.behind)
+        yield _counter(f"{prefix}events_total", "Events told to watchers.", counts.events)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    metric = Metric(name.removesuffix("_total"), text, "counter")
+    metric.add_sample(name, {}, float(value))
+    return metric
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 from raftkv.mvcc import Store
 from raftkv.mvcc.history import read_slice
@@ -26,6 +27,15 @@ SLICE_BYTES = 256 << 10
 SLICE_REVISIONS = 1000
 SLICE_WATCHERS = 500
 """Bounds of one slice, so that it takes a few milliseconds at most."""
+
+
+class Counts(NamedTuple):
+    """How much there is of what; `events` were told since the start, over all watchers."""
+
+    streams: int
+    watchers: int
+    behind: int
+    events: int
 
 
 class Hub:
@@ -51,15 +61,26 @@ class Hub:
         self._on_behind = on_behind
         self.fragment_bytes = fragment_bytes
         self.revision = store.revision
+        self.events_told = 0
         self._fresh: list[Event] = []
         self._index = Index()
+        self._streams: dict[WatchStream, None] = {}
         self._resumable: dict[WatchStream, None] = {}
         self._progress_due: dict[WatchStream, None] = {}
         store.on_commit = self.committed
 
     def open(self, ready: Callable[[], None]) -> WatchStream:
         """Begin a stream; `ready` is called when it has something to take."""
-        return WatchStream(self, ready)
+        stream = WatchStream(self, ready)
+        self._streams[stream] = None
+        return stream
+
+    def count(self) -> Counts:
+        """Count what is there now."""
+        streams = self._streams
+        watchers = sum(len(stream.watchers) for stream in streams)
+        behind = sum(len(stream.behind) for stream in streams)
+        return Counts(len(streams), watchers, behind, self.events_told)
 
     def header(self, revision: int | None = None) -> bytes:
         """The header of a response of this moment, or of a revision."""
@@ -134,6 +155,7 @@ class Hub:
 
     def closed(self, stream: WatchStream) -> None:
         """Forget a stream."""
+        self._streams.pop(stream, None)
         self._resumable.pop(stream, None)
         self._progress_due.pop(stream, None)
 

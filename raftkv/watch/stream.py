@@ -133,6 +133,7 @@ class WatchStream:
     def push(self, watcher: Watcher, body: Body) -> None:
         """Queue a response of events; the queue is not full."""
         watcher.quiet = False
+        self._hub.events_told += len(body.parts)
         if watcher.fragment and body.size + response.MAX_HEAD_BYTES >= self._hub.fragment_bytes:
             for part in response.fragments(body, watcher.id, self._hub.fragment_bytes):
                 self._put(part)

@@ -344,3 +344,17 @@ def test_a_stream_that_nobody_reads_is_bounded(world: World) -> None:
     assert not quick.stream.behind
     assert len(client.stream.behind) == 10
     world.settle()
+
+
+def test_what_is_counted(world: World) -> None:
+    clients = [world.client() for _ in range(3)]
+    for client in clients:
+        client.create(watching(b"k"))
+        client.create(watching(b"k"))
+    world.put(b"k")
+    world.settle()
+    clients.pop().stream.close()
+    clients[0].stream.cancel(1)
+    assert world.hub.count() == (2, 3, 0, 6)
+    overflow(world, clients[0])
+    assert world.hub.count().behind == 3
