@@ -1,9 +1,11 @@
 """The table of every RPC served on the client port."""
 
 from raftkv.api.cluster import ClusterService
+from raftkv.api.election import ElectionService
 from raftkv.api.guard import Limits, guarded
 from raftkv.api.kv import KVService
 from raftkv.api.lease import LeaseService
+from raftkv.api.lock import LockService
 from raftkv.api.maintenance import MaintenanceService
 from raftkv.api.watch import WatchService
 from raftkv.rpc import Method
@@ -16,6 +18,8 @@ def services(server: Server, limits: Limits, *, watch_progress_seconds: float = 
     table.update(KVService(server, limits).methods())
     table.update(WatchService(server, progress_seconds=watch_progress_seconds).methods())
     table.update(LeaseService(server).methods())
+    table.update(LockService(server).methods())
+    table.update(ElectionService(server).methods())
     table.update(ClusterService(server).methods())
     table.update(MaintenanceService(server).methods())
     return {path: guarded(server, method) for path, method in table.items()}

@@ -33,7 +33,7 @@ def serve(kind: str, directory: Path, ports: Ports | None = None) -> Iterator[st
         member = Process("m0", directory, client, peer, initial)
         member.start()
         try:
-            _wait(member.endpoint)
+            wait_ready(member.endpoint)
             yield member.endpoint
         finally:
             member.kill()
@@ -44,14 +44,15 @@ def serve(kind: str, directory: Path, ports: Ports | None = None) -> Iterator[st
     command += ["--listen-peer-urls", urls[1], "--initial-advertise-peer-urls", urls[1]]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait(f"127.0.0.1:{client}")
+        wait_ready(f"127.0.0.1:{client}")
         yield f"127.0.0.1:{client}"
     finally:
         process.kill()
         process.wait()
 
 
-def _wait(endpoint: str) -> None:
+def wait_ready(endpoint: str) -> None:
+    """Wait until a server answers a linearizable read."""
     deadline = time.monotonic() + START_SECONDS
     with Client(endpoint, timeout=1.0) as probe:
         while True:

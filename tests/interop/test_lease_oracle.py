@@ -115,15 +115,15 @@ def answer(client: Client, ask: Ask) -> Message | str:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_answers_equal_etcds(seed: int, tmp_path: Path) -> None:
-    with serve("etcd", tmp_path / "etcd") as theirs, serve("raftkv", tmp_path / "raftkv") as ours:
-        with Client(theirs) as etcd, Client(ours) as raftkv:
-            requests = Requests(seed)
-            said: set[str] = set()
-            for _ in range(STEPS):
-                ask = requests.next()
-                expected = answer(etcd, ask)
-                assert answer(raftkv, ask) == expected
-                said.add(expected if isinstance(expected, str) else type(expected).__name__)
-            # The random requests met everything there is to meet.
-            assert {"etcdserver: requested lease not found", "etcdserver: lease already exists"} <= said
-            assert {"etcdserver: too large lease TTL", "LeaseRevokeResponse", "LeaseKeepAliveResponse"} <= said
+    servers = serve("etcd", tmp_path / "etcd"), serve("raftkv", tmp_path / "raftkv")
+    with servers[0] as theirs, servers[1] as ours, Client(theirs) as etcd, Client(ours) as raftkv:
+        requests = Requests(seed)
+        said: set[str] = set()
+        for _ in range(STEPS):
+            ask = requests.next()
+            expected = answer(etcd, ask)
+            assert answer(raftkv, ask) == expected
+            said.add(expected if isinstance(expected, str) else type(expected).__name__)
+        # The random requests met everything there is to meet.
+        assert {"etcdserver: requested lease not found", "etcdserver: lease already exists"} <= said
+        assert {"etcdserver: too large lease TTL", "LeaseRevokeResponse", "LeaseKeepAliveResponse"} <= said

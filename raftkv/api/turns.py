@@ -1,0 +1,216 @@
+"""Waiting for one's turn under a prefix: what locks and elections are made of (etcd's concurrency recipes).
+
+Everyone who wants a turn creates a key `prefix/lease id`, attached to a lease. Turns go by create revision, so the one
+that is on is the oldest key, and its create revision is a fencing token: it only grows. Each waits for the deletion of
+the key just before its own, told by the member's own hub.
+
+A proposal of ours is answered when this member has applied it, so every older key is here; local state can only show
+some that are gone already. What may be missed is that our own key is gone: that is asked linearizably at the end.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from google.protobuf.message import Message
+
+from raftkv import errors
+from raftkv.api.lease import LeaseService
+from raftkv.mvcc import encoding as enc
+from raftkv.mvcc.interval import interval
+from raftkv.pb import kv_pb2, rpc_pb2
+from raftkv.rpc import Context
+from raftkv.server import proposals
+from raftkv.server.server import Server
+from raftkv.status import Code, StatusError
+
+logger = logging.getLogger(__name__)
+
+SESSION_TTL_SECONDS = 60
+"""Of the lease made for a caller that brings none."""
+
+
+class Changes:
+    """Tells that something changed under a key or prefix. Begin, then look at the state: nothing is missed."""
+
+    def __init__(self, server: Server, key: bytes, range_end: bytes = b"", *, deletions: bool = False) -> None:
+        """`deletions`: of those alone."""
+        self._changed = asyncio.Event()
+        self._stream = server.hub.open(self._changed.set)
+        filters = [rpc_pb2.WatchCreateRequest.NOPUT] if deletions else []
+        self._stream.create(rpc_pb2.WatchCreateRequest(key=key, range_end=range_end, filters=filters))
+        self._drain()
+
+    def __enter__(self) -> "Changes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    async def next(self) -> None:
+        """Wait until something changed since the last time."""
+        await self._changed.wait()
+        self._drain()
+
+    def _drain(self) -> None:
+        self._changed.clear()
+        while self._stream.take():
+            pass
+
+
+class Turn:
+    """One key in the queue under a prefix."""
+
+    def __init__(self, server: Server, name: bytes, lease_id: int) -> None:
+        self._server = server
+        self._prefix = name + b"/"
+        self.lease_id = lease_id
+        self.key = self._prefix + b"%x" % lease_id
+        self.create_revision = 0
+        self.revision = 0
+        """At which the turn came."""
+        self.created = False
+        """Whether the key is ours to delete: not if it was there already, made by another call on the same lease."""
+
+    async def enter(self, value: bytes) -> rpc_pb2.TxnResponse:
+        """Join the queue, or find our place if the lease has one; the answer of the transaction.
+
+        Raises:
+            LeaseNotFound, and what proposing raises.
+        """
+        request = rpc_pb2.TxnRequest(compare=[_created_at(self.key, 0)])
+        put = request.success.add().request_put
+        put.key, put.value, put.lease = self.key, value, self.lease_id
+        request.failure.add().request_range.key = self.key
+        future = self._server.propose(proposals.TXN, request.SerializeToString())
+        try:
+            with codeless():
+                pieces = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # The place may still be taken, for nobody.
+            future.add_done_callback(self._leave_late)
+            raise
+        return self._entered(pieces)
+
+    def _entered(self, pieces: list[bytes]) -> rpc_pb2.TxnResponse:
+        response = rpc_pb2.TxnResponse.FromString(b"".join(pieces))
+        self.created = response.succeeded
+        self.revision = self.create_revision = response.header.revision
+        if not self.created:
+            self.create_revision = response.responses[0].response_range.kvs[0].create_revision
+        return response
+
+    def _leave_late(self, future: "asyncio.Future[list[bytes]]") -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._entered(future.result())
+            self.leave()
+
+    async def wait(self) -> bool:
+        """Wait until no older key is left; whether our key is still there then.
+
+        Raises:
+            Timeout, Stopped: nobody knows.
+        """
+        waited = False
+        while (older := self._predecessor()) is not None:
+            waited = True
+            with Changes(self._server, older, deletions=True) as changes:
+                if self._server.store.newest(older) is not None:
+                    await changes.next()
+        if not waited:
+            return True
+        await self._server.linearizable()
+        self.revision = self._server.store.revision
+        kv = newest(self._server, self.key)
+        return kv is not None and kv.create_revision == self.create_revision
+
+    def _predecessor(self) -> bytes | None:
+        found = [kv for kv in under(self._server, self._prefix) if kv.create_revision < self.create_revision]
+        return max(found, key=lambda kv: kv.create_revision).key if found else None
+
+    def leave(self) -> None:
+        """Give the place up, without waiting for it: the caller may be gone, or the member about to stop."""
+        if not self.created:
+            return
+        request = rpc_pb2.TxnRequest(compare=[_created_at(self.key, self.create_revision)])
+        request.success.add().request_delete_range.key = self.key
+        try:
+            future = self._server.propose(proposals.TXN, request.SerializeToString())
+        except StatusError as error:
+            logger.info("a place in the queue under %r stays until its lease ends: %s", self._prefix, error.message)
+        else:
+            future.add_done_callback(_note_failure)
+
+
+def _note_failure(future: "asyncio.Future[list[bytes]]") -> None:
+    error = None if future.cancelled() else future.exception()
+    if error is not None:
+        logger.info("a place in a queue stays until its lease ends: %s", error)
+
+
+def _created_at(key: bytes, revision: int) -> rpc_pb2.Compare:
+    return rpc_pb2.Compare(key=key, target=rpc_pb2.Compare.CREATE, create_revision=revision)
+
+
+def guarded(key: bytes, create_revision: int) -> rpc_pb2.TxnRequest:
+    """A transaction whose success branch runs only while the key is the one that was created then."""
+    return rpc_pb2.TxnRequest(compare=[_created_at(key, create_revision)])
+
+
+async def transact(server: Server, request: rpc_pb2.TxnRequest) -> rpc_pb2.TxnResponse:
+    """Run a transaction through the log."""
+    with codeless():
+        pieces = await server.propose(proposals.TXN, request.SerializeToString())
+    return rpc_pb2.TxnResponse.FromString(b"".join(pieces))
+
+
+async def session(server: Server, lease_id: int, context: Context) -> int:
+    """The caller's lease; or a new one, which nobody keeps alive, as etcd makes it."""
+    if lease_id:
+        return lease_id
+    request = rpc_pb2.LeaseGrantRequest(TTL=SESSION_TTL_SECONDS)
+    pieces = await LeaseService(server).grant(request.SerializeToString(), context)
+    return rpc_pb2.LeaseGrantResponse.FromString(b"".join(pieces)).ID
+
+
+def newest(server: Server, key: bytes) -> kv_pb2.KeyValue | None:
+    """The key, as this member has it."""
+    chunk = server.store.newest(key)
+    return None if chunk is None else enc.decode_chunk(chunk)
+
+
+def under(server: Server, prefix: bytes) -> list[kv_pb2.KeyValue]:
+    """The keys under a prefix that ends in a slash, as this member has them."""
+    return [enc.decode_chunk(chunk) for chunk in server.store.select(interval(prefix, prefix_end(prefix)))]
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The end of the range of all keys under a prefix that ends in a slash."""
+    return prefix[:-1] + b"0"
+
+
+def oldest(server: Server, prefix: bytes) -> kv_pb2.KeyValue | None:
+    """The key whose turn it is."""
+    return min(under(server, prefix), key=lambda kv: kv.create_revision, default=None)
+
+
+def answer(server: Server, body: Message, revision: int) -> bytes:
+    """A response with its header."""
+    return server.headers.encode(revision, server.node.term) + body.SerializeToString()
+
+
+def failed(text: str) -> StatusError:
+    """What etcd's recipes raise has no code of its own."""
+    return StatusError(Code.UNKNOWN, text)
+
+
+@contextlib.contextmanager
+def codeless() -> Iterator[None]:
+    """In etcd refusals pass through a client on their way, and lose their codes; that nobody answers is still said."""
+    try:
+        yield
+    except errors.EtcdError as error:
+        if error.code is Code.UNAVAILABLE:
+            raise
+        raise failed(error.message) from error
