@@ -42,6 +42,7 @@ class Config:
     max_txn_ops: int = 128
     max_concurrent_streams: int = 2**32 - 1
     watch_progress_notify_interval_seconds: float = 5.0
+    warning_apply_duration_seconds: float = 0.1
     log_level: str = "info"
     log_format: str = "text"
 

@@ -4,7 +4,10 @@ Only what durability needs: nothing here caches, retries or hides an error.
 """
 
 import os
+import time
 from typing import Protocol
+
+from raftkv.histogram import Histogram
 
 
 class File(Protocol):
@@ -45,12 +48,14 @@ class Disk(Protocol):
 class OsFile:
     """A file of the operating system."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_times")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, times: "DiskTimes") -> None:
         self._fd = fd
+        self._times = times
 
     def write(self, offset: int, data: bytes) -> None:
+        self._times.written_bytes += len(data)
         view = memoryview(data)
         while view:
             written = os.pwrite(self._fd, view, offset)
@@ -58,14 +63,27 @@ class OsFile:
             view = view[written:]
 
     def sync(self) -> None:
+        started = time.perf_counter()
         os.fdatasync(self._fd)
+        self._times.syncs.observe(time.perf_counter() - started)
 
     def close(self) -> None:
         os.close(self._fd)
 
 
+class DiskTimes:
+    """How long syncs took and how much was written; one thread at a time writes."""
+
+    def __init__(self) -> None:
+        self.syncs = Histogram()
+        self.written_bytes = 0
+
+
 class OsDisk:
     """The disk of the operating system."""
+
+    def __init__(self) -> None:
+        self.times = DiskTimes()
 
     def create(self, path: str, size: int) -> File:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -75,10 +93,10 @@ class OsDisk:
         except BaseException:
             os.close(fd)
             raise
-        return OsFile(fd)
+        return OsFile(fd, self.times)
 
     def open(self, path: str) -> File:
-        return OsFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        return OsFile(os.open(path, os.O_RDWR | os.O_CLOEXEC), self.times)
 
     def read(self, path: str) -> bytes:
         with open(path, "rb") as file:

@@ -236,6 +236,13 @@ def _options() -> list[_Option]:
             "Where to serve /metrics, /health, /livez and /readyz besides the client port.",
         ),
         _switch("enable-pprof", _MONITORING, "Serve the stacks of all threads and tasks at /debug/stacks."),
+        _Option(
+            "warning-apply-duration",
+            _LOGGING,
+            _Duration(),
+            "100ms",
+            "A request that takes longer is logged, with what it waited for.",
+        ),
         _Option("log-level", _LOGGING, click.Choice(LOG_LEVELS), default.log_level, "What is logged, to stderr."),
         _Option(
             "log-format", _LOGGING, click.Choice(LOG_FORMATS), default.log_format, "Lines for people or for machines."
@@ -382,6 +389,7 @@ _FIELDS = {
     "heartbeat_interval": "heartbeat_interval_ms",
     "election_timeout": "election_timeout_ms",
     "watch_progress_notify_interval": "watch_progress_notify_interval_seconds",
+    "warning_apply_duration": "warning_apply_duration_seconds",
 }
 
 

@@ -35,20 +35,27 @@ def timestamp(created: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{microseconds:06d}Z"
 
 
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    """What a line says in fields of their own: `extra={"fields": …}`."""
+    fields: dict[str, object] = getattr(record, "fields", {})
+    return fields
+
+
 class TextFormatter(logging.Formatter):
-    """`time level module: message`, then the traceback if there is one."""
+    """`time level module: message field=value …`, then the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         name = record.name.removeprefix("raftkv.")
         level = _NAMES.get(record.levelno, record.levelname.lower())
         line = f"{timestamp(record.created)} {level:5} {name}: {record.getMessage()}"
+        line += "".join(f" {field}={value!r}" for field, value in _fields(record).items())
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: level, ts, caller, msg, and stacktrace if there is one."""
+    """One object a line: level, ts, caller, msg, the line's own fields, and stacktrace if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {
@@ -56,6 +63,7 @@ class JsonFormatter(logging.Formatter):
             "ts": timestamp(record.created),
             "caller": f"{record.module}.py:{record.lineno}",
             "msg": record.getMessage(),
+            **_fields(record),
         }
         if record.exc_info:
             fields["stacktrace"] = self.formatException(record.exc_info)

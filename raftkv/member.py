@@ -12,7 +12,9 @@ import logging
 import random
 import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from urllib.parse import urlsplit
 
 import lmdb
@@ -21,6 +23,7 @@ from raftkv import api, errors
 from raftkv.config import Config
 from raftkv.disk import OsDisk
 from raftkv.gateway import Gateway
+from raftkv.histogram import Histogram
 from raftkv.metrics import Metrics
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import log_pb2, rpc_pb2
@@ -58,6 +61,7 @@ class Member:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._disk = OsDisk()
+        self._flushes = Histogram()
         self._rng = random.Random()
         self._exit = contextlib.AsyncExitStack()
         self._identity: Identity | None = None
@@ -122,11 +126,7 @@ class Member:
         self._exit.push_async_callback(transport.close)
         transport.start()
         server.start()
-        checks = Checks(server)
-        metrics = Metrics(server, checks)
-        pages = Front(metrics_pages(checks, metrics.render), cors=False)
-        self.metrics_addresses = await self._serve(pages, monitors)
-        self.client_addresses = await self._serve(self._client_app(server, checks, metrics), clients)
+        await self._serve_clients(server, transport, clients, monitors)
         self._publishing = asyncio.get_running_loop().create_task(self._publish(server))
         self._exit.callback(self._publishing.cancel)
         # What is loaded now lives as long as the process: the collector need not look at it again.
@@ -168,18 +168,28 @@ class Member:
             addresses.append(http.address)
         return tuple(addresses)
 
-    def _client_app(self, server: Server, checks: Checks, metrics: Metrics) -> App:
+    async def _serve_clients(
+        self, server: Server, transport: PeerTransport, clients: list[socket.socket], monitors: list[socket.socket]
+    ) -> None:
+        methods = self._client_methods(server)
+        checks = Checks(server)
+        metrics = Metrics(server, transport, checks, methods, self._disk.times, self._flushes)
+        pages = Front(metrics_pages(checks, metrics.render), cors=False)
+        self.metrics_addresses = await self._serve(pages, monitors)
+        max_receive_bytes = self.config.max_request_bytes + REQUEST_OVERHEAD_BYTES
+        app = App(methods, max_receive_bytes=max_receive_bytes)
+        pages_of_clients = client_pages(checks, metrics.render, debug=self.config.enable_pprof)
+        app.http = Front(pages_of_clients, gateway=Gateway(app, max_receive_bytes=max_receive_bytes))
+        self.client_addresses = await self._serve(app, clients)
+
+    def _client_methods(self, server: Server) -> dict[str, Method]:
         limits = api.Limits(max_request_bytes=self.config.max_request_bytes, max_txn_ops=self.config.max_txn_ops)
         methods = api.services(
             server, limits, watch_progress_seconds=self.config.watch_progress_notify_interval_seconds
         )
         methods.update(health.methods(lambda: not server.failed.done()))
         methods.update(reflection.methods({path.split("/")[1] for path in methods}))
-        max_receive_bytes = self.config.max_request_bytes + REQUEST_OVERHEAD_BYTES
-        app = App(methods, max_receive_bytes=max_receive_bytes)
-        pages = client_pages(checks, metrics.render, debug=self.config.enable_pprof)
-        app.http = Front(pages, gateway=Gateway(app, max_receive_bytes=max_receive_bytes))
-        return app
+        return methods
 
     # Data
 
@@ -303,19 +313,22 @@ class Member:
             send=transport.send,
             call_peer=calls.call,
             run_wal=self._thread("wal"),
-            run_flush=self._thread("flush"),
+            run_flush=self._thread("flush", self._flushes),
             rng=self._rng,
             tick_seconds=config.heartbeat_interval_ms / 1000,
             election_ticks=election_ticks,
             watch_fragment_bytes=config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
+            warning_seconds=config.warning_apply_duration_seconds,
         )
         return server, transport, calls
 
-    def _thread(self, name: str) -> Blocking:
-        """A thread of its own for one kind of blocking work."""
+    def _thread(self, name: str, times: Histogram | None = None) -> Blocking:
+        """A thread of its own for one kind of blocking work, whose times are observed if wanted."""
         worker = Worker(name)
         self._exit.callback(worker.stop)
-        return worker.run
+        if times is None:
+            return worker.run
+        return lambda work, done: worker.run(partial(_timed, work, times), done)
 
     # Life
 
@@ -333,3 +346,9 @@ class Member:
                 await asyncio.sleep(1.0)
             else:
                 return
+
+
+def _timed(work: Callable[[], None], times: Histogram) -> None:
+    started = time.perf_counter()
+    work()
+    times.observe(time.perf_counter() - started)

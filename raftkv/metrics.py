@@ -1,26 +1,57 @@
 """Metrics in Prometheus' format, under etcd's names where the thing is the same.
 
 Nothing is counted here. Servers, stores and streams keep plain numbers, which cost the hot path next to nothing, and
-`Metrics` reads them when someone scrapes.
+`Metrics` reads them when someone scrapes. A few names break the rules of the format (a counter without `_total`, a
+gauge with it); they are etcd's, and dashboards ask for them.
 """
 
-from collections.abc import Iterable
+import resource
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
-from prometheus_client.core import Metric
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from raftkv import ETCD_API_VERSION
+from raftkv.disk import DiskTimes
+from raftkv.histogram import Histogram
+from raftkv.peer import PeerTransport
 from raftkv.raft import Role
+from raftkv.rpc import Kind, Method
 from raftkv.server.server import Server
+from raftkv.status import Code
 from raftkv.web.checks import Checks
+
+Samples = Iterable[tuple[Mapping[str, str], float]]
+
+_KINDS = {
+    Kind.UNARY: "unary",
+    Kind.SERVER_STREAM: "server_stream",
+    Kind.CLIENT_STREAM: "client_stream",
+    Kind.BIDI: "bidi_stream",
+}
+_CODES = {code: "OK" if code is Code.OK else code.name.title().replace("_", "") for code in Code}
 
 
 class Metrics(Collector):
     """The metrics of one member."""
 
-    def __init__(self, server: Server, checks: Checks) -> None:
+    def __init__(
+        self,
+        server: Server,
+        transport: PeerTransport,
+        checks: Checks,
+        methods: Mapping[str, Method],
+        disk: DiskTimes,
+        flushes: Histogram,
+    ) -> None:
+        """`methods` is the table of the client port, `flushes` how long commits of the store took."""
         self._server = server
+        self._transport = transport
         self._checks = checks
+        self._methods = methods
+        self._disk = disk
+        self._flushes = flushes
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -29,35 +60,158 @@ class Metrics(Collector):
 
     def render(self) -> bytes:
         """Write all metrics as text, version 0.0.4."""
-        return generate_latest(self._registry)
+        text = generate_latest(self._registry)
+        for name in (b"etcd_server_health_success", b"etcd_server_health_failures"):
+            # The library knows no counter whose name does not end in `_total`.
+            text = text.replace(b"# TYPE %s gauge" % name, b"# TYPE %s counter" % name)
+        return text
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> Iterator[Metric]:
         """Read every number now."""
         yield from self._raft()
-        yield from self._watch()
+        yield from self._health()
+        yield from self._storage()
+        yield from self._keyspace()
+        yield from self._watches_and_leases()
+        yield from self._calls()
+        yield from self._peers()
+        yield _one("os_fd_limit", "gauge", "File descriptors allowed.", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
-    def _raft(self) -> Iterable[Metric]:
+    def _raft(self) -> Iterator[Metric]:
         server = self._server
         node = server.node
-        yield _gauge("etcd_server_has_leader", "Whether a leader is known.", bool(node.leader))
-        yield _gauge("etcd_server_is_leader", "Whether this member leads.", node.role is Role.LEADER)
+        learner = node.id not in node.conf_state.voters
+        yield _one("etcd_server_has_leader", "gauge", "Whether a leader is known.", bool(node.leader))
+        yield _one("etcd_server_is_leader", "gauge", "Whether this member leads.", node.role is Role.LEADER)
+        yield _one("etcd_server_is_learner", "gauge", "Whether this member has no vote.", learner)
+        yield _one("etcd_server_leader_changes_seen_total", "counter", "Leaders seen.", server.leader_changes)
+        yield _one("etcd_server_proposals_committed_total", "gauge", "Commit index.", node.commit_index)
+        yield _one("etcd_server_proposals_applied_total", "gauge", "Applied index.", server.applier.index)
+        yield _one("etcd_server_proposals_pending", "gauge", "Proposals under way.", len(server.proposals))
+        yield _one("etcd_server_proposals_failed_total", "counter", "Proposals timed out.", server.proposals.failed)
+        yield _one(
+            "etcd_server_heartbeat_send_failures_total",
+            "counter",
+            "Late heartbeats.",
+            server.late_heartbeats,
+        )
+        yield _one("etcd_server_slow_apply_total", "counter", "Applied batches that were slow.", server.slow.applies)
+        yield _one("etcd_server_slow_read_indexes_total", "counter", "Rounds repeated.", server.reads.slow_rounds)
+        yield _one("etcd_server_read_indexes_failed_total", "counter", "Reads timed out.", server.reads.failed)
+        yield _info("etcd_server_id", "server_id", f"{node.id:x}")
+        yield _info("etcd_server_version", "server_version", ETCD_API_VERSION)
+        yield _info("etcd_cluster_version", "cluster_version", ETCD_API_VERSION.rpartition(".")[0])
 
-    def _watch(self) -> Iterable[Metric]:
-        counts = self._server.hub.count()
-        prefix = "etcd_debugging_mvcc_"
-        yield _gauge(f"{prefix}watch_stream_total", "Open watch streams.", counts.streams)
-        yield _gauge(f"{prefix}watcher_total", "Watchers.", counts.watchers)
-        yield _gauge(f"{prefix}slow_watcher_total", "Watchers that read history.", counts.behind)
-        yield _counter(f"{prefix}events_total", "Events told to watchers.", counts.events)
+    def _health(self) -> Iterator[Metric]:
+        checks = self._checks
+        yield _one("etcd_server_health_success", "counter", "Good answers of /health.", checks.health_successes)
+        yield _one("etcd_server_health_failures", "counter", "Bad answers of /health.", checks.health_failures)
+        last = (({"type": kind, "name": name}, well) for (kind, name), well in checks.last.items())
+        yield _many("etcd_server_healthcheck", "gauge", "How a check went the last time.", last)
+        results = (
+            ({"type": kind, "name": name, "status": status}, count)
+            for (kind, name, status), count in checks.results.items()
+        )
+        yield _many("etcd_server_healthchecks_total", "counter", "How often a check ended how.", results)
+
+    def _storage(self) -> Iterator[Metric]:
+        backend = self._server.store.backend
+        yield _histogram("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log.", self._disk.syncs)
+        yield _histogram("etcd_disk_backend_commit_duration_seconds", "Commits of the store.", self._flushes)
+        yield _one("etcd_disk_wal_write_bytes_total", "gauge", "Written to the log.", self._disk.written_bytes)
+        for name in ("etcd_mvcc_db_total_size_in_bytes", "etcd_debugging_mvcc_db_total_size_in_bytes"):
+            yield _one(name, "gauge", "Size of the store on disk.", backend.size_bytes)
+        yield _one(
+            "etcd_mvcc_db_total_size_in_use_in_bytes",
+            "gauge",
+            "The part of it in use.",
+            backend.size_in_use_bytes,
+        )
+
+    def _keyspace(self) -> Iterator[Metric]:
+        store = self._server.store
+        counts = store.counts
+        operations = (("put", counts.puts), ("delete", counts.deletes), ("range", counts.ranges), ("txn", counts.txns))
+        for name, count in operations:
+            for prefix in ("etcd_mvcc", "etcd_debugging_mvcc"):
+                yield _one(f"{prefix}_{name}_total", "counter", f"Operations of kind {name}.", count)
+        compacted = max(store.compacted_revision, 0)
+        yield _one("etcd_debugging_mvcc_keys_total", "gauge", "Live keys.", store.count((b"", None)))
+        yield _one("etcd_debugging_mvcc_total_put_size_in_bytes", "gauge", "Keys and values put.", counts.put_bytes)
+        yield _one("etcd_debugging_mvcc_current_revision", "gauge", "Revision of the store.", store.revision)
+        yield _one("etcd_debugging_mvcc_compact_revision", "gauge", "Compacted revision.", compacted)
+
+    def _watches_and_leases(self) -> Iterator[Metric]:
+        counts, leases = self._server.hub.count(), self._server.leases
+        yield _one("etcd_debugging_mvcc_watch_stream_total", "gauge", "Open streams of watches.", counts.streams)
+        yield _one("etcd_debugging_mvcc_watcher_total", "gauge", "Watchers.", counts.watchers)
+        yield _one("etcd_debugging_mvcc_slow_watcher_total", "gauge", "Watchers that read history.", counts.behind)
+        yield _one("etcd_debugging_mvcc_events_total", "counter", "Events told to watchers.", counts.events)
+        yield _one("etcd_debugging_lease_granted_total", "counter", "Leases granted.", leases.store.granted_here)
+        yield _one("etcd_debugging_lease_revoked_total", "counter", "Leases revoked.", leases.store.revoked_here)
+        yield _one("etcd_debugging_lease_renewed_total", "counter", "Renewals, as leader.", leases.renewed)
+        yield _one("etcd_debugging_server_lease_expired_total", "counter", "Expired leases.", leases.store.expired_here)
+
+    def _calls(self) -> Iterator[Metric]:
+        found = [(_labels(path, method), method.calls) for path, method in self._methods.items()]
+        started = [(labels, calls.started) for labels, calls in found]
+        received = [(labels, calls.received) for labels, calls in found]
+        sent = [(labels, calls.sent) for labels, calls in found]
+        handled = [
+            ({**labels, "grpc_code": _CODES[code]}, calls.handled[code])
+            for labels, calls in found
+            for code in Code
+            if calls.handled[code] or code is Code.OK
+        ]
+        yield _many("grpc_server_started_total", "counter", "Calls begun.", started)
+        yield _many("grpc_server_handled_total", "counter", "Calls ended, by code.", handled)
+        yield _many("grpc_server_msg_received_total", "counter", "Messages received.", received)
+        yield _many("grpc_server_msg_sent_total", "counter", "Messages sent.", sent)
+        received_bytes = sum(calls.received_bytes for _, calls in found)
+        sent_bytes = sum(calls.sent_bytes for _, calls in found)
+        yield _one("etcd_network_client_grpc_received_bytes_total", "counter", "From clients.", received_bytes)
+        yield _one("etcd_network_client_grpc_sent_bytes_total", "counter", "To clients.", sent_bytes)
+
+    def _peers(self) -> Iterator[Metric]:
+        transport = self._transport
+        own = f"{self._server.node.id:x}"
+        connected = transport.connected
+        pairs = [({"Local": own, "Remote": f"{peer:x}"}, up) for peer, up in connected.items()]
+        known = [(labels, True) for labels, _ in pairs]
+        sent = [({"To": f"{peer:x}"}, transport.sent_bytes[peer]) for peer in connected]
+        received = [({"From": f"{peer:x}"}, transport.received_bytes[peer]) for peer in connected]
+        failures = [({"To": f"{peer:x}"}, transport.failures[peer]) for peer in connected]
+        yield _many("etcd_network_active_peers", "gauge", "Whether there is a stream to a peer.", pairs)
+        yield _many("etcd_network_known_peers", "gauge", "Peers.", known)
+        yield _many("etcd_network_peer_sent_bytes_total", "counter", "To a peer.", sent)
+        yield _many("etcd_network_peer_received_bytes_total", "counter", "From a peer.", received)
+        yield _many("etcd_network_peer_sent_failures_total", "counter", "Streams to a peer that ended.", failures)
 
 
-def _counter(name: str, text: str, value: float) -> Metric:
-    metric = Metric(name.removesuffix("_total"), text, "counter")
-    metric.add_sample(name, {}, float(value))
+def _one(name: str, kind: str, text: str, value: float) -> Metric:
+    return _many(name, kind, text, [({}, value)])
+
+
+def _info(name: str, label: str, value: str) -> Metric:
+    return _many(name, "gauge", "1, under the label that says it.", [({label: value}, 1)])
+
+
+def _many(name: str, kind: str, text: str, samples: Samples) -> Metric:
+    counter = kind == "counter" and name.endswith("_total")
+    metric = Metric(name.removesuffix("_total"), text, kind) if counter else Metric(name, text, "gauge")
+    for labels, value in samples:
+        metric.add_sample(name, dict(labels), float(value))
     return metric
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
-    metric = Metric(name, text, "gauge")
-    metric.add_sample(name, {}, float(value))
-    return metric
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    buckets, below = [], 0
+    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        below += count
+        buckets.append(("+Inf" if bound == float("inf") else repr(bound), float(below)))
+    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=histogram.total)
+
+
+def _labels(path: str, method: Method) -> dict[str, str]:
+    _, service, name = path.split("/")
+    return {"grpc_type": _KINDS[method.kind], "grpc_service": service, "grpc_method": name}

@@ -41,6 +41,7 @@ class KVService:
     def __init__(self, server: Server, limits: Limits) -> None:
         self._server = server
         self._store = server.store
+        self._loop = asyncio.get_running_loop()
         self._max_request_bytes = limits.max_request_bytes
         self._max_txn_ops = limits.max_txn_ops
 
@@ -62,7 +63,10 @@ class KVService:
         validate.check_range(wanted)
         if not wanted.serializable:
             await self._server.linearizable()
-        return [self._server.header(), *self._store.range(wanted)]
+        started = self._loop.time()
+        pieces = self._store.range(wanted)
+        self._server.slow.ranged(wanted, pieces, started)
+        return [self._server.header(), *pieces]
 
     async def range_stream(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Answer the keys of an interval in chunks, at one revision."""

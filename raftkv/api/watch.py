@@ -33,8 +33,8 @@ class WatchService:
         """Create, cancel and ask for progress as the client says; send what its watchers are told."""
         stream = _Stream(self._server, requests, self._interval())
         try:
-            async for data in stream.answers():
-                yield Framed(data)
+            async for framed in stream.answers():
+                yield framed
         finally:
             stream.close()
 
@@ -57,12 +57,13 @@ class _Stream:
         self._reader = self._loop.create_task(self._read(requests))
         self._reader.add_done_callback(lambda _: self._waiting.set())
 
-    async def answers(self) -> AsyncIterator[bytes]:
+    async def answers(self) -> AsyncIterator[Framed]:
         """What the client is to be sent, until it goes away.
 
         Raises:
             StatusError: the client sent what is no request.
         """
+        counted = 0
         while True:
             await self._waiting.wait()
             self._waiting.clear()
@@ -70,7 +71,8 @@ class _Stream:
                 # A client that only stops asking still hears of its watchers.
                 self._reader.result()
             while data := self._watches.take():
-                yield data
+                yield Framed(data, self._watches.answers - counted)
+                counted = self._watches.answers
                 self._room.set()
 
     def close(self) -> None:

@@ -70,6 +70,8 @@ class LeaseStore:
         self._store = store
         self._leases: dict[int, Lease] = {}
         self.grants = 0
+        self.granted_here = self.revoked_here = self.expired_here = 0
+        """How often this member applied each since it started."""
         self.observer: Observer | None = None
         store.leases = self
         self.load()
@@ -125,6 +127,7 @@ class LeaseStore:
         if lease_id in self._leases:
             raise errors.LeaseExist
         self.grants += 1
+        self.granted_here += 1
         self._store.set_meta(_GRANTS, _NUMBER.pack(self.grants))
         lease = self._leases[lease_id] = Lease(lease_id, ttl, self.grants)
         self._save(lease)
@@ -141,6 +144,7 @@ class LeaseStore:
         lease = self._leases.pop(lease_id, None)
         if lease is None:
             raise errors.LeaseNotFound
+        self.revoked_here += 1
         self._store.backend.delete(LEASES, _ID.pack(lease_id))
         if lease.keys:
             self._store.delete_keys(sorted(lease.keys))
@@ -155,6 +159,7 @@ class LeaseStore:
         for lease_id in lease_ids:
             lease = self._leases.get(lease_id)
             if lease is not None and lease.serial <= grants:
+                self.expired_here += 1
                 self.revoke(lease_id)
 
     def checkpoint(self, checkpoints: Iterable[rpc_pb2.LeaseCheckpoint], grants: int) -> None:

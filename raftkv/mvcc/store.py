@@ -22,6 +22,7 @@ from sortedcontainers import SortedDict
 from raftkv import errors
 from raftkv.mvcc import encoding as enc
 from raftkv.mvcc.backend import META, REVISIONS, Backend, Flush
+from raftkv.mvcc.counts import Counts
 from raftkv.mvcc.history import Record
 from raftkv.mvcc.interval import Interval, interval
 from raftkv.mvcc.leases import Leases, NoLeases
@@ -72,6 +73,7 @@ class Store:
     def __init__(self, backend: Backend) -> None:
         """Load the newest versions and the history index from the backend."""
         self.backend = backend
+        self.counts = Counts()
         self.leases: Leases = NoLeases()
         self.on_commit: Callable[[int, Sequence[Change]], None] | None = None
         self._newest: SortedDict[bytes, bytes] = SortedDict()
@@ -166,6 +168,7 @@ class Store:
         Raises:
             LeaseNotFound, KeyNotFound, Compacted, FutureRev: in the branch that would run, with nothing changed.
         """
+        self.counts.txns += 1
         return Txn(self, request).run()
 
     def check_put(self, request: rpc_pb2.PutRequest) -> None:
@@ -270,6 +273,7 @@ class Store:
         Raises:
             FutureRev, Compacted
         """
+        self.counts.ranges += 1
         return answer_range(self, request, self.revision)
 
     def range_stream(self, request: rpc_pb2.RangeRequest, max_bytes: int) -> Iterator[Part]:
@@ -278,6 +282,7 @@ class Store:
         Raises:
             FutureRev, Compacted: also between parts, when compaction overtakes the reader.
         """
+        self.counts.ranges += 1
         return stream_range(self, request, max_bytes)
 
     def read_txn(self, request: rpc_pb2.TxnRequest) -> bytes:
@@ -286,6 +291,7 @@ class Store:
         Raises:
             Compacted, FutureRev
         """
+        self.counts.txns += 1
         return Txn(self, request).run()
 
     # History
@@ -428,6 +434,8 @@ class Writer:
                 store.leases.attach(lease, key)
         chunk = enc.encode_chunk(key, create, self._main, version, value, lease)
         store.record_put(key, chunk, self._main, len(self._changes))
+        store.counts.puts += 1
+        store.counts.put_bytes += len(key) + len(value)
         self._changes.append(Change(False, key, chunk, previous))
         return previous
 
@@ -448,6 +456,7 @@ class Writer:
         if store.leases and (lease := enc.decode_chunk(chunk).lease):
             store.leases.detach(lease, key)
         store.record_delete(key, self._main, len(self._changes))
+        store.counts.deletes += 1
         self._changes.append(Change(True, key, enc.encode_tombstone(key, self._main), chunk))
 
     def commit(self) -> None:

@@ -87,6 +87,7 @@ class Txn:
         for op in plan.ops:
             kind = op.WhichOneof("request")
             if kind == "request_range":
+                self._store.counts.ranges += 1
                 pieces = answer_range(self._store, op.request_range, writer.revision)
                 tag, body = b"\x0a", b"".join([_header(writer.revision), *pieces])
             elif kind == "request_put":

@@ -14,7 +14,7 @@ Both sides name the cluster, the sender and the member meant. A stranger is refu
 import asyncio
 import logging
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -72,6 +72,10 @@ class PeerTransport:
         self._started = False
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reception = Reception(cluster_id, member_id)
+        self.sent_bytes: Counter[NodeId] = Counter()
+        self.received_bytes: Counter[NodeId] = Counter()
+        self.failures: Counter[NodeId] = Counter()
+        """Streams to a peer that broke, or could not be made."""
         self.update(peers)
 
     def start(self) -> None:
@@ -88,10 +92,15 @@ class PeerTransport:
         for peer, urls in peers.items():
             if peer != self._member_id and peer not in self._streams:
                 metadata = call_metadata(self._cluster_id, self._member_id, peer)
-                stream = _Stream(peer, tuple(urls), metadata, self._on_unreachable, self._rng)
+                stream = _Stream(peer, tuple(urls), metadata, self._on_unreachable, self._rng, self)
                 self._streams[peer] = stream
                 if self._started:
                     stream.start()
+
+    @property
+    def connected(self) -> Mapping[NodeId, bool]:
+        """Whether there is a stream to each peer."""
+        return {peer: stream.connected for peer, stream in self._streams.items()}
 
     def send(self, messages: Sequence[Message]) -> None:
         """Queue messages; they leave at the end of this turn of the loop. Those for strangers are dropped."""
@@ -137,6 +146,7 @@ class PeerTransport:
         return b""
 
     def _take_batch(self, batch: bytes, sender: NodeId, address: str) -> None:
+        self.received_bytes[sender] += len(batch)
         try:
             for message in codec.decode_batch(batch):
                 if message.to == self._member_id and message.sender == sender:
@@ -162,8 +172,10 @@ class _Stream:
         metadata: Sequence[tuple[str, str]],
         on_unreachable: Callable[[NodeId], None],
         rng: random.Random,
+        counts: "PeerTransport",
     ) -> None:
         self.urls = urls
+        self._counts = counts
         self._peer = peer
         self._metadata = metadata
         self._on_unreachable = on_unreachable
@@ -191,7 +203,7 @@ class _Stream:
             asyncio.get_running_loop().call_soon(self._flush)
 
     @property
-    def _connected(self) -> bool:
+    def connected(self) -> bool:
         return self._call is not None
 
     def _flush(self) -> None:
@@ -207,7 +219,7 @@ class _Stream:
 
     def _put_bulk(self, message: Message) -> None:
         # A message that is larger than the bound alone must pass, or the follower would never get it.
-        full = self._bulk_bytes >= MAX_BULK_BYTES if self._connected else len(self._bulk) >= MAX_WAITING_MESSAGES
+        full = self._bulk_bytes >= MAX_BULK_BYTES if self.connected else len(self._bulk) >= MAX_WAITING_MESSAGES
         if full:
             self._report()
             return
@@ -216,9 +228,9 @@ class _Stream:
         self._bulk_bytes += len(chunk)
 
     def _put_urgent(self, message: Message) -> None:
-        if len(self._urgent) >= (MAX_URGENT_MESSAGES if self._connected else MAX_WAITING_MESSAGES):
+        if len(self._urgent) >= (MAX_URGENT_MESSAGES if self.connected else MAX_WAITING_MESSAGES):
             self._report()
-            if self._connected:
+            if self.connected:
                 return
             self._urgent.popleft()
         self._urgent.append(codec.encode_framed(message))
@@ -234,6 +246,7 @@ class _Stream:
                 size += len(chunk)
                 if lane is self._bulk:
                     self._bulk_bytes -= len(chunk)
+        self._counts.sent_bytes[self._peer] += size
         return b"".join(taken)
 
     def _report(self) -> None:
@@ -259,11 +272,12 @@ class _Stream:
                 # Whatever became of this connection, the next may work; without one the member is cut off.
                 logger.warning("the stream to member %x broke", self._peer, exc_info=True)
                 problem = str(error)
-            was_connected, self._call = self._connected, None
+            was_connected, self._call = self.connected, None
             if was_connected:
                 backoff = BACKOFF_SECONDS[0]
             level = logging.INFO if was_connected or attempt <= len(self.urls) else logging.DEBUG
             logger.log(level, "no stream to member %x at %s: %s", self._peer, target, problem)
+            self._counts.failures[self._peer] += 1
             self._report()
             if was_connected:
                 self._forget()

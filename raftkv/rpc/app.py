@@ -12,7 +12,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from raftkv.rpc.framing import Deframer, Framed, frame, parse_timeout, percent_encode, whole_message
+from raftkv.rpc.calls import Calls
+from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, parse_timeout, percent_encode, whole_message
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_exceeded
 from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.requests import Requests
@@ -96,11 +97,14 @@ class App:
         return 415, b'invalid gRPC request content-type "' + content_type + b'"\n'
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes]) -> None:
+        path = scope["path"]
+        method = self._methods.get(path)
+        if method is None:
+            await _end(send, self._unknown(path), started=False)
+            return
+        method.calls.started += 1
+        code = Code.CANCELED
         try:
-            path = scope["path"]
-            method = self._methods.get(path)
-            if method is None:
-                raise self._unknown(path)
             encoding = headers.get(b"grpc-encoding", b"")
             if encoding and encoding not in (b"identity", b"gzip"):
                 text = f'grpc: Decompressor is not installed for grpc-encoding "{encoding.decode("latin-1")}"'
@@ -109,18 +113,22 @@ class App:
             deadline = None if timeout is None else _deadline(timeout)
             context = Context(scope["headers"], scope.get("client"), deadline)
             if method.kind is not Kind.UNARY:
-                await self._stream(method, receive, send, Deframer(encoding, self._max_receive_bytes), context)
+                deframer = Deframer(encoding, self._max_receive_bytes)
+                code = await self._stream(method, receive, send, deframer, context)
                 return
             if deadline is None:
                 response = await self._unary(method, receive, encoding, context)
             else:
                 response = await self._unary_until(deadline, method, receive, encoding, context)
+            code = Code.OK
+            await _answer(send, response)
         except StatusError as error:
+            code = error.code
             await _end(send, error, started=False)
         except Disconnected:
             pass
-        else:
-            await _answer(send, response)
+        finally:
+            method.calls.handled[code] += 1
 
     def _unknown(self, path: str) -> StatusError:
         service, slash, name = path.removeprefix("/").rpartition("/")
@@ -139,10 +147,16 @@ class App:
         request = whole_message(event.get("body", b""), self._max_receive_bytes)
         if request is None:
             request = await self._pieces(event, receive, encoding)
+        calls = method.calls
+        calls.received += 1
+        calls.received_bytes += len(request)
         try:
-            return frame(await method.handler(request, context), self._max_send_bytes)
+            response = frame(await method.handler(request, context), self._max_send_bytes)
         except Exception as error:
             raise _as_status(error, method) from error
+        calls.sent += 1
+        calls.sent_bytes += len(response) - PREFIX_BYTES
+        return response
 
     async def _pieces(self, event: MutableMapping[str, Any], receive: Receive, encoding: bytes) -> bytes:
         """Read a request message that came in several pieces, compressed, or not at all."""
@@ -174,15 +188,15 @@ class App:
 
     # Streaming calls
 
-    async def _stream(self, method: Method, receive: Receive, send: Send, deframer: Deframer, context: Context) -> None:
+    async def _stream(self, method: Method, receive: Receive, send: Send, deframer: Deframer, context: Context) -> Code:
         if self._stopping:
             raise _stopping()
         interrupt = context.interrupt = Interrupt()
         if context.deadline is not None:
             self._deadlines.add(context.deadline, interrupt)
-        requests = Requests(receive, deframer, interrupt)
+        requests = Requests(receive, deframer, interrupt, method.calls)
         reader = asyncio.get_running_loop().create_task(requests.read())
-        response = _Response(send, self._max_send_bytes)
+        response = _Response(send, self._max_send_bytes, method.calls)
         self._streams.add(interrupt)
         error: Exception | None = None
         try:
@@ -197,16 +211,19 @@ class App:
             interrupt.disarm()
             self._streams.discard(interrupt)
             reader.cancel()
-        if not isinstance(error, Disconnected):
-            await _end(send, error, started=response.started)
+        if isinstance(error, Disconnected):
+            return Code.CANCELED
+        await _end(send, error, started=response.started)
+        return error.code if isinstance(error, StatusError) else Code.OK
 
 
 class _Response:
     """The response of a streaming call, message by message."""
 
-    def __init__(self, send: Send, max_bytes: int) -> None:
+    def __init__(self, send: Send, max_bytes: int, calls: Calls) -> None:
         self._send = send
         self._max_bytes = max_bytes
+        self._calls = calls
         self.started = False
 
     async def give(self, method: Method, requests: Requests, context: Context) -> None:
@@ -242,7 +259,11 @@ class _Response:
             raise Disconnected from error
 
     async def _message(self, message: bytes | list[bytes] | Framed) -> None:
-        body = message.data if isinstance(message, Framed) else frame(message, self._max_bytes)
+        if isinstance(message, Framed):
+            body, count = message.data, message.count
+        else:
+            body, count = frame(message, self._max_bytes), 1
+        size = len(body)
         if not self.started:
             await self._start()
         try:
@@ -251,6 +272,8 @@ class _Response:
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
         except OSError as error:
             raise Disconnected from error
+        self._calls.sent += count
+        self._calls.sent_bytes += size - count * PREFIX_BYTES
 
 
 def _stopping() -> StatusError:

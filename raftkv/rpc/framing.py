@@ -12,12 +12,16 @@ _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
 class Framed:
-    """Any number of messages that carry their prefixes already, sent in one piece."""
+    """Any number of messages that carry their prefixes already, sent in one piece.
 
-    __slots__ = ("data",)
+    `count` of them is for metrics: where a piece ends within a message it may belong to the piece before.
+    """
 
-    def __init__(self, data: bytes) -> None:
+    __slots__ = ("count", "data")
+
+    def __init__(self, data: bytes, count: int = 1) -> None:
         self.data = data
+        self.count = count
 
 
 def frame(message: bytes | list[bytes], max_bytes: int) -> bytes:

@@ -3,10 +3,11 @@
 import base64
 import binascii
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import Framed
 from raftkv.rpc.interrupt import Interrupt
 from raftkv.rpc.requests import Requests
@@ -74,6 +75,7 @@ class Method:
 
     kind: Kind
     handler: Callable[..., Any]
+    calls: Calls = field(default_factory=Calls, compare=False)
 
     @classmethod
     def unary(cls, handler: Unary) -> "Method":

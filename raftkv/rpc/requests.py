@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
+from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import Deframer
 from raftkv.rpc.interrupt import Disconnected
 from raftkv.status import Code, StatusError
@@ -25,11 +26,13 @@ class Requests:
         receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
         deframer: Deframer,
         interrupt: Callable[[Exception], None],
+        calls: Calls,
     ) -> None:
         """`interrupt` is called when the client disconnects."""
         self._receive = receive
         self._deframer = deframer
         self._interrupt = interrupt
+        self._calls = calls
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._take: Callable[[bytes], None] | None = None
@@ -43,6 +46,8 @@ class Requests:
         try:
             while (event := await self._receive())["type"] != "http.disconnect":
                 for message in self._deframer.feed(event.get("body", b"")):
+                    self._calls.received += 1
+                    self._calls.received_bytes += len(message)
                     if self._take is None:
                         await self._put(message)
                     else:

@@ -24,7 +24,7 @@ STREAM_WINDOW_BYTES = 4 << 20
 CONNECTION_WINDOW_BYTES = 16 * STREAM_WINDOW_BYTES
 """The same for all streams of a connection. Were it no larger, one handler that does not read would hold all others."""
 _DEAD_PEER_SECONDS = 60
-_BANNER = re.compile(rb"\n*h2corn v.*?\n\n", re.DOTALL)
+_BANNER = re.compile(rb"(^|\n)\n*h2corn v.*?\n\n", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +168,7 @@ class _BannerFilter:
                 aside, self._aside = self._aside, None
                 with aside:
                     aside.seek(0)
-                    os.write(2, _BANNER.sub(b"", aside.read()))
+                    os.write(2, _BANNER.sub(rb"\1", aside.read()))
 
 
 _without_banner = _BannerFilter()

@@ -68,6 +68,8 @@ class Leases:
         # etcd's minimum: one and a half elections, in whole seconds.
         self.min_ttl_seconds = -int(-1.5 * election_seconds // 1)
         self._waiting: list[tuple[int, asyncio.Future[int]]] = []
+        self.renewed = 0
+        """Renewals granted here, as the primary."""
         self._batches: set[asyncio.Task[None]] = set()
         self._batch_due = False
         self._slice: asyncio.Future[list[bytes]] | None = None
@@ -139,7 +141,8 @@ class Leases:
         while self.lessor.term == term and any(map(self.lessor.is_expiring, lease_ids)):
             await asyncio.shield(self._settled)
         self._check_still_primary(term)
-        leases = map(self.store.get, lease_ids)
+        leases = [self.store.get(lease_id) for lease_id in lease_ids]
+        self.renewed += sum(lease is not None for lease in leases)
         return [0 if lease is None else lease.ttl for lease in leases]
 
     async def time_to_live_here(self, request: rpc_pb2.LeaseTimeToLiveRequest) -> bytes:

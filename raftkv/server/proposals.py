@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError
 from raftkv import errors
 from raftkv.mvcc.encoding import varint
 from raftkv.pb import log_pb2
+from raftkv.server.slow import Slow
 from raftkv.status import Code, StatusError
 
 _ID = struct.Struct("<BQ")
@@ -58,14 +59,16 @@ def encode_proposal(proposal_id: int, operation: Operation, request: bytes) -> b
 
 
 class _Call:
-    """A waiting call; `term` is that of the leader its proposal was handed to, 0 while it is queued."""
+    """A waiting call; `term` is that of the leader its proposal was handed to, 0 while it is queued, and `handed_over`
+    the loop time of that."""
 
-    __slots__ = ("deadline", "framed", "future", "term")
+    __slots__ = ("deadline", "framed", "future", "handed_over", "term")
 
     def __init__(self, future: asyncio.Future[list[bytes]], deadline: float, framed: bytes) -> None:
         self.future = future
         self.deadline = deadline
         self.framed = framed
+        self.handed_over = 0.0
         self.term = 0
 
 
@@ -91,7 +94,17 @@ class Proposals:
     3. `pending_bytes` is the size of all proposals in `_waiting`.
     """
 
-    __slots__ = ("_loop", "_next_id", "_queued", "_waiting", "max_pending_bytes", "pending_bytes", "timeout_seconds")
+    __slots__ = (
+        "_loop",
+        "_next_id",
+        "_oldest",
+        "_queued",
+        "_waiting",
+        "failed",
+        "max_pending_bytes",
+        "pending_bytes",
+        "timeout_seconds",
+    )
 
     def __init__(
         self,
@@ -107,6 +120,9 @@ class Proposals:
         # 16 bits of the member, then a start that differs from one life of the process to the next: an entry of an
         # earlier life that is applied again must not wake a call of this one.
         self._next_id = (member_id & 0xFFFF) << 48 | rng.getrandbits(47)
+        self._oldest: _Call | None = None
+        self.failed = 0
+        """Calls that ended without an answer from the log."""
         self._queued: list[int] = []
         self._waiting: dict[int, _Call] = {}
         self.pending_bytes = 0
@@ -153,8 +169,10 @@ class Proposals:
                     data = b"".join(call.framed for call in batch)
                 if batch:
                     propose(data)
+                    now = self._loop.time()
                     for call in batch:
                         call.term = term
+                        call.handed_over = now
                 start = end
         finally:
             if start < len(queued):
@@ -194,8 +212,17 @@ class Proposals:
         call = self._waiting.pop(proposal_id, None)
         if call is not None:
             self.pending_bytes -= len(call.framed)
+            if self._oldest is None or call.deadline < self._oldest.deadline:
+                self._oldest = call
             if not call.future.done():
                 call.future.set_result(response)
+
+    def report(self, slow: Slow, started: float) -> None:
+        """Have the oldest call judged that was answered since the last time; applying began at this loop time."""
+        call, self._oldest = self._oldest, None
+        if call is not None:
+            added = call.deadline - self.timeout_seconds
+            slow.applied(call.framed, added=added, handed_over=call.handed_over, started=started)
 
     def reject(self, proposal_id: int, error: StatusError) -> None:
         """End the call that waits for this proposal with an error, if it waits here."""
@@ -211,6 +238,7 @@ class Proposals:
             proposal_id, call = next(iter(self._waiting.items()))
             if call.deadline > now:
                 break
+            self.failed += 1
             self.reject(proposal_id, error())
         # Without a leader nothing takes from the queue; it must not keep those that gave up for ever.
         if len(self._queued) > 2 * len(self._waiting) + 1000:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from raftkv import errors
 from raftkv.raft import ProposalDropped, RaftNode, ReadState
+from raftkv.server.slow import Slow
 
 Waiter = tuple[float, "asyncio.Future[None]"]
 """When the wait ends at the latest (loop time, seconds), and what is woken."""
@@ -36,8 +37,11 @@ class Reads:
         "_retry",
         "_round",
         "_sent_at",
+        "_slow",
         "_timeout",
         "_waiting",
+        "failed",
+        "slow_rounds",
     )
 
     def __init__(
@@ -45,12 +49,14 @@ class Reads:
         loop: asyncio.AbstractEventLoop,
         node: RaftNode,
         rng: random.Random,
+        slow: Slow,
         *,
         timeout_seconds: float,
         retry_seconds: float,
     ) -> None:
         self._loop = loop
         self._node = node
+        self._slow = slow
         self._timeout = timeout_seconds
         self._retry = retry_seconds
         self._life = rng.getrandbits(64)
@@ -60,6 +66,10 @@ class Reads:
         self._waiting: list[Waiter] = []
         self._round: list[Waiter] = []
         self._applying: list[tuple[int, list[Waiter]]] = []
+        self.slow_rounds = 0
+        """Rounds that got no answer in time and were repeated."""
+        self.failed = 0
+        """Reads that could not be made linearizable in time."""
 
     def wait(self) -> asyncio.Future[None]:
         """Register a read; the future is done when local state is current enough to serve it.
@@ -93,7 +103,7 @@ class Reads:
                 continue
             waiters, self._round = self._round, []
             if state.index <= applied:
-                _release(waiters)
+                self._release(waiters)
             else:
                 self._applying.append((state.index, waiters))
 
@@ -103,7 +113,7 @@ class Reads:
             still = []
             for needed, waiters in self._applying:
                 if needed <= index:
-                    _release(waiters)
+                    self._release(waiters)
                 else:
                     still.append((needed, waiters))
             self._applying = still
@@ -115,10 +125,11 @@ class Reads:
     def tick(self) -> None:
         """Repeat a round that got no answer, under a new context, and end reads whose time is up."""
         now = self._loop.time()
-        self._waiting = _expire(self._waiting, now)
-        self._round = _expire(self._round, now)
-        self._applying = [(index, left) for index, waiters in self._applying if (left := _expire(waiters, now))]
+        self._waiting = self._expire(self._waiting, now)
+        self._round = self._expire(self._round, now)
+        self._applying = [(index, left) for index, waiters in self._applying if (left := self._expire(waiters, now))]
         if self._round and self._node.leader and now - self._sent_at >= self._retry:
+            self.slow_rounds += 1
             self._send()
 
     def fail_all(self, error: errors.EtcdError) -> None:
@@ -130,17 +141,18 @@ class Reads:
                 if not future.done():
                     future.set_exception(error)
 
+    def _release(self, waiters: list[Waiter]) -> None:
+        if waiters:
+            self._slow.confirmed(len(waiters), waiters[0][0] - self._timeout)
+        for _, future in waiters:
+            if not future.done():
+                future.set_result(None)
 
-def _release(waiters: list[Waiter]) -> None:
-    for _, future in waiters:
-        if not future.done():
-            future.set_result(None)
-
-
-def _expire(waiters: list[Waiter], now: float) -> list[Waiter]:
-    if not waiters or waiters[0][0] > now:
-        return waiters
-    for deadline, future in waiters:
-        if deadline <= now and not future.done():
-            future.set_exception(errors.Timeout())
-    return [waiter for waiter in waiters if waiter[0] > now]
+    def _expire(self, waiters: list[Waiter], now: float) -> list[Waiter]:
+        if not waiters or waiters[0][0] > now:
+            return waiters
+        for deadline, future in waiters:
+            if deadline <= now and not future.done():
+                self.failed += 1
+                future.set_exception(errors.Timeout())
+        return [waiter for waiter in waiters if waiter[0] > now]

@@ -29,6 +29,7 @@ from raftkv.server.leases import CallPeer, Leases
 from raftkv.server.membership import Membership
 from raftkv.server.proposals import Operation, Proposals
 from raftkv.server.reads import Reads
+from raftkv.server.slow import Slow
 from raftkv.wal import Group, Wal
 from raftkv.watch import Hub
 
@@ -67,6 +68,7 @@ class Server:
         tick_seconds: float,
         election_ticks: int,
         watch_fragment_bytes: int = 2 << 20,
+        warning_seconds: float = 0.1,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.node = node
@@ -81,7 +83,13 @@ class Server:
         # etcd's bound on a request: 5 s for the disk and the queue, two elections for the leader.
         timeout = 5.0 + 2 * election_ticks * tick_seconds
         self.proposals = Proposals(self._loop, headers.member_id, rng, timeout_seconds=timeout)
-        self.reads = Reads(self._loop, node, rng, timeout_seconds=timeout, retry_seconds=0.5)
+        self.slow = Slow(self._loop, warning_seconds)
+        self.leader_changes = 0
+        self._led_by = 0
+        self.late_heartbeats = 0
+        """Ticks of a leader that came more than two of them late: followers may have missed it."""
+        self._ticked_at = self._loop.time()
+        self.reads = Reads(self._loop, node, rng, self.slow, timeout_seconds=timeout, retry_seconds=0.5)
         leases = LeaseStore(store)
         self.leases = Leases(
             node,
@@ -107,6 +115,7 @@ class Server:
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         self._unsynced: deque[tuple[Ready, Group | None]] = deque()
         self._syncing = False
+        self._sync_started_at = 0.0
         self._flushing = False
         self._flushed_at = self._loop.time()
         self._pump_due = False
@@ -265,6 +274,9 @@ class Server:
     def _pass_time(self) -> None:
         self.node.tick()
         now = self._loop.time()
+        if now - self._ticked_at > 3 * self._tick_seconds and self.node.role is Role.LEADER:
+            self.late_heartbeats += 1
+        self._ticked_at = now
         self.proposals.expire(now, self._timeout_error)
         self.reads.tick()
         if self.leader_calls and not self.node.leader and now - self._leader_lost_at >= self._leaderless_seconds:
@@ -323,13 +335,16 @@ class Server:
             self.reads.start_round()
 
     def _apply(self, ready: Ready) -> None:
+        started = self._loop.time()
         self.applier.apply(ready.committed)
         self.hub.distribute()
         self.node.applied_to(self.applier.index)
         self.reads.applied(self.applier.index)
+        self.proposals.report(self.slow, started)
 
     def _soft_state_changed(self, state: SoftState) -> None:
         if state.leader:
+            self.leader_changes += state.leader != self._led_by
             logger.info("member %x follows leader %x in term %d", self.node.id, state.leader, self.node.term)
             waiters, self._leader_waiters = self._leader_waiters, []
             for future in waiters:
@@ -338,6 +353,7 @@ class Server:
         else:
             self._leader_lost_at = self._loop.time()
             logger.info("member %x has no leader in term %d", self.node.id, self.node.term)
+        self._led_by = state.leader
         self.reads.leader_changed()
 
     # The disk
@@ -348,6 +364,7 @@ class Server:
             groups = [group for _, group in batch if group is not None]
             if groups:
                 self._syncing = True
+                self._sync_started_at = self._loop.time()
                 self._run(self._run_wal, partial(self._wal.write, groups), partial(self._written, batch))
                 return
             self._unsynced.clear()
@@ -356,6 +373,7 @@ class Server:
                 self._handle(self.node.ready())
 
     def _written(self, batch: list[tuple[Ready, Group | None]]) -> None:
+        self.slow.last_fsync_seconds = self._loop.time() - self._sync_started_at
         for _ in batch:
             self._unsynced.popleft()
         self._syncing = False

@@ -55,7 +55,17 @@ class WatchStream:
     2. Answers leave in the order in which they joined the queue.
     """
 
-    __slots__ = ("_hub", "_next_id", "_pieces", "_progress_due", "_ready", "behind", "queued_bytes", "watchers")
+    __slots__ = (
+        "_hub",
+        "_next_id",
+        "_pieces",
+        "_progress_due",
+        "_ready",
+        "answers",
+        "behind",
+        "queued_bytes",
+        "watchers",
+    )
 
     def __init__(self, hub: "Hub", ready: Callable[[], None]) -> None:
         """`ready` is called when the queue is no longer empty."""
@@ -65,6 +75,8 @@ class WatchStream:
         self._pieces: deque[bytes] = deque()
         self._progress_due = False
         self.queued_bytes = 0
+        self.answers = 0
+        """Messages ever queued, for metrics."""
         self.watchers: dict[int, Watcher] = {}
         self.behind: dict[Watcher, None] = {}
 
@@ -141,6 +153,7 @@ class WatchStream:
         head = response.head(body, watcher.id)
         if not self.queued_bytes:
             self._ready()
+        self.answers += 1
         self._pieces.append(head)
         self._pieces.append(body.data)
         self.queued_bytes += len(head) + body.size
@@ -196,6 +209,7 @@ class WatchStream:
     def _put(self, piece: bytes) -> None:
         if not self.queued_bytes:
             self._ready()
+        self.answers += 1
         self._pieces.append(piece)
         self.queued_bytes += len(piece)
 

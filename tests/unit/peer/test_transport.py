@@ -265,7 +265,7 @@ def test_a_peer_that_reads_nothing_costs_bounded_memory_and_drops_the_newest(
         monkeypatch.setattr(PeerTransport, "receive", lambda self, batches, context: stalled(batches, context))
         async with hosts(1, 2) as (a, b):
             stream = a.transport._streams[2]  # type: ignore[union-attr]
-            while not stream._connected:
+            while not stream.connected:
                 await asyncio.sleep(0.01)
             a.unreachable.clear()
             number = 0

@@ -1,0 +1,180 @@
+"""Metrics under etcd's names: each name and type is compared with a running etcd, or with what later ones have."""
+
+import contextlib
+import json
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from raftkv.client import Client
+from tests.cli.servers import serve
+from tests.support.processes import START_SECONDS, Process, cluster, free_ports
+
+SECRET = "hunter2"
+
+AFTER_3_4 = {
+    "etcd_server_healthcheck": "gauge",
+    "etcd_server_healthchecks_total": "counter",
+}
+"""Names of etcd 3.6, whose first series appear when they are used."""
+WITH_PEERS = {
+    "etcd_network_active_peers": "gauge",
+    "etcd_network_known_peers": "gauge",
+    "etcd_network_peer_sent_bytes_total": "counter",
+    "etcd_network_peer_received_bytes_total": "counter",
+    "etcd_network_peer_sent_failures_total": "counter",
+}
+OWN = ("python_",)
+
+
+def scrape(endpoint: str) -> str:
+    with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=10) as answer:
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        return str(answer.read().decode())
+
+
+def types(text: str) -> dict[str, str]:
+    lines = (line.split() for line in text.splitlines() if line.startswith("# TYPE "))
+    return {name: kind for _, _, name, kind in lines}
+
+
+def values(text: str) -> dict[str, float]:
+    """Value of every sample, by name and labels other than those of the type of call."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = {name: value for name, value in sample.labels.items() if name not in ("grpc_type", "grpc_service")}
+            if sample.labels.get("grpc_service", "etcd").startswith("etcd"):
+                found[sample.name + "".join(f" {value}" for _, value in sorted(labels.items()))] = sample.value
+    return found
+
+
+@pytest.fixture(scope="module")
+def metrics_port() -> int:
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="module")
+def member(tmp_path_factory: pytest.TempPathFactory, metrics_port: int) -> Iterator[Process]:
+    client, peer = free_ports(2)
+    flags = ["--listen-metrics-urls", f"http://127.0.0.1:{metrics_port}", "--warning-apply-duration", "1ns"]
+    flags += ["--log-format", "json", "--enable-pprof"]
+    one = Process("m0", tmp_path_factory.mktemp("m0"), client, peer, f"m0=http://127.0.0.1:{peer}", *flags)
+    one.start()
+    try:
+        with Client(one.endpoint, timeout=START_SECONDS) as wait:
+            wait.range("ready")
+        yield one
+    finally:
+        one.kill()
+
+
+@pytest.mark.skipif(shutil.which("etcd") is None, reason="no etcd to compare with")
+def test_every_name_has_etcds_type(member: Process, tmp_path: Path) -> None:
+    with serve("etcd", tmp_path) as etcd:
+        known = types(scrape(etcd)) | AFTER_3_4 | WITH_PEERS
+    found = types(scrape(member.endpoint))
+    own = {name for name in found if name.startswith(OWN)}
+    assert {name: kind for name, kind in found.items() if name not in own and known.get(name) != kind} == {}
+    assert len(found) - len(own) > 50
+
+
+def test_numbers_follow_what_clients_do(member: Process, metrics_port: int) -> None:
+    before = values(scrape(member.endpoint))
+    with Client(member.endpoint) as client:
+        client.put("metrics/1", "12345")
+        client.put("metrics/2", "12345")
+        client.range("metrics/1")
+        client.delete("metrics/1")
+        with pytest.raises(Exception, match="key is not provided"):
+            client.put("", "")
+    after = values(scrape(f"127.0.0.1:{metrics_port}"))
+    grown = {name: after[name] - before.get(name, 0.0) for name in after}
+    assert grown["etcd_mvcc_put_total"] == grown["etcd_debugging_mvcc_put_total"] == 2
+    assert grown["etcd_mvcc_delete_total"] == grown["etcd_debugging_mvcc_keys_total"] == 1
+    assert grown["etcd_mvcc_range_total"] == 1
+    assert grown["etcd_debugging_mvcc_total_put_size_in_bytes"] == 28
+    assert grown["etcd_debugging_mvcc_current_revision"] == 3
+    assert grown["grpc_server_started_total Put"] == 3
+    assert grown["grpc_server_handled_total OK Put"] == 2
+    assert grown["grpc_server_handled_total InvalidArgument Put"] == 1
+    assert grown["grpc_server_msg_received_total Put"] == 3
+    assert grown["grpc_server_msg_sent_total Put"] == 2
+    assert grown["etcd_network_client_grpc_received_bytes_total"] > 40
+    assert grown["etcd_network_client_grpc_sent_bytes_total"] > 40
+    assert grown["etcd_server_proposals_applied_total"] == grown["etcd_server_proposals_committed_total"] == 3
+    assert grown["etcd_server_slow_apply_total"] == 3
+    assert after["etcd_server_has_leader"] == after["etcd_server_is_leader"] == 1
+    assert after["etcd_server_proposals_pending"] == 0
+    fsync = "etcd_disk_wal_fsync_duration_seconds"
+    assert after[f"{fsync}_bucket +Inf"] == after[f"{fsync}_count"]
+    assert grown["etcd_disk_wal_fsync_duration_seconds_count"] >= 3
+    assert grown["etcd_disk_wal_write_bytes_total"] > 50
+
+
+def test_watches_and_leases_are_counted(member: Process) -> None:
+    before = values(scrape(member.endpoint))
+    with urllib.request.urlopen(
+        f"http://{member.endpoint}/v3/watch", b'{"create_request":{"key":"YQ=="}} {"create_request":{"key":"Yg=="}}'
+    ) as watch:
+        assert b'"created":true' in watch.readline()
+        assert b'"created":true' in watch.readline()
+        during = values(scrape(member.endpoint))
+        with Client(member.endpoint) as client:
+            client.put("a", "1")
+        assert b'"events"' in watch.readline()
+        after = values(scrape(member.endpoint))
+    assert during["etcd_debugging_mvcc_watch_stream_total"] == 1
+    assert during["etcd_debugging_mvcc_watcher_total"] == 2
+    sent = "grpc_server_msg_sent_total Watch"
+    assert (during[sent] - before[sent], after[sent] - before[sent]) == (2, 3)
+    granted = json.loads(post(member, "/v3/lease/grant", b'{"TTL":"60"}'))
+    post(member, "/v3/lease/revoke", b'{"ID":"%s"}' % granted["ID"].encode())
+    end = values(scrape(member.endpoint))
+    for name in ("granted", "revoked"):
+        assert end[f"etcd_debugging_lease_{name}_total"] - before[f"etcd_debugging_lease_{name}_total"] == 1
+
+
+def post(member: Process, path: str, body: bytes) -> bytes:
+    with urllib.request.urlopen(f"http://{member.endpoint}{path}", body, timeout=10) as answer:
+        return bytes(answer.read())
+
+
+def test_no_log_line_and_no_page_holds_a_value_or_a_secret(member: Process) -> None:
+    with Client(member.endpoint) as client:
+        client.put("secrets/1", SECRET)
+        client.range("secrets/", prefix=True)
+    post(member, "/v3/kv/txn", b'{"success":[{"request_put":{"key":"c2VjcmV0cy8y","value":"aHVudGVyMg=="}}]}')
+    with contextlib.suppress(urllib.error.HTTPError):
+        post(member, "/v3/auth/authenticate", b'{"name":"root","password":"hunter2"}')
+    lines = [json.loads(line) for line in member.log().splitlines()]
+    slow = [line for line in lines if line["msg"] == "a request took too long"]
+    assert any(line.get("key") == "secrets/1" and line["operation"] == "put" for line in slow)
+    assert any(line["operation"] == "txn" and line["success"] == 1 for line in slow)
+    assert all({"took", "queue", "commit", "apply", "last-fsync", "expected-duration"} <= line.keys() for line in slow)
+    stacks = urllib.request.urlopen(f"http://{member.endpoint}/debug/stacks", timeout=10).read().decode()
+    assert "Stack for <Task" in stacks
+    for text in (member.log(), scrape(member.endpoint), stacks):
+        assert SECRET not in text
+        assert "aHVudGVyMg" not in text
+
+
+def test_members_count_each_other(tmp_path: Path) -> None:
+    with cluster(tmp_path, 3) as three:
+        with Client(three.endpoints) as client:
+            client.put("a", "1" * 1000)
+        leader = three.leader()
+        text = scrape(leader.endpoint)
+        found = values(text)
+        assert {name: kind for name, kind in types(text).items() if name in WITH_PEERS} == WITH_PEERS
+        for prefix in ("etcd_network_active_peers", "etcd_network_known_peers"):
+            assert [value for name, value in found.items() if name.startswith(prefix)] == [1, 1]
+        sent = [value for name, value in found.items() if name.startswith("etcd_network_peer_sent_bytes_total")]
+        assert len(sent) == 2
+        assert min(sent) > 1000
+        assert [values(scrape(member.endpoint))["etcd_server_is_leader"] for member in three.members].count(1) == 1
