@@ -24,6 +24,8 @@ TABLES = (META, REVISIONS, LEASES)
 
 MAP_BYTES = 64 << 30
 BLOCK_BYTES = 64 << 10
+CACHED_BLOCKS = 64
+"""How many blocks are kept decoded, the ones used last: some 6 MB."""
 _RECORD = struct.Struct(">12sI")
 
 Overlay = dict[bytes, dict[bytes, bytes | None]]
@@ -94,7 +96,8 @@ class LmdbBackend:
     Invariants:
     1. The newest value of a key is in `_live`, else in `_frozen`, else in LMDB.
     2. `_frozen` is not empty exactly while a flush is under way.
-    3. Revisions are put in ascending order: `_live_order` has those of `_live`, `_frozen_order` those of `_frozen`.
+    3. `_blocks` has what LMDB has, but for what the overlays hide.
+    4. Revisions are put in ascending order: `_live_order` has those of `_live`, `_frozen_order` those of `_frozen`.
     """
 
     def __init__(self, path: str, *, map_bytes: int = MAP_BYTES) -> None:
@@ -112,6 +115,7 @@ class LmdbBackend:
         self._frozen = _empty()
         self._frozen_order: list[bytes] = []
         self._pending_bytes = 0
+        self._blocks: dict[bytes, dict[bytes, bytes]] = {}
 
     @property
     def pending_bytes(self) -> int:
@@ -147,9 +151,24 @@ class LmdbBackend:
                 return changes[key]
         with self._env.begin(db=self._tables[table]) as txn:
             if table == REVISIONS:
-                return _find(txn, key)
+                return self._find(txn, key)
             value: bytes | None = txn.get(key)
             return value
+
+    def _find(self, txn: lmdb.Transaction, key: bytes) -> bytes | None:
+        with txn.cursor() as cursor:
+            return self._block(cursor).get(key) if _seek(cursor, key) else None
+
+    def _block(self, cursor: lmdb.Cursor) -> dict[bytes, bytes]:
+        """The records of the block at the cursor; those beside a record are probably asked for soon."""
+        place = bytes(cursor.key())
+        block = self._blocks.pop(place, None)
+        if block is None:
+            block = dict(_records(bytes(cursor.value())))
+            if len(self._blocks) >= CACHED_BLOCKS:
+                del self._blocks[next(iter(self._blocks))]
+        self._blocks[place] = block
+        return block
 
     def scan(self, table: bytes) -> Iterator[tuple[bytes, bytes]]:
         with self._env.begin(db=self._tables[table]) as txn, txn.cursor() as cursor:
@@ -178,10 +197,12 @@ class LmdbBackend:
         with self._env.begin(db=self._tables[REVISIONS]) as txn, txn.cursor() as cursor:
             if not _seek(cursor, first) and not cursor.first():
                 return
-            for block in cursor.iternext(keys=False):
-                for key, value in _records(bytes(block)):
+            more = True
+            while more:
+                for key, value in self._block(cursor).items():
                     if key >= first:
                         yield key, value
+                more = cursor.next()
 
     def begin_flush(self) -> Flush | None:
         if not any(self._live.values()):
@@ -232,6 +253,7 @@ class LmdbBackend:
     def end_flush(self, flush: Flush) -> None:
         self._frozen = _empty()
         self._frozen_order = []
+        self._blocks.clear()
 
     def close(self) -> None:
         self._env.close()
@@ -267,17 +289,3 @@ def _seek(cursor: lmdb.Cursor, key: bytes) -> bool:
     if cursor.set_range(key):
         return bool(cursor.key() == key or cursor.prev())
     return bool(cursor.last())
-
-
-def _find(txn: lmdb.Transaction, key: bytes) -> bytes | None:
-    with txn.cursor() as cursor:
-        if not _seek(cursor, key):
-            return None
-        block, offset = bytes(cursor.value()), 0
-    while offset < len(block):
-        found, length = _RECORD.unpack_from(block, offset)
-        start = offset + _RECORD.size
-        offset = start + length
-        if found == key:
-            return block[start:offset]
-    return None

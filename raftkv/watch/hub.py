@@ -23,7 +23,7 @@ from raftkv.watch.event import Body, Event, bodies, events_of
 from raftkv.watch.index import Group, Index
 from raftkv.watch.stream import Watcher, WatchStream
 
-SLICE_BYTES = 256 << 10
+SLICE_BYTES = 32 << 10
 SLICE_REVISIONS = 1000
 SLICE_WATCHERS = 500
 """Bounds of one slice, so that it takes a few milliseconds at most."""
