@@ -56,10 +56,14 @@ class Renewals:
         assert not self.closed
         server = self._server
         server.renewals.append(asyncio.get_running_loop().time())
-        if server.delay is None or server.delay > seconds:
-            await asyncio.sleep(seconds)
-            raise Unavailable(Code.DEADLINE_EXCEEDED, "no answer")
-        await asyncio.sleep(server.delay)
+        try:
+            async with asyncio.timeout(seconds):
+                # What was sent arrives when the network is back.
+                while server.delay is None:
+                    await asyncio.sleep(0.1)
+                await asyncio.sleep(server.delay)
+        except TimeoutError as error:
+            raise Unavailable(Code.DEADLINE_EXCEEDED, "no answer") from error
         return rpc_pb2.LeaseKeepAliveResponse(ID=7, TTL=server.ttl)
 
     def close(self) -> None:
