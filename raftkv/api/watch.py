@@ -33,8 +33,8 @@ class WatchService:
         """Create, cancel and ask for progress as the client says; send what its watchers are told."""
         stream = _Stream(self._server, requests, self._interval())
         try:
-            async for framed in stream.answers():
-                yield framed
+            while True:
+                yield await stream.answers()
         finally:
             stream.close()
 
@@ -50,6 +50,7 @@ class _Stream:
     def __init__(self, server: Server, requests: AsyncIterator[bytes], interval: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._interval = interval
+        self._counted = 0
         self._waiting = asyncio.Event()
         self._room = asyncio.Event()
         self._watches: WatchStream = server.hub.open(self._waiting.set)
@@ -57,23 +58,21 @@ class _Stream:
         self._reader = self._loop.create_task(self._read(requests))
         self._reader.add_done_callback(lambda _: self._waiting.set())
 
-    async def answers(self) -> AsyncIterator[Framed]:
-        """What the client is to be sent, until it goes away.
+    async def answers(self) -> Framed:
+        """Wait for answers; what the client is to be sent next.
 
         Raises:
             StatusError: the client sent what is no request.
         """
-        counted = 0
-        while True:
+        while not (data := self._watches.take()):
             await self._waiting.wait()
             self._waiting.clear()
             if self._reader.done():
                 # A client that only stops asking still hears of its watchers.
                 self._reader.result()
-            while data := self._watches.take():
-                yield Framed(data, self._watches.answers - counted)
-                counted = self._watches.answers
-                self._room.set()
+        self._room.set()
+        before, self._counted = self._counted, self._watches.answers
+        return Framed(data, self._counted - before)
 
     def close(self) -> None:
         """Forget the watchers and stop reading."""

@@ -27,6 +27,8 @@ SLICE_BYTES = 32 << 10
 SLICE_REVISIONS = 1000
 SLICE_WATCHERS = 500
 """Bounds of one slice, so that it takes a few milliseconds at most."""
+FAN_OUT = 5000
+"""How many watchers are told of changes at once; the others are served in slices, while the member goes on."""
 
 
 class Counts(NamedTuple):
@@ -63,6 +65,7 @@ class Hub:
         self.revision = store.revision
         self.events_told = 0
         self._fresh: list[Event] = []
+        self._left = FAN_OUT
         self._index = Index()
         self._streams: dict[WatchStream, None] = {}
         self._resumable: dict[WatchStream, None] = {}
@@ -98,6 +101,7 @@ class Hub:
         self.revision = self._store.revision
         if self._fresh:
             fresh, self._fresh = self._fresh, []
+            self._left = FAN_OUT
             for group, events in self._by_group(fresh).items():
                 for form, watchers in tuple(group.forms.items()):
                     found = bodies(events, form, 0, self._header)
@@ -120,13 +124,18 @@ class Hub:
             # It starts in the future, and that may begin amid these.
             found = bodies(events, watcher.form, watcher.next_revision, self._header)
         stream = watcher.stream
+        self._left -= 1
         for body in found:
-            if stream.full:
-                watcher.next_revision = body.first
+            if stream.full or self._left < 0:
                 self._index.remove(watcher)
-                stream.behind[watcher] = None
+                self._fall_behind(watcher, body.first)
                 return
             stream.push(watcher, body)
+
+    def _fall_behind(self, watcher: Watcher, revision: int) -> None:
+        watcher.next_revision = revision
+        watcher.stream.behind[watcher] = None
+        self.resume(watcher.stream)
 
     def is_current(self, watcher: Watcher) -> bool:
         """Whether the watcher's stream has been given all there is, and it has begun."""
@@ -136,12 +145,11 @@ class Hub:
 
     def join(self, watcher: Watcher, start_revision: int) -> None:
         """Let a new watcher hear of its keys from a revision on; 0: from now on."""
-        watcher.next_revision = start_revision or self.revision
-        if not start_revision or start_revision > self.revision:
-            self._index.add(watcher)
+        if 0 < start_revision <= self.revision:
+            self._fall_behind(watcher, start_revision)
         else:
-            watcher.stream.behind[watcher] = None
-            self.resume(watcher.stream)
+            watcher.next_revision = start_revision or self.revision
+            self._index.add(watcher)
 
     def leave(self, watcher: Watcher) -> None:
         """Forget a watcher."""
@@ -171,9 +179,7 @@ class Hub:
         self._fresh.clear()
         for watcher in self._index.watchers():
             self._index.remove(watcher)
-            watcher.next_revision = max(watcher.next_revision, self.revision + 1)
-            watcher.stream.behind[watcher] = None
-            self.resume(watcher.stream)
+            self._fall_behind(watcher, max(watcher.next_revision, self.revision + 1))
         self.revision = store.revision
 
     # Progress

@@ -161,6 +161,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_hub, "SLICE_BYTES", 200)
     monkeypatch.setattr(watch_hub, "SLICE_REVISIONS", 6)
     monkeypatch.setattr(watch_hub, "SLICE_WATCHERS", 2)
+    monkeypatch.setattr(watch_hub, "FAN_OUT", 3)
 
 
 Watching.TestCase.settings = settings(

@@ -358,3 +358,18 @@ def test_what_is_counted(world: World) -> None:
     assert world.hub.count() == (2, 3, 0, 6)
     overflow(world, clients[0])
     assert world.hub.count().behind == 3
+
+
+def test_many_watchers_of_one_key_are_told_in_slices(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One change never keeps the member busy with more than so many; nobody misses it."""
+    monkeypatch.setattr(watch_hub, "FAN_OUT", 30)
+    monkeypatch.setattr(watch_hub, "SLICE_WATCHERS", 40)
+    clients = [world.client() for _ in range(10)]
+    for client in clients:
+        for _ in range(10):
+            client.create(watching(b"k"))
+    for value in (b"1", b"2"):
+        world.put(b"k", value)
+        assert world.hub.count().events == 30 + 100 * (value == b"2")
+        world.settle()
+    assert world.hub.count() == (10, 100, 0, 200)
