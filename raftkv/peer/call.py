@@ -8,6 +8,7 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import cast
 from urllib.parse import unquote
 
 import hpack
@@ -83,8 +84,8 @@ class Call(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open the HTTP/2 connection and the call in one write."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not every loop's transports inherit from asyncio's.
+        self._transport = transport = cast(asyncio.Transport, transport)
         headers = [
             (":method", "POST"),
             (":scheme", "http" if transport.get_extra_info("ssl_object") is None else "https"),
