@@ -157,6 +157,42 @@ def test_a_body_is_cut_at_the_same_places_however_its_bytes_arrive(
     assert [json.loads(value) for value in found] == values
 
 
+NAMES = sorted(
+    {field.name for route in routes().values() for field in route.request.DESCRIPTOR.fields}
+    | {"key", "range_end", "request_put", "request_txn", "create_request", "success", "filters", "permType", "x"}
+)
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(["MOD", "YWE=", "7"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(sorted(routes())), ANYTHING)
+def test_whatever_is_sent_is_read_or_refused(path: str, value: object) -> None:
+    kind = routes()[path].request
+    try:
+        message = decode(kind, json.dumps(value).encode())
+    except BadJson as refused:
+        assert str(refused)
+    else:
+        assert kind.FromString(message.SerializeToString()) == message
+
+
+@given(st.binary(max_size=40))
+def test_bytes_that_are_no_json_are_refused(body: bytes) -> None:
+    try:
+        decode(rpc_pb2.RangeRequest, body)
+    except BadJson as refused:
+        assert str(refused)
+
+
 def test_a_value_that_never_ends_is_refused_before_memory_is() -> None:
     splitter = Splitter(100)
     list(splitter.feed(b'{"key":"' + b"a" * 80))
