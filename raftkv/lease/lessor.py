@@ -13,7 +13,8 @@ Not for ever: without checkpoints each election would give a lease its whole tim
 tells the log what is left when a lease has not been renewed for a while; the first renewal after that takes it back
 before it is promised.
 
-Both heaps are lazy: a renewal does not touch them. What comes up too early goes back.
+Both heaps are lazy: a renewal does not touch them. What comes up too early goes back. A new primary takes leases up a
+few at a time, or when one is asked for; the time of each counts from then.
 """
 
 import heapq
@@ -42,8 +43,8 @@ class Lessor:
     """Keeps the time of leases while it is primary.
 
     Invariants:
-    1. `term` is 0, and nothing is known of time, or every lease has an expiry.
-    2. Every lease has an entry in `_expiries` at or before its expiry, or is in `_expiring`.
+    1. While `term` is 0 nothing is known of time. Else every lease has an expiry or is among `_waiting`.
+    2. A lease with an expiry has an entry in `_expiries` at or before it, or is in `_expiring`.
     3. `_marks` counts the checkpoints of a lease that were handed out and may still be applied.
     """
 
@@ -55,6 +56,7 @@ class Lessor:
         self.term = 0
         self._reading = 0.0
         self._time = 0.0
+        self._waiting: list[int] = []
         self._expiry: dict[int, float] = {}
         self._expiries: list[Due] = []
         self._expiring: set[int] = set()
@@ -65,21 +67,30 @@ class Lessor:
     # Who is primary
 
     def promote(self, term: int) -> None:
-        """Become primary in a term whose leader we are, with all earlier entries applied."""
+        """Become primary in a term whose leader we are, with all earlier entries applied; `take_up` must follow."""
         self.demote()
         self.term = term
         self._reading, self._time = self._clock(), 0.0
-        for lease in self._store.leases.values():
-            self._expiry[lease.id] = lease.known + self._slack
-        self._expiries = [(expiry, lease_id) for lease_id, expiry in self._expiry.items()]
-        heapq.heapify(self._expiries)
-        for lease in self._store.leases.values():
+        self._waiting = list(self._store.leases)
+
+    def take_up(self, limit: int) -> bool:
+        """Begin to keep the time of some leases; whether others still wait."""
+        taken, self._waiting = self._waiting[-limit:], self._waiting[:-limit]
+        for lease_id in taken:
+            lease = self._store.get(lease_id)
+            if lease is not None:
+                self._take_up(lease)
+        return bool(self._waiting)
+
+    def _take_up(self, lease: Lease) -> None:
+        if lease.id not in self._expiry:
+            self._set_expiry(lease.id, self._now() + lease.known + self._slack)
             self._schedule_checkpoint(lease)
 
     def demote(self) -> None:
         """Forget all times: from now on they are the business of another."""
         self.term = 0
-        self._expiry, self._expiries, self._expiring = {}, [], set()
+        self._waiting, self._expiry, self._expiries, self._expiring = [], {}, [], set()
         self._checkpoints, self._marks = [], {}
 
     def _now(self) -> float:
@@ -122,6 +133,7 @@ class Lessor:
         lease = self._store.get(lease_id)
         if lease is None or lease_id in self._expiring:
             return False
+        self._take_up(lease)
         self._expiry[lease_id] = max(self._expiry[lease_id], self._now() + lease.ttl)
         return bool(lease.remaining or lease_id in self._marks)
 
@@ -129,13 +141,14 @@ class Lessor:
         """Whether its revocation was handed out: its fate is in the log."""
         return lease_id in self._expiring
 
-    def remaining(self, lease_id: int) -> float:
-        """Seconds left, at least 0; of a lease that exists, while primary."""
-        return max(0.0, self._expiry[lease_id] - self._now())
+    def remaining(self, lease: Lease) -> float:
+        """Seconds left, at least 0; while primary."""
+        self._take_up(lease)
+        return max(0.0, self._expiry[lease.id] - self._now())
 
     def soonest_first(self) -> list[int]:
         """All leases in the order in which they will expire; in order of their ids while not primary."""
-        return sorted(self._store.leases, key=lambda lease_id: (self._expiry.get(lease_id, 0.0), lease_id))
+        return sorted(self._store.leases, key=lambda lease_id: (self._expiry.get(lease_id, math.inf), lease_id))
 
     # Expiring
 
@@ -202,7 +215,8 @@ class Lessor:
         return self._expiry[lease.id] - lease.known + checkpoint_interval(lease.known)
 
     def _schedule_checkpoint(self, lease: Lease) -> None:
-        if checkpoint_interval(lease.known):
+        # One that still waits is scheduled when it is taken up.
+        if lease.id in self._expiry and checkpoint_interval(lease.known):
             heapq.heappush(self._checkpoints, (self._checkpoint_due(lease), lease.id))
 
     def _set_expiry(self, lease_id: int, expiry: float) -> None:

@@ -27,6 +27,8 @@ PEER_TIME_TO_LIVE = "/raftkvpb.Peer/LeaseTimeToLive"
 SLICE_KEYS = 500
 """Keys and leases that one entry may expire; applying them takes a few milliseconds."""
 SLICE_PAUSE_SECONDS = 0.005
+LEASES_TAKEN_UP = 500
+"""By a new leader at a time, for the same few milliseconds."""
 CHECKPOINTS_PER_ENTRY = 1000
 RENEWALS_PER_BATCH = 1000
 MAX_BATCHES = 8
@@ -84,9 +86,14 @@ class Leases:
         leading = node.role is Role.LEADER and applied_term == node.term
         if leading and self.lessor.term != node.term:
             self.lessor.promote(node.term)
+            self._take_up()
         elif not leading and self.lessor.term:
             self.lessor.demote()
             self._settle()
+
+    def _take_up(self) -> None:
+        if self.lessor.take_up(LEASES_TAKEN_UP):
+            self._loop.call_later(SLICE_PAUSE_SECONDS, self._take_up)
 
     def tick(self) -> None:
         """Let expire what is due, and checkpoint what has not been renewed for a while."""
@@ -157,7 +164,7 @@ class Leases:
         response = rpc_pb2.LeaseTimeToLiveResponse(ID=request.ID, TTL=-1)
         lease = self.store.get(request.ID)
         if lease is not None:
-            response.TTL = int(self.lessor.remaining(lease.id))
+            response.TTL = int(self.lessor.remaining(lease))
             response.grantedTTL = lease.ttl
             if request.keys:
                 response.keys.extend(sorted(lease.keys or ()))

@@ -12,15 +12,15 @@ import pytest
 
 from raftkv.client import Client
 from tests.cli.raftctl import environment, etcdctl, raftctl
-from tests.cli.servers import KINDS, serve
+from tests.cli.servers import serve
 
 LEASE = 0x7B00000000001234
 FORMS = ("simple", "json", "fields", "protobuf")
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve(request.param, tmp_path_factory.mktemp("lease")) as live:
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serve("raftkv", tmp_path_factory.mktemp("lease")) as live:
         yield live
 
 

@@ -79,6 +79,41 @@ def test_a_leader_stopped_for_longer_than_the_lease_takes_nothing_from_it(three:
         assert client.get("kept") is None
 
 
+def test_a_leader_without_a_majority_promises_nothing_and_takes_nothing(three: Cluster) -> None:
+    leader = three.leader()
+    followers = [member for member in three.members if member is not leader]
+    with Client(leader.endpoint, timeout=3.0) as client:
+        lease = client.lease_grant(3)
+        client.put("let go", "v", lease=lease.ID)
+        stopped = time.monotonic()
+        for member in followers:
+            member.signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(ClientError):
+                client.lease_keep_alive_once(lease.ID)
+            while time.monotonic() < stopped + 6:
+                assert client.get("let go", serializable=True) is not None
+                time.sleep(0.2)
+        finally:
+            resumed = time.monotonic()
+            for member in followers:
+                member.signal(signal.SIGCONT)
+        for member in three.members:
+            three.wait_ready(member)
+        # Nobody could renew it: it gets its time again.
+        assert wait_gone(client, "let go", 5 + LATE_SECONDS) - resumed >= 3
+
+
+def test_a_lease_can_be_renewed_anywhere_as_soon_as_it_is_granted(three: Cluster) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(member.endpoint, timeout=10.0)) for member in three.members]
+        for number in range(30):
+            granted = clients[number % 3].lease_grant(60)
+            for client in clients:
+                assert client.lease_keep_alive_once(granted.ID).TTL == 60
+            clients[0].lease_revoke(granted.ID)
+
+
 def kept_alive_through(three: Cluster, kills: int) -> None:
     with Client(three.endpoints, timeout=10.0) as client, client.lease(9) as lease:
         client.put("kept", "v", lease=lease.id)
@@ -95,8 +130,8 @@ def kept_alive_through(three: Cluster, kills: int) -> None:
         check_everywhere(three, "kept", lease.id)
 
 
-def test_a_lease_kept_alive_survives_kills_of_the_leader(three: Cluster) -> None:
-    kept_alive_through(three, 2)
+def test_a_lease_kept_alive_survives_a_kill_of_the_leader(three: Cluster) -> None:
+    kept_alive_through(three, 1)
 
 
 @pytest.mark.soak
@@ -104,16 +139,15 @@ def test_a_lease_kept_alive_survives_ten_kills_of_the_leader(three: Cluster) -> 
     kept_alive_through(three, 10)
 
 
-def test_a_lease_let_go_expires_after_its_time_though_leaders_change(three: Cluster) -> None:
+def test_a_lease_let_go_expires_after_its_time_though_the_leader_changes(three: Cluster) -> None:
     with Client(three.endpoints, timeout=15.0) as client:
         asked = time.monotonic()
         lease = client.lease_grant(5)
         client.put("let go", "v", lease=lease.ID)
-        for _ in range(2):
-            leader = three.leader()
-            leader.kill()
-            leader.start()
-            three.wait_ready(leader)
+        leader = three.leader()
+        leader.kill()
+        leader.start()
+        three.wait_ready(leader)
         gone = wait_gone(client, "let go", 5 + LATE_SECONDS)
         assert gone - asked >= 5
         assert client.lease_time_to_live(lease.ID).TTL == -1
@@ -181,7 +215,7 @@ def expire_together(three: Cluster, leases: int, *, ttl: int, limit: float) -> N
 
 
 def test_many_leases_that_end_together_hold_nothing_up(three: Cluster) -> None:
-    expire_together(three, 300, ttl=10, limit=60)
+    expire_together(three, 200, ttl=7, limit=60)
 
 
 @pytest.mark.soak

@@ -38,7 +38,7 @@ class Run:
     def step(self) -> None:
         actions = [self.pass_time] * 6 + [self.tick] * 5 + [self.ask_renewal] * 3 + [self.promise] * 3
         actions += [self.grant, self.grant, self.put, self.put, self.delete, self.revoke, self.elect]
-        actions += [self.stale_leader, self.late_entry]
+        actions += [self.stale_leader, self.late_entry, self.take_up]
         self.rng.choice(actions)()
         self.check()
 
@@ -82,7 +82,10 @@ class Run:
 
     def elect(self) -> None:
         self.renewals = [one for one in self.renewals if self.rng.random() < 0.5]
-        self.world.elect(self.rng.randrange(3))
+        self.world.elect(self.rng.randrange(3), take_up=self.rng.random() < 0.5)
+
+    def take_up(self) -> None:
+        self.world.leader.lessor.take_up(self.rng.randint(1, 3))
 
     def grant(self) -> None:
         lease_id = self.rng.choice((self.next_id, self.rng.randint(1, 8)))

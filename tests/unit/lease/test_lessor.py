@@ -56,6 +56,29 @@ def test_a_new_leader_adds_the_election_timeout_and_never_takes(world: World) ->
     assert expired_at(world, 7, 12) >= started + 9 + SLACK
 
 
+def test_a_new_leader_takes_leases_up_in_slices_and_at_once_when_asked(world: World) -> None:
+    for lease_id in range(1, 11):
+        world.grant(lease_id, 9)
+    world.elect(1, take_up=False)
+    lessor = world.leader.lessor
+    world.sleep(0.9)
+    assert lessor.take_up(4)
+    asked = world.leader.leases.get(1)
+    assert asked is not None
+    assert lessor.remaining(asked) == pytest.approx(9 + SLACK)
+    world.renew(2)
+    world.run(9.5)
+    # Those that wait do not expire, however long.
+    assert len(world.leader.leases) == 10
+    world.run(2)
+    assert sorted(world.leader.leases.leases) == [3, 4, 5, 6]
+    assert lessor.take_up(4)
+    assert not lessor.take_up(4)
+    started = world.now
+    assert expired_at(world, 3, 12) >= started + 9 + SLACK
+    assert not world.leader.leases
+
+
 def test_a_leader_that_lost_its_office_lets_nothing_expire(world: World) -> None:
     world.grant(7, 10)
     old = world.leader
@@ -238,10 +261,12 @@ def test_a_lease_larger_than_a_slice_expires_alone(world: World) -> None:
 def test_remaining_time_is_told_and_never_below_zero(world: World) -> None:
     world.grant(7, 10)
     world.sleep(0.5)
-    assert world.leader.lessor.remaining(7) == pytest.approx(9.5)
+    lease = world.leader.leases.get(7)
+    assert lease is not None
+    assert world.leader.lessor.remaining(lease) == pytest.approx(9.5)
     for _ in range(20):
         world.sleep(0.9)
-        assert world.leader.lessor.remaining(7) >= 0
+        assert world.leader.lessor.remaining(lease) >= 0
 
 
 def test_leases_are_listed_soonest_first_at_the_leader(world: World) -> None:

@@ -75,12 +75,14 @@ class World:
     def catch_up(self, member: Member) -> StatusError | None:
         return member.apply(self.log[member.applier.index :])
 
-    def elect(self, place: int) -> None:
+    def elect(self, place: int, *, take_up: bool = True) -> None:
         """A new term; the old leader is not told."""
         self.term += 1
         self.leader = self.members[place]
         self.commit(None)
         self.leader.lessor.promote(self.term)
+        while take_up and self.leader.lessor.take_up(2):
+            pass
 
     def commit(self, proposal: log_pb2.Proposal | None) -> StatusError | None:
         """Commit in the current term, applied by the leader at once and by others when they catch up."""

@@ -177,7 +177,10 @@ class Group:
         await self.members[self.leader].propose(PUT, request.SerializeToString())
 
     def remaining(self, lease_id: int) -> float:
-        return self.members[self.leader].leases.lessor.remaining(lease_id)
+        leases = self.members[self.leader].leases
+        lease = leases.store.get(lease_id)
+        assert lease is not None
+        return leases.lessor.remaining(lease)
 
     async def run(self, seconds: float) -> None:
         """Let time pass; every member ticks."""
