@@ -244,7 +244,7 @@ class _Stream:
             await self._start(status, [_JSON])
             phrase = _phrase(status)
             error = {"grpc_code": int(code), "http_code": status, "message": message, "http_status": phrase}
-            line = dumps({"error": error}) + b"\n"
+            line = dumps({"error": error})
         await self._send({"type": "http.response.body", "body": line, "more_body": False})
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:

@@ -248,6 +248,28 @@ def test_a_watch_streams_lines_until_the_client_leaves(version: str, etcd: str, 
     assert b'"type":"DELETE"' in lines[raftkv][2]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"create_request":{"key":"dGltZWQ=","start_revision":"1","prev_kv":true,"filters":["NODELETE"]}}',
+        '{"create_request":{"key":"dGltZWQ=","watch_id":"3"}} {"create_request":{"key":"dGltZWQ=","watch_id":3}}',
+        '{"create_request":{"key":"dGltZWQ="}}{"cancel_request":{"watch_id":"0"}}',
+        '{"create_request":{"key":"dGltZWQ=","start_revision":"1000000"}} {"cancel_request":{"watch_id":"7"}}',
+        '{"create_request":{"key":"dGltZWQ="}} {x',
+    ],
+)
+def test_a_watch_that_ends_with_its_time(body: str, etcd: str, raftkv: str) -> None:
+    answers = []
+    for endpoint in (etcd, raftkv):
+        if b'"kvs"' not in post(endpoint, "/v3/kv/range", '{"key":"dGltZWQ="}')[1]:
+            post(endpoint, "/v3/kv/put", '{"key":"dGltZWQ=","value":"MQ=="}')
+            post(endpoint, "/v3/kv/put", '{"key":"dGltZWQ=","value":"Mg=="}')
+        status, lines = curl(endpoint, "/v3/watch", "--data-binary", body, "--header", "Grpc-Timeout: 1S")
+        answers.append((status, masked(lines)))
+    assert answers[1] == answers[0]
+    assert b'{"error":{"grpc_code":4,"http_code":504,' in answers[1][1]
+
+
 def test_over_http2_a_watch_takes_requests_while_it_answers(raftkv: str) -> None:
     host, port = raftkv.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:

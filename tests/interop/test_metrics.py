@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -63,15 +64,25 @@ def metrics_port() -> int:
 def member(tmp_path_factory: pytest.TempPathFactory, metrics_port: int) -> Iterator[Process]:
     client, peer = free_ports(2)
     flags = ["--listen-metrics-urls", f"http://127.0.0.1:{metrics_port}", "--warning-apply-duration", "1ns"]
-    flags += ["--log-format", "json", "--enable-pprof"]
+    flags += ["--log-format", "json", "--log-level", "debug", "--enable-pprof"]
     one = Process("m0", tmp_path_factory.mktemp("m0"), client, peer, f"m0=http://127.0.0.1:{peer}", *flags)
     one.start()
     try:
-        with Client(one.endpoint, timeout=START_SECONDS) as wait:
-            wait.range("ready")
+        wait_ready(one)
         yield one
     finally:
         one.kill()
+
+
+def wait_ready(member: Process) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            post(member, "/v3/kv/range", b'{"key":"cmVhZHk="}')
+            return
+        except OSError as error:
+            assert time.monotonic() < deadline, f"{error}\n{member.log()}"
+            time.sleep(0.05)
 
 
 @pytest.mark.skipif(shutil.which("etcd") is None, reason="no etcd to compare with")
@@ -140,8 +151,9 @@ def test_watches_and_leases_are_counted(member: Process) -> None:
         assert end[f"etcd_debugging_lease_{name}_total"] - before[f"etcd_debugging_lease_{name}_total"] == 1
 
 
-def post(member: Process, path: str, body: bytes) -> bytes:
-    with urllib.request.urlopen(f"http://{member.endpoint}{path}", body, timeout=10) as answer:
+def post(member: Process, path: str, body: bytes, **headers: str) -> bytes:
+    request = urllib.request.Request(f"http://{member.endpoint}{path}", body, headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
         return bytes(answer.read())
 
 
@@ -151,7 +163,7 @@ def test_no_log_line_and_no_page_holds_a_value_or_a_secret(member: Process) -> N
         client.range("secrets/", prefix=True)
     post(member, "/v3/kv/txn", b'{"success":[{"request_put":{"key":"c2VjcmV0cy8y","value":"aHVudGVyMg=="}}]}')
     with contextlib.suppress(urllib.error.HTTPError):
-        post(member, "/v3/auth/authenticate", b'{"name":"root","password":"hunter2"}')
+        post(member, "/v3/auth/authenticate", b'{"name":"root","password":"hunter2"}', authorization=SECRET)
     lines = [json.loads(line) for line in member.log().splitlines()]
     slow = [line for line in lines if line["msg"] == "a request took too long"]
     assert any(line.get("key") == "secrets/1" and line["operation"] == "put" for line in slow)
