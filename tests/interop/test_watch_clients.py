@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.client import Client, OutcomeUnknown
+from raftkv.client import Client, ClientError
 from tests.cli.test_watch import Running
 from tests.support.processes import Cluster, cluster
 
@@ -55,7 +55,7 @@ def events(line: bytes) -> list[Heard]:
 @pytest.mark.skipif(shutil.which("etcdctl") is None, reason="etcdctl is not installed")
 def test_no_event_is_lost_or_doubled_while_the_leader_is_killed(tmp_path: Path) -> None:
     """Twice; each change is heard exactly once, in order, with the previous value."""
-    with cluster(tmp_path, 3) as running, Client(running.endpoints, timeout=20.0) as client:
+    with cluster(tmp_path, 3) as running, Client(running.endpoints, timeout=20.0, dial_timeout=10.0) as client:
         first = client.put("w/k", "begin").header.revision
         programs = (["etcdctl"], [sys.executable, "-m", "cli.raftctl"])
         followers = [Follower(program, running.endpoints, first) for program in programs]
@@ -82,7 +82,7 @@ def write_through_kills(running: Cluster, client: Client) -> None:
                 leader.kill()
             try:
                 client.put("w/k", f"{kill}/{number}")
-            except OutcomeUnknown:
+            except ClientError:
                 # Once or never: the two must only agree with the revisions there are.
                 continue
         leader.start()
