@@ -144,6 +144,46 @@ async def watches(clients: list[aetcd.Client]) -> None:
         await watch.cancel()
 
 
+async def leases(clients: list[aetcd.Client]) -> None:
+    """Granted by one member, renewed and asked for at the others; its keys go with it, everywhere."""
+    first, second, third = clients
+    lease = await first.lease(60)
+    await second.put(b"l/a", b"1", lease=lease)
+    await third.put(b"l/b", b"2", lease=lease.id)
+    assert await lease.granted_ttl() == 60
+    assert 0 < await lease.remaining_ttl() <= 60
+    assert sorted(await lease.keys()) == [b"l/a", b"l/b"]
+    for client in clients:
+        info = await client.get_lease_info(lease.id)
+        assert (info.grantedTTL, 0 < info.TTL <= 60) == (60, True)
+        assert (await client.refresh_lease(lease.id)).TTL == 60
+    assert (await second.get(b"l/a")).lease == lease.id
+    await lease.revoke()
+    # A linearizable read at any member shows that both are gone.
+    for client in clients:
+        assert not await client.get_prefix(b"l/")
+        assert (await client.get_lease_info(lease.id)).TTL == -1
+
+
+async def locks(clients: list[aetcd.Client]) -> None:
+    """Nine holders through three members, one at a time."""
+    inside = 0
+    turns = []
+
+    async def work(number: int) -> None:
+        nonlocal inside
+        async with clients[number % 3].lock(b"lock", ttl=30) as lock:
+            inside += 1
+            assert inside == 1
+            assert await lock.is_acquired()
+            turns.append(number)
+            await asyncio.sleep(0.02)
+            inside -= 1
+
+    await asyncio.gather(*map(work, range(9)))
+    assert sorted(turns) == list(range(9))
+
+
 SCENARIOS = (
     put_and_get,
     ranges_and_deletes,
@@ -151,6 +191,8 @@ SCENARIOS = (
     concurrent_increments,
     compaction,
     watches,
+    leases,
+    locks,
     status_and_members,
 )
 
