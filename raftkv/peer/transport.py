@@ -302,7 +302,8 @@ class _Stream:
                 logger.info("connected to member %x at %s", self._peer, target)
                 self._call = call
                 self._flush()
-            code, details = await call.ended
+            # Shielded: a cancelled task cancels what it awaits, and a call that counts as ended is not closed.
+            code, details = await asyncio.shield(call.ended)
         except TimeoutError:
             return f"no answer within {CONNECT_SECONDS:g} s"
         except OSError as error:

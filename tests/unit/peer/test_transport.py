@@ -401,6 +401,30 @@ def test_members_come_and_go() -> None:
     run(scenario())
 
 
+def test_the_connection_to_a_member_that_is_gone_is_closed() -> None:
+    async def scenario() -> None:
+        opened, closed = asyncio.Event(), asyncio.Event()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS: the connection is in use from here on
+            while await reader.read(1 << 16):
+                opened.set()
+            closed.set()
+            writer.close()
+
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as listener, hosts(1) as (a,):
+            assert a.transport is not None
+            url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+            a.transport.update({2: [url]})
+            await opened.wait()
+            while not a.transport.connected[2]:
+                await asyncio.sleep(0)
+            a.transport.update({})
+            await closed.wait()
+
+    run(scenario())
+
+
 def test_messages_for_strangers_and_oneself_are_dropped() -> None:
     async def scenario() -> None:
         async with hosts(1, 2) as (a, b):
