@@ -65,7 +65,7 @@ class Leader:
         self._early_reads: list[tuple[bytes, NodeId]] = []
         self._transferee: NodeId = NOBODY
         self._uncommitted_bytes = sum(len(entry.data) for entry in log.slice(log.commit + 1, log.last_index + 1))
-        self._track_members()
+        self._track_members(active=False)
         # The no-op of our term lets everything before it be committed (thesis 3.6.2, 6.4). A configuration may hide
         # among what we inherited: none is proposed before the no-op is applied (thesis 4.1, and its erratum).
         log.append([Entry(term, log.last_index + 1, EntryKind.NORMAL, b"")])
@@ -109,26 +109,28 @@ class Leader:
         """Follow a new configuration: who is counted, who is sent to."""
         if self._transferee not in self._membership.current.voters:
             self._transferee = NOBODY
-        self._track_members()
+        # One that is new has not been silent yet (else CheckQuorum might depose us), and may need a snapshot at once.
+        self._track_members(active=True)
         self._maybe_commit()
         self._broadcast_append()
 
-    def _track_members(self) -> None:
+    def _track_members(self, *, active: bool) -> None:
         known = self._progress
         self._progress = {
-            member: known.get(member) or self._new_progress() for member in self._membership.current.members()
+            member: known.get(member) or self._new_progress(active) for member in self._membership.current.members()
         }
         own = self._progress.get(self._id)
         if own is not None:
             own.accepted(self._log.durable)
             own.active = True
 
-    def _new_progress(self) -> Progress:
+    def _new_progress(self, active: bool) -> Progress:
         return Progress(
             match=0,
             next_index=self._log.last_index + 1,
             max_messages=self._config.max_inflight_messages,
             max_bytes=self._config.max_inflight_bytes,
+            active=active,
         )
 
     def match_indexes(self) -> dict[NodeId, int]:
@@ -194,15 +196,15 @@ class Leader:
             if not self._append_from(peer, progress, self._log.last_index + 1) or progress.next > self._log.last_index:
                 return
 
-    def _append_from(self, peer: NodeId, progress: Progress, hi: int) -> bool:
-        """Send one append with entries of [next, hi); False when a snapshot is needed first."""
+    def _append_from(self, peer: NodeId, progress: Progress, hi: int, *, ask: bool = False) -> bool:
+        """Send one append with entries of [next, hi); False when a snapshot is needed first. `ask` for an answer."""
         prev = progress.next - 1
         prev_term = self._log.term(prev)
         if prev_term is None:
             self._send_snapshot(peer, progress)
             return False
         entries = self._log.slice(progress.next, hi, self._config.max_message_bytes)
-        silent = not entries and progress.state is ProgressState.REPLICATE
+        silent = not (entries or ask) and progress.state is ProgressState.REPLICATE
         self._out.messages.append(
             AppendEntries(self._id, peer, self._term, prev, prev_term, entries, self._log.commit, silent)
         )
@@ -270,9 +272,10 @@ class Leader:
         progress.active = True
         progress.heard()
         if progress.match < self._log.last_index:
-            if progress.state is ProgressState.REPLICATE and progress.full():
-                # All that is in flight may be lost: an empty append behind it is refused if so.
-                self._append_from(message.sender, progress, progress.next)
+            all_sent = progress.full() or progress.next > self._log.last_index
+            if progress.state is ProgressState.REPLICATE and all_sent:
+                # What is in flight may be lost, or the answers: an empty append behind it is refused, or accepted.
+                self._append_from(message.sender, progress, progress.next, ask=True)
             else:
                 self._send_append(message.sender)
         if message.context:

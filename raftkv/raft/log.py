@@ -79,9 +79,6 @@ class RaftLog:
             return self._entries[place - 1].term
         return None
 
-    def entry(self, index: int) -> Entry:
-        return self._entries[index - self.snapshot_index - 1]
-
     def slice(self, lo: int, hi: int, max_bytes: int | None = None) -> list[Entry]:
         """Entries of [lo, hi); at least one, then as many as fit `max_bytes` of data."""
         entries = self._entries[lo - self.snapshot_index - 1 : hi - self.snapshot_index - 1]
@@ -159,6 +156,9 @@ class RaftLog:
         return entries
 
     def applied_to(self, index: int) -> None:
+        if index <= self.snapshot_index:
+            # A snapshot overtook what was being applied.
+            return
         if not self.applied <= index <= self.handed_to_apply:
             raise InvariantViolation(f"applied {index}, not in [{self.applied}, {self.handed_to_apply}]")
         self.applied = index

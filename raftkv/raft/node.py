@@ -534,7 +534,8 @@ class RaftNode:
         elif log.term(metadata.index) == metadata.term:
             log.commit_to(metadata.index)
             self._acknowledge(message.sender, log.commit)
-        elif self.id in metadata.conf_state.members():
+        else:
+            # It may not name us: then we were added behind its point in the log, and learn of that by the entry.
             log.restore(metadata.index, metadata.term)
             self._membership.restore(metadata.conf_state, metadata.index)
             self._snapshot = metadata

@@ -36,11 +36,11 @@ class Progress:
         "state",
     )
 
-    def __init__(self, *, match: int, next_index: int, max_messages: int, max_bytes: int) -> None:
+    def __init__(self, *, match: int, next_index: int, max_messages: int, max_bytes: int, active: bool = False) -> None:
         self.state = ProgressState.PROBE
         self.match = match
         self.next = next_index
-        self.active = False
+        self.active = active
         self.probe_sent = False
         self.pending_snapshot = 0
         self._inflight: deque[tuple[int, int]] = deque()

@@ -140,6 +140,46 @@ def test_news_of_a_commit_is_answered_only_when_it_shows_that_an_append_was_lost
     assert [(a.sender, a.rejected) for a in answers] == [(2, False), (3, True), (3, False)]
 
 
+@pytest.mark.parametrize("window", [1, 256])
+def test_acknowledgements_that_were_all_lost_are_asked_for_again(window: int) -> None:
+    """The follower has everything, the leader does not know, and nobody proposes anything more."""
+    group = Group(2, max_inflight_messages=window)
+    group.elect(1)
+    group.nodes[1].propose([b"one"])
+    group.take(1)
+    group.settle(lambda message: isinstance(message, AppendEntriesResponse))
+    assert group.nodes[1].commit_index == 1
+    group.tick(1)
+    group.settle()
+    assert group.nodes[1].commit_index == 2
+
+
+def test_a_member_added_after_the_snapshot_point_installs_a_snapshot_that_does_not_know_it() -> None:
+    newcomer = RaftNode(Config(id=4, random=random.Random(1)), ConfState(voters=()), HardState(), [])
+    metadata = SnapshotMetadata(index=8, term=1, conf_state=ConfState(voters=(1, 2, 3)))
+    newcomer.step(InstallSnapshot(1, 4, 1, metadata))
+    assert newcomer.ready().snapshot == metadata
+
+
+def test_a_voter_that_was_just_added_has_an_election_timeout_to_answer() -> None:
+    """CheckQuorum must not depose the leader for the silence of one that it has only begun to speak to."""
+    leader = lead(start([1], commit=1, applied=1))
+    leader.step(AppendEntriesResponse(2, 1, 2, False, 2, 0, 0))
+    for _ in range(9):
+        leader.tick()
+    leader.apply_conf_state(ConfState(voters=(1, 2, 4, 5)), 9)
+    leader.tick()
+    assert leader.role is Role.LEADER
+
+
+def test_what_was_applied_while_a_snapshot_overtook_it_is_no_news() -> None:
+    node = start([1, 1], commit=2)
+    assert len(node.ready().committed) == 2
+    node.step(InstallSnapshot(2, 1, 1, SnapshotMetadata(index=9, term=1, conf_state=ConfState(voters=(1, 2, 3)))))
+    node.applied_to(2)
+    assert node.applied == 9
+
+
 def test_two_members_may_use_the_same_read_context() -> None:
     group = Group(3)
     group.elect(1)
