@@ -3,17 +3,20 @@
 from raftkv.client.aio import AsyncClient
 from raftkv.client.errors import ClientError, NotConnected, OutcomeUnknown, Refused, Unavailable
 from raftkv.client.leasing import AsyncLease, LeaseLost
-from raftkv.client.sync import Client, Lease, Watch
+from raftkv.client.locking import AsyncLock
+from raftkv.client.sync import Client, Lease, Lock, Watch
 from raftkv.client.watching import AsyncWatch, WatchCompacted
 
 __all__ = [
     "AsyncClient",
     "AsyncLease",
+    "AsyncLock",
     "AsyncWatch",
     "Client",
     "ClientError",
     "Lease",
     "LeaseLost",
+    "Lock",
     "NotConnected",
     "OutcomeUnknown",
     "Refused",

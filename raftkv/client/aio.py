@@ -15,10 +15,13 @@ from raftkv import errors
 from raftkv.client import requests as req
 from raftkv.client.failover import Attempts, Rotation
 from raftkv.client.leasing import AsyncLease, KeepAlive, keep_alive_on, keep_alive_once
+from raftkv.client.locking import AsyncLock
 from raftkv.client.requests import Key
 from raftkv.client.watching import AsyncWatch
-from raftkv.pb import kv_pb2, rpc_pb2
+from raftkv.pb import kv_pb2, rpc_pb2, v3lock_pb2
 from raftkv.status import Code
+
+LOCK_SECONDS = 1e7
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
@@ -234,6 +237,17 @@ class AsyncClient:
 
     def _keep_alive(self, lease_id: int) -> KeepAlive:
         return KeepAlive(self._connected, self._rotation.leave, lease_id)
+
+    def lock(self, name: Key, *, ttl: int = 10, timeout: float | None = None) -> AsyncLock:
+        """A lock for `async with`: waited for, at most `timeout` seconds, held inside, let go at the end.
+
+        `ttl` is for how many seconds others wait when this program vanishes.
+        """
+        return AsyncLock(lambda: self.lease(ttl), self._locked, self.get, req.as_bytes(name), timeout)
+
+    async def _locked(self, request: v3lock_pb2.LockRequest) -> v3lock_pb2.LockResponse:
+        # It waits for others; what ends it is the lock's own timeout, or the end of its lease.
+        return await self.call(req.LOCK, request, timeout=LOCK_SECONDS)
 
     async def lease_grant(self, ttl: int, lease_id: int = 0) -> rpc_pb2.LeaseGrantResponse:
         """Make a lease of `ttl` seconds; the server chooses its id unless one is given, and may grant more time."""

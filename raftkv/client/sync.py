@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from raftkv.client import requests as req
 from raftkv.client.aio import AsyncClient
 from raftkv.client.leasing import AsyncLease
+from raftkv.client.locking import AsyncLock
 from raftkv.client.requests import Key
 from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -204,6 +205,13 @@ class Client:
         """
         return Lease(self._client, self._run, ttl, on_lost)
 
+    def lock(self, name: Key, *, ttl: int = 10, timeout: float | None = None) -> "Lock":
+        """A lock for `with`: waited for, at most `timeout` seconds, held inside, let go at the end.
+
+        `ttl` is for how many seconds others wait when this program vanishes.
+        """
+        return Lock(self._client, self._run, name, ttl, timeout)
+
     def lease_grant(self, ttl: int, lease_id: int = 0) -> rpc_pb2.LeaseGrantResponse:
         """Make a lease of `ttl` seconds; the server chooses its id unless one is given, and may grant more time."""
         return self._run(self._client.lease_grant(ttl, lease_id))
@@ -311,6 +319,55 @@ class Lease:
 
     async def _check(self) -> None:
         self._entered.check()
+
+
+class Lock:
+    """A lock, waited for on entering the context and let go on leaving it; see `AsyncLock`."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        run: Callable[[Coroutine[Any, Any, Any]], Any],
+        name: Key,
+        ttl: int,
+        timeout: float | None,
+    ) -> None:
+        self._make: Callable[[], AsyncLock] = lambda: client.lock(name, ttl=ttl, timeout=timeout)
+        self._run = run
+        self._lock: AsyncLock | None = None
+
+    def __enter__(self) -> "Lock":
+        """Raises: TimeoutError, NotConnected, Refused."""
+        self._lock = self._run(self._enter())
+        return self
+
+    async def _enter(self) -> AsyncLock:
+        return await self._make().__aenter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._run(self._held.__aexit__())
+
+    @property
+    def _held(self) -> AsyncLock:
+        assert self._lock is not None, "a lock is held inside its context"
+        return self._lock
+
+    @property
+    def key(self) -> bytes:
+        """The key that exists as long as the lock is held."""
+        return self._held.key
+
+    @property
+    def token(self) -> int:
+        """Grows from holder to holder: the create revision of `key`."""
+        return self._held.token
+
+    def check(self) -> None:
+        """Raises: LeaseLost; then another may hold the lock."""
+        self._run(self._check())
+
+    async def _check(self) -> None:
+        self._held.check()
 
 
 class Watch(Iterator[rpc_pb2.WatchResponse]):

@@ -1,6 +1,7 @@
 """Locks on real members: never held twice, though the leader is killed in between."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -8,12 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
-import grpc.aio
 import pytest
 
-from raftkv.client import AsyncClient, ClientError
-from raftkv.pb import rpc_pb2, v3lock_pb2
+from raftkv.client import AsyncClient, Client, LeaseLost, Lock, OutcomeUnknown
+from raftkv.pb import rpc_pb2
 from tests.support.processes import Cluster, cluster
 
 BOUND_SECONDS = 90.0
@@ -39,48 +38,29 @@ class Holders:
         self.tokens.append(token)
 
 
-async def hold_once(client: AsyncClient, channel: grpc.aio.Channel, holders: Holders) -> None:
-    """Lock at one member, do some fenced work, unlock; raises when the member cannot be asked."""
-    lock = channel.unary_unary(
-        "/v3lockpb.Lock/Lock",
-        request_serializer=v3lock_pb2.LockRequest.SerializeToString,
-        response_deserializer=v3lock_pb2.LockResponse.FromString,
-    )
-    async with client.lease(8) as lease:
-        granted = await lock(v3lock_pb2.LockRequest(name=b"lock", lease=lease.id), timeout=BOUND_SECONDS)
-        kv = await client.get(granted.key)
-        assert kv is not None
-        holders.enter(kv.create_revision)
-        try:
-            fenced = rpc_pb2.TxnRequest()
-            fenced.compare.add(key=granted.key, target=rpc_pb2.Compare.CREATE, create_revision=kv.create_revision)
-            fenced.success.add().request_put.CopyFrom(rpc_pb2.PutRequest(key=b"work", value=b"done"))
-            assert (await client.txn(fenced)).succeeded
-            await asyncio.sleep(0.05)
-            lease.check()
-        finally:
-            holders.inside -= 1
-
-
 async def work(endpoints: list[str], first: int, holders: Holders, rounds: int) -> None:
-    """Hold the lock some times; when a member is gone, ask the next."""
-    async with AsyncClient(endpoints, timeout=20.0) as client:
-        place, held = first, 0
-        while held < rounds:
-            async with grpc.aio.insecure_channel(endpoints[place % len(endpoints)]) as channel:
+    """Hold the lock some times and do fenced work, beginning at some member."""
+    async with AsyncClient([*endpoints[first:], *endpoints[:first]], timeout=20.0) as client:
+        for _ in range(rounds):
+            async with client.lock("lock", ttl=8) as lock:
+                holders.enter(lock.token)
                 try:
-                    await hold_once(client, channel, holders)
-                    held += 1
-                except (grpc.aio.AioRpcError, ClientError):
-                    place += 1
-                    await asyncio.sleep(0.1)
+                    fenced = rpc_pb2.TxnRequest()
+                    fenced.compare.add(key=lock.key, target=rpc_pb2.Compare.CREATE, create_revision=lock.token)
+                    fenced.success.add().request_put.CopyFrom(rpc_pb2.PutRequest(key=b"work", value=b"done"))
+                    with contextlib.suppress(OutcomeUnknown):
+                        assert (await client.txn(fenced)).succeeded
+                    await asyncio.sleep(0.05)
+                    lock.check()
+                finally:
+                    holders.inside -= 1
 
 
 def test_the_lock_service_never_lets_two_in(three: Cluster) -> None:
     async def main() -> None:
         holders = Holders()
         endpoints = [member.endpoint for member in three.members]
-        workers = [asyncio.create_task(work(endpoints, place, holders, 4)) for place in range(4)]
+        workers = [asyncio.create_task(work(endpoints, place % 3, holders, 4)) for place in range(4)]
         while len(holders.tokens) < 6:
             await asyncio.sleep(0.05)
             assert not any(worker.done() for worker in workers)
@@ -121,3 +101,26 @@ def test_etcdctl_lock_never_lets_two_in(three: Cluster, tmp_path: Path) -> None:
     lines = journal.read_text().split()
     assert lines == ["in", "out"] * (len(lines) // 2)
     assert len(lines) == 16
+
+
+def check_for(held: Lock, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        held.check()
+        time.sleep(0.05)
+
+
+def test_a_lock_waits_as_long_as_it_is_told_and_tells_when_it_is_lost(three: Cluster) -> None:
+    with Client(three.endpoints) as first, Client(three.endpoints) as second, first.lock("waited", ttl=6) as held:
+        with pytest.raises(TimeoutError), second.lock("waited", timeout=0.5):
+            raise AssertionError("the lock is held twice")
+        assert second.range("waited/", prefix=True).count == 1
+        kv = second.get(held.key)
+        assert kv is not None
+        assert kv.create_revision == held.token
+        held.check()
+        second.lease_revoke(kv.lease)
+        with second.lock("waited", timeout=20.0) as next_held:
+            assert next_held.token > held.token
+        with pytest.raises(LeaseLost):
+            check_for(held, seconds=30)
