@@ -9,6 +9,7 @@ import pytest
 
 from raftkv.client import Client
 from raftkv.pb import kv_pb2
+from raftkv.pb import rpc_pb2 as pb
 from tests.support.processes import Cluster, cluster
 from tests.support.watching import Stream
 
@@ -60,6 +61,23 @@ def test_created_event_canceled(stream: Stream, client: Client) -> None:
     assert (canceled.watch_id, canceled.created, canceled.canceled) == (0, False, True)
     assert canceled.header.revision == now + 3
     assert canceled.header.raft_term > 0
+
+
+def test_a_lease_that_ends_deletes_its_keys_in_one_answer(stream: Stream, client: Client) -> None:
+    """All at one revision, in the order of keys, each with what it was; so when it is revoked, so when it expires."""
+    stream.create(key=b"leased/", range_end=b"leased0", prev_kv=True)
+    assert stream.next().created
+    for revoke in (True, False):
+        lease = client.lease_grant(3).ID
+        puts = [pb.PutRequest(key=b"leased/%d" % number, value=b"%d" % number, lease=lease) for number in range(5)]
+        client.txn(pb.TxnRequest(success=[pb.RequestOp(request_put=put) for put in puts]))
+        assert [event.kv.lease for event in stream.next().events] == [lease] * 5
+        if revoke:
+            client.lease_revoke(lease)
+        answer = stream.next()
+        told = [(event.type, event.kv.key, event.prev_kv.value, event.prev_kv.lease) for event in answer.events]
+        assert told == [(kv_pb2.Event.DELETE, b"leased/%d" % number, b"%d" % number, lease) for number in range(5)]
+        assert {event.kv.mod_revision for event in answer.events} == {answer.header.revision}
 
 
 def test_periodic_progress_of_quiet_watchers(stream: Stream, client: Client) -> None:
