@@ -1,7 +1,10 @@
 """The Watch service of a running member, spoken to by grpcio."""
 
 import contextlib
+import re
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 
 import grpc
@@ -100,6 +103,25 @@ def test_a_client_that_stops_asking_still_hears(endpoint: str, client: Client) -
         stream.half_close()
         client.put("half", "closed")
         assert stream.next().events[0].kv.value == b"closed"
+
+
+def test_a_client_that_goes_away_leaves_nothing(endpoint: str, client: Client) -> None:
+    with Stream(endpoint) as stream:
+        stream.create(key=b"gone")
+        assert stream.next().created
+        assert watchers(endpoint) >= 1
+    deadline = time.monotonic() + 30
+    while watchers(endpoint):
+        assert time.monotonic() < deadline
+
+
+def watchers(endpoint: str) -> float:
+    """How many there are, as /metrics has it."""
+    with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=30) as response:
+        text = response.read().decode()
+    found = re.search(r"^etcd_debugging_mvcc_watcher_total (\S+)$", text, re.MULTILINE)
+    assert found
+    return float(found[1])
 
 
 def test_a_request_that_is_none_ends_the_stream(endpoint: str) -> None:
