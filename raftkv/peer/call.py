@@ -86,6 +86,9 @@ class Call(asyncio.Protocol):
         """Open the HTTP/2 connection and the call in one write."""
         # Not every loop's transports inherit from asyncio's.
         self._transport = transport = cast(asyncio.Transport, transport)
+        if self.ended.done():
+            transport.abort()
+            return
         headers = [
             (":method", "POST"),
             (":scheme", "http" if transport.get_extra_info("ssl_object") is None else "https"),
@@ -114,6 +117,8 @@ class Call(asyncio.Protocol):
                 if end > len(received):
                     break
                 self._take(kind, flags, stream & 0x7FFFFFFF, received[body:end])
+                if self.ended.done():
+                    return
                 start = end
         except (ValueError, IndexError, struct.error, hpack.HPACKError) as error:
             self._end(None, f"what listens there does not speak HTTP/2: {error}")

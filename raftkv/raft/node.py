@@ -52,7 +52,7 @@ _R = TypeVar("_R")
 
 
 def _guarded(method: "Callable[Concatenate[RaftNode, _P], _R]") -> "Callable[Concatenate[RaftNode, _P], _R]":
-    """Let a broken invariant poison the node: whatever it would do next could make the damage durable."""
+    """Let any error but a refusal poison the node: whatever it would do next could make the damage durable."""
 
     @wraps(method)
     def guarded(self: "RaftNode", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -60,8 +60,10 @@ def _guarded(method: "Callable[Concatenate[RaftNode, _P], _R]") -> "Callable[Con
             raise self._poison
         try:
             return method(self, *args, **kwargs)
-        except InvariantViolation as error:
-            self._poison = error
+        except ProposalDropped:
+            raise
+        except Exception as error:
+            self._poison = error if isinstance(error, InvariantViolation) else InvariantViolation(repr(error))
             raise
 
     return guarded
@@ -76,7 +78,7 @@ class RaftNode:
     3. No message in `messages` reveals a term or vote that is not durable.
     4. `_leading` is set exactly while `role` is LEADER.
 
-    Every method raises `InvariantViolation` once an invariant was found broken, and does nothing any more.
+    Every method raises `InvariantViolation` once it or another one has failed, and does nothing any more.
     """
 
     def __init__(

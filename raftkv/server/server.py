@@ -377,7 +377,7 @@ class Server:
         for _ in batch:
             self._unsynced.popleft()
         self._syncing = False
-        if not self._closed:
+        if not self._closed and not self.failed.done():
             self._persisted([ready for ready, _ in batch])
             self._pump()
 

@@ -219,3 +219,15 @@ def test_silence_ends_the_call_and_an_answered_ping_does_not(monkeypatch: pytest
             assert (code, text.startswith("no sign of life")) == (None, True)
 
     asyncio.run(scenario())
+
+
+def test_a_call_that_was_closed_before_its_connection_was_made_says_nothing_on_it() -> None:
+    async def scenario() -> None:
+        async with connected() as (_, server, _), await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0):
+            late = Call("/s/M", "there", [], lambda: None)
+            late.close()
+            host, port = server.writer.get_extra_info("sockname")
+            transport, _ = await asyncio.get_running_loop().create_connection(lambda: late, host, port)
+            assert transport.is_closing()
+
+    asyncio.run(scenario())

@@ -205,6 +205,18 @@ def test_a_rule_broken_through_any_door_poisons_the_node(broken: str) -> None:
         node.tick()
 
 
+def test_an_error_nobody_thought_of_poisons_the_node_as_well() -> None:
+    """It may have come in the middle of a change; a refused proposal comes before any."""
+    node = start([1])
+    with pytest.raises(ProposalDropped):
+        node.propose([b"nobody leads"])
+    node.tick()
+    with pytest.raises(AttributeError):
+        node.step(None)  # type: ignore[arg-type]
+    with pytest.raises(InvariantViolation):
+        node.tick()
+
+
 def test_nobody_stands_for_election_before_its_snapshot_is_durable() -> None:
     node = start([])
     metadata = SnapshotMetadata(index=9, term=1, conf_state=ConfState(voters=(1, 2, 3)))
