@@ -319,6 +319,7 @@ class Member:
             election_ticks=election_ticks,
             watch_fragment_bytes=config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
             warning_seconds=config.warning_apply_duration_seconds,
+            clock=time.monotonic,
         )
         return server, transport, calls
 

@@ -7,7 +7,9 @@ gauge with it); they are etcd's, and dashboards ask for them.
 
 import resource
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 
+from google.protobuf import descriptor_pool
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -17,7 +19,7 @@ from raftkv.disk import DiskTimes
 from raftkv.histogram import Histogram
 from raftkv.peer import PeerTransport
 from raftkv.raft import Role
-from raftkv.rpc import Kind, Method
+from raftkv.rpc import Method
 from raftkv.server.server import Server
 from raftkv.status import Code
 from raftkv.web.checks import Checks
@@ -25,10 +27,10 @@ from raftkv.web.checks import Checks
 Samples = Iterable[tuple[Mapping[str, str], float]]
 
 _KINDS = {
-    Kind.UNARY: "unary",
-    Kind.SERVER_STREAM: "server_stream",
-    Kind.CLIENT_STREAM: "client_stream",
-    Kind.BIDI: "bidi_stream",
+    (False, False): "unary",
+    (False, True): "server_stream",
+    (True, False): "client_stream",
+    (True, True): "bidi_stream",
 }
 _CODES = {code: "OK" if code is Code.OK else code.name.title().replace("_", "") for code in Code}
 
@@ -153,7 +155,7 @@ class Metrics(Collector):
         yield _one("etcd_debugging_server_lease_expired_total", "counter", "Expired leases.", leases.store.expired_here)
 
     def _calls(self) -> Iterator[Metric]:
-        found = [(_labels(path, method), method.calls) for path, method in self._methods.items()]
+        found = [(_labels(path), method.calls) for path, method in self._methods.items()]
         started = [(labels, calls.started) for labels, calls in found]
         received = [(labels, calls.received) for labels, calls in found]
         sent = [(labels, calls.sent) for labels, calls in found]
@@ -212,6 +214,14 @@ def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
     return HistogramMetricFamily(name, text, buckets=buckets, sum_value=histogram.total)
 
 
-def _labels(path: str, method: Method) -> dict[str, str]:
+@cache
+def _labels(path: str) -> dict[str, str]:
+    """Labels of a method; its type is the declared one: how it is served here may differ."""
     _, service, name = path.split("/")
-    return {"grpc_type": _KINDS[method.kind], "grpc_service": service, "grpc_method": name}
+    try:
+        method = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
+        kind = _KINDS[method.client_streaming, method.server_streaming]
+    except KeyError:
+        # Reflection has a second name, for which there is no file.
+        kind = "bidi_stream"
+    return {"grpc_type": kind, "grpc_service": service, "grpc_method": name}

@@ -41,7 +41,6 @@ class KVService:
     def __init__(self, server: Server, limits: Limits) -> None:
         self._server = server
         self._store = server.store
-        self._loop = asyncio.get_running_loop()
         self._max_request_bytes = limits.max_request_bytes
         self._max_txn_ops = limits.max_txn_ops
 
@@ -63,9 +62,10 @@ class KVService:
         validate.check_range(wanted)
         if not wanted.serializable:
             await self._server.linearizable()
-        started = self._loop.time()
+        slow = self._server.slow
+        started = slow.clock()
         pieces = self._store.range(wanted)
-        self._server.slow.ranged(wanted, pieces, started)
+        slow.ranged(wanted, pieces, started)
         return [self._server.header(), *pieces]
 
     async def range_stream(self, request: bytes, context: Context) -> AsyncIterator[bytes]:

@@ -69,6 +69,7 @@ class Server:
         election_ticks: int,
         watch_fragment_bytes: int = 2 << 20,
         warning_seconds: float = 0.1,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.node = node
@@ -83,7 +84,7 @@ class Server:
         # etcd's bound on a request: 5 s for the disk and the queue, two elections for the leader.
         timeout = 5.0 + 2 * election_ticks * tick_seconds
         self.proposals = Proposals(self._loop, headers.member_id, rng, timeout_seconds=timeout)
-        self.slow = Slow(self._loop, warning_seconds)
+        self.slow = Slow(clock or self._loop.time, warning_seconds)
         self.leader_changes = 0
         self._led_by = 0
         self.late_heartbeats = 0
@@ -335,7 +336,7 @@ class Server:
             self.reads.start_round()
 
     def _apply(self, ready: Ready) -> None:
-        started = self._loop.time()
+        started = self.slow.clock()
         self.applier.apply(ready.committed)
         self.hub.distribute()
         self.node.applied_to(self.applier.index)
@@ -364,7 +365,7 @@ class Server:
             groups = [group for _, group in batch if group is not None]
             if groups:
                 self._syncing = True
-                self._sync_started_at = self._loop.time()
+                self._sync_started_at = self.slow.clock()
                 self._run(self._run_wal, partial(self._wal.write, groups), partial(self._written, batch))
                 return
             self._unsynced.clear()
@@ -373,7 +374,7 @@ class Server:
                 self._handle(self.node.ready())
 
     def _written(self, batch: list[tuple[Ready, Group | None]]) -> None:
-        self.slow.last_fsync_seconds = self._loop.time() - self._sync_started_at
+        self.slow.last_fsync_seconds = self.slow.clock() - self._sync_started_at
         for _ in batch:
             self._unsynced.popleft()
         self._syncing = False

@@ -3,9 +3,8 @@
 Keys and sizes are named, values never: they may be secrets. Neither is any part of a request about users.
 """
 
-import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from raftkv.pb import log_pb2, rpc_pb2
 
@@ -19,18 +18,19 @@ Fields = dict[str, str | int]
 class Slow:
     """Compares times with one threshold and logs what is over it; a batch is one line, that of its oldest request."""
 
-    __slots__ = ("_loop", "applies", "last_fsync_seconds", "threshold_seconds")
+    __slots__ = ("applies", "clock", "last_fsync_seconds", "threshold_seconds")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, threshold_seconds: float) -> None:
-        self._loop = loop
+    def __init__(self, clock: Callable[[], float], threshold_seconds: float) -> None:
+        """`clock` has the zero of the loop's time, which itself may stand still during a turn of the loop (uvloop)."""
+        self.clock = clock
         self.threshold_seconds = threshold_seconds
         self.applies = 0
         """Batches of which some request took too long."""
         self.last_fsync_seconds = 0.0
 
     def applied(self, framed: bytes, *, added: float, handed_over: float, started: float) -> None:
-        """Judge the oldest proposal (`raftkvpb.Batch` of one) of a batch that was applied just now; loop times."""
-        now = self._loop.time()
+        """Judge the oldest proposal (`raftkvpb.Batch` of one) of a batch that was applied just now."""
+        now = self.clock()
         if now - added <= self.threshold_seconds:
             return
         self.applies += 1
@@ -47,14 +47,14 @@ class Slow:
         )
 
     def confirmed(self, reads: int, added: float) -> None:
-        """Judge the wait of the oldest of some reads, which may be served now; loop time."""
-        took = self._loop.time() - added
+        """Judge the wait of the oldest of some reads, which may be served now."""
+        took = self.clock() - added
         if took > self.threshold_seconds:
             self._log("linearizable reads waited too long", took, {"reads": reads})
 
     def ranged(self, request: rpc_pb2.RangeRequest, pieces: Sequence[bytes], started: float) -> None:
-        """Judge the reading of a range that has ended just now; loop time."""
-        took = self._loop.time() - started
+        """Judge the reading of a range that has ended just now."""
+        took = self.clock() - started
         if took > self.threshold_seconds:
             self._log("a range took too long", took, {"key": _key(request.key), "bytes": sum(map(len, pieces))})
 

@@ -116,6 +116,7 @@ def test_numbers_follow_what_clients_do(member: Process, metrics_port: int) -> N
     assert grown["grpc_server_handled_total InvalidArgument Put"] == 1
     assert grown["grpc_server_msg_received_total Put"] == 3
     assert grown["grpc_server_msg_sent_total Put"] == 2
+    assert 'grpc_method="Lock",grpc_service="v3lockpb.Lock",grpc_type="unary"' in scrape(member.endpoint)
     assert grown["etcd_network_client_grpc_received_bytes_total"] > 40
     assert grown["etcd_network_client_grpc_sent_bytes_total"] > 40
     assert grown["etcd_server_proposals_applied_total"] == grown["etcd_server_proposals_committed_total"] == 3

@@ -36,7 +36,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def test_the_oldest_of_a_batch_is_named_with_its_parts(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         clock = Clock()
-        slow = Slow(clock, 0.1)  # type: ignore[arg-type]
+        slow = Slow(clock.time, 0.1)
         proposals = p.Proposals(clock, 1, random.Random(1), timeout_seconds=7.0)  # type: ignore[arg-type]
         batches: list[bytes] = []
         for key in (b"first", b"second"):
@@ -73,7 +73,7 @@ def test_the_oldest_of_a_batch_is_named_with_its_parts(caplog: pytest.LogCapture
 
 def test_what_is_fast_enough_is_not_named(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    slow = Slow(clock, 0.1)  # type: ignore[arg-type]
+    slow = Slow(clock.time, 0.1)
     framed = p.encode_proposal(1, p.PUT, rpc_pb2.PutRequest(key=b"k").SerializeToString())
     slow.applied(framed, added=clock.now - 0.1, handed_over=clock.now, started=clock.now)
     slow.confirmed(1, clock.now - 0.1)
@@ -84,7 +84,7 @@ def test_what_is_fast_enough_is_not_named(caplog: pytest.LogCaptureFixture) -> N
 
 def test_slow_reads_are_named(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    slow = Slow(clock, 0.1)  # type: ignore[arg-type]
+    slow = Slow(clock.time, 0.1)
     slow.confirmed(3, clock.now - 0.5)
     slow.ranged(rpc_pb2.RangeRequest(key=b"\xff" * 1000), [SECRET, SECRET], clock.now - 0.25)
     waited, ranged = told(caplog)

@@ -1,0 +1,54 @@
+"""A client of HTTP/1.1 that leaves a quiet stream is noticed, on the host that is used."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from raftkv.gateway import Gateway
+from raftkv.gateway.hangup import Hangups
+from raftkv.rpc.server import MAX_STREAMS, HttpServer, listen
+from tests.unit.gateway.test_app import LIMIT, Service
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the table of connections")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("leave", [asyncio.StreamWriter.close, asyncio.StreamWriter.write_eof])
+def test_a_client_that_leaves_is_noticed_and_one_that_stays_is_not(
+    leave: Callable[[asyncio.StreamWriter], None], host: str
+) -> None:
+    async def main() -> None:
+        service, staying = Service(), Service()
+        served = []
+        try:
+            for one in (service, staying):
+                _, app = one.gateway()
+                app.http = Gateway(app, max_receive_bytes=LIMIT, hangups=Hangups(0.02))
+                served.append(HttpServer(app, listen(host, 0), max_concurrent_streams=MAX_STREAMS, grace_seconds=1.0))
+                await served[-1].start()
+            writers = [await watch(host, server) for server in served]
+            leave(writers[0])
+            await asyncio.wait_for(service.ended.wait(), 20)
+            assert not staying.ended.is_set()
+            writers[1].close()
+            await asyncio.wait_for(staying.ended.wait(), 20)
+        finally:
+            for server in served:
+                await server.stop()
+
+    asyncio.run(main())
+
+
+async def watch(host: str, server: HttpServer) -> asyncio.StreamWriter:
+    port = int(server.address.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection(host, port)
+    body = b'{"create_request":{}}'
+    writer.write(b"POST /v3/watch HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    line = b""
+    while not line.startswith(b"{"):
+        line = await asyncio.wait_for(reader.readline(), 20)
+    assert json.loads(line) == {"result": {"created": True}}
+    return writer
