@@ -126,7 +126,7 @@ def watchers(endpoint: str) -> float:
 
 def test_a_request_that_is_none_ends_the_stream(endpoint: str) -> None:
     with grpc.insecure_channel(endpoint) as channel:
-        call = channel.stream_stream("/etcdserverpb.Watch/Watch")(iter([b"\x0a\xff"]))
+        call = channel.stream_stream("/etcdserverpb.Watch/Watch")(iter([b"\x0a\xff"]), timeout=30)
         with pytest.raises(grpc.RpcError) as error:
             next(call)
         assert error.value.code() is grpc.StatusCode.INTERNAL
