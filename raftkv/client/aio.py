@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import TypeVar
 
@@ -13,18 +13,19 @@ from google.protobuf.message import Message
 
 from raftkv import errors
 from raftkv.client import requests as req
+from raftkv.client import stm
+from raftkv.client.electing import AsyncElection
 from raftkv.client.failover import Attempts, Rotation
 from raftkv.client.leasing import AsyncLease, KeepAlive, keep_alive_on, keep_alive_once
 from raftkv.client.locking import AsyncLock
 from raftkv.client.requests import Key
 from raftkv.client.watching import AsyncWatch
-from raftkv.pb import kv_pb2, rpc_pb2, v3lock_pb2
+from raftkv.pb import kv_pb2, rpc_pb2
 from raftkv.status import Code
-
-LOCK_SECONDS = 1e7
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
+T = TypeVar("T")
 
 
 async def _ready(channel: grpc.aio.Channel, seconds: float) -> bool:
@@ -238,17 +239,6 @@ class AsyncClient:
     def _keep_alive(self, lease_id: int) -> KeepAlive:
         return KeepAlive(self._connected, self._rotation.leave, lease_id)
 
-    def lock(self, name: Key, *, ttl: int = 10, timeout: float | None = None) -> AsyncLock:
-        """A lock for `async with`: waited for, at most `timeout` seconds, held inside, let go at the end.
-
-        `ttl` is for how many seconds others wait when this program vanishes.
-        """
-        return AsyncLock(lambda: self.lease(ttl), self._locked, self.get, req.as_bytes(name), timeout)
-
-    async def _locked(self, request: v3lock_pb2.LockRequest) -> v3lock_pb2.LockResponse:
-        # It waits for others; what ends it is the lock's own timeout, or the end of its lease.
-        return await self.call(req.LOCK, request, timeout=LOCK_SECONDS)
-
     async def lease_grant(self, ttl: int, lease_id: int = 0) -> rpc_pb2.LeaseGrantResponse:
         """Make a lease of `ttl` seconds; the server chooses its id unless one is given, and may grant more time."""
         return await self.call(req.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(TTL=ttl, ID=lease_id))
@@ -272,6 +262,40 @@ class AsyncClient:
     async def leases(self) -> rpc_pb2.LeaseLeasesResponse:
         """All leases, as some member knows them."""
         return await self.call(req.LEASE_LEASES, rpc_pb2.LeaseLeasesRequest())
+
+    def lock(
+        self,
+        name: Key,
+        *,
+        ttl: int = 10,
+        timeout: float | None = None,
+        on_lost: Callable[[AsyncLock], None] | None = None,
+    ) -> AsyncLock:
+        """A lock for `async with`, held on a lease of `ttl` seconds that is kept alive inside.
+
+        timeout: seconds to wait for those before us (0: do not wait); None: as long as it takes. on_lost is called, in
+        the event loop, when the lease is lost.
+        """
+        return AsyncLock(self, name, ttl, timeout, on_lost)
+
+    def election(
+        self, name: Key, *, ttl: int = 60, on_lost: Callable[[AsyncElection], None] | None = None
+    ) -> AsyncElection:
+        """An election, to stand in with a lease of `ttl` seconds or to observe.
+
+        `on_lost` is called, in the event loop, when the lease of who stands or leads is lost.
+        """
+        return AsyncElection(self, name, ttl, on_lost)
+
+    async def stm(self, body: Callable[[stm.AsyncTransaction], Awaitable[T]]) -> T:
+        """Run a function as a serialisable transaction, again and again until it commits; what it returned.
+
+        It reads and writes through what it is given, and should do nothing else that cannot be done twice.
+
+        Raises:
+            OutcomeUnknown: it may have committed; it is not run again.
+        """
+        return await stm.run(self, body)
 
     async def member_list(self) -> rpc_pb2.MemberListResponse:
         """Who the members are."""

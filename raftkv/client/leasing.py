@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from raftkv import errors
-from raftkv.client.errors import ClientError, NotConnected, Unavailable, classify
+from raftkv.client.errors import ClientError, NotConnected, OutcomeUnknown, Unavailable, classify
 from raftkv.client.requests import LEADER_METADATA
 from raftkv.pb import rpc_pb2
 from raftkv.status import Code
@@ -22,6 +22,8 @@ KEEP_ALIVE_PATH = "/etcdserverpb.Lease/LeaseKeepAlive"
 PAUSE_SECONDS = 0.1
 """Before a renewal that failed is tried again, elsewhere if there is an elsewhere."""
 LONGEST_ATTEMPT_SECONDS = 3.0
+REVOKE_SECONDS = 5.0
+"""Behind which a revocation that was not answered is not asked for again."""
 
 Connect = Callable[[], Awaitable[tuple[str, grpc.aio.Channel]]]
 _Call = grpc.aio.StreamStreamCall[rpc_pb2.LeaseKeepAliveRequest, rpc_pb2.LeaseKeepAliveResponse]
@@ -170,9 +172,21 @@ class AsyncLease:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         if not self.lost.is_set():
-            # It ends anyway when its time is up.
-            with contextlib.suppress(ClientError, errors.EtcdError):
-                await self._revoke(self.id)
+            await self._end()
+
+    async def _end(self) -> None:
+        """Revoke it, asking again for a while: others may wait for its keys to go. Its own end comes anyway."""
+        loop = asyncio.get_running_loop()
+        until = min(self._validity.until, loop.time() + REVOKE_SECONDS)
+        with contextlib.suppress(ClientError, errors.EtcdError):
+            while True:
+                try:
+                    await self._revoke(self.id)
+                    return
+                except (Unavailable, OutcomeUnknown, errors.NoLeader):
+                    if loop.time() + PAUSE_SECONDS >= until:
+                        raise
+                await asyncio.sleep(PAUSE_SECONDS)
 
     @property
     def valid_seconds(self) -> float:

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from raftkv.pb import rpc_pb2, v3lock_pb2
+from raftkv.pb import rpc_pb2
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
@@ -44,7 +44,6 @@ LEASE_TIME_TO_LIVE = Rpc(
 LEASE_LEASES = Rpc(
     "/etcdserverpb.Lease/LeaseLeases", rpc_pb2.LeaseLeasesRequest, rpc_pb2.LeaseLeasesResponse, True, False
 )
-LOCK = Rpc("/v3lockpb.Lock/Lock", v3lock_pb2.LockRequest, v3lock_pb2.LockResponse, False)
 MEMBER_LIST = Rpc(
     "/etcdserverpb.Cluster/MemberList", rpc_pb2.MemberListRequest, rpc_pb2.MemberListResponse, True, False
 )

@@ -1,7 +1,6 @@
 """The client for threads: `AsyncClient` on an event loop of its own, in a thread of its own."""
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
@@ -9,10 +8,11 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from raftkv.client import coordination
 from raftkv.client import requests as req
 from raftkv.client.aio import AsyncClient
+from raftkv.client.coordination import Election, Lock, Transaction
 from raftkv.client.leasing import AsyncLease
-from raftkv.client.locking import AsyncLock
 from raftkv.client.requests import Key
 from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -44,6 +44,11 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _interrupted() -> None:
+    """Wait for calls that were cancelled."""
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task.cancelling()), return_exceptions=True)
 
 
 async def _end_tasks() -> None:
@@ -89,6 +94,8 @@ class Client:
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
+            # What was interrupted may still be giving back a lock.
+            thread.run(_interrupted())
             thread.run(self._client.close())
             thread.stop()
 
@@ -205,13 +212,6 @@ class Client:
         """
         return Lease(self._client, self._run, ttl, on_lost)
 
-    def lock(self, name: Key, *, ttl: int = 10, timeout: float | None = None) -> "Lock":
-        """A lock for `with`: waited for, at most `timeout` seconds, held inside, let go at the end.
-
-        `ttl` is for how many seconds others wait when this program vanishes.
-        """
-        return Lock(self._client, self._run, name, ttl, timeout)
-
     def lease_grant(self, ttl: int, lease_id: int = 0) -> rpc_pb2.LeaseGrantResponse:
         """Make a lease of `ttl` seconds; the server chooses its id unless one is given, and may grant more time."""
         return self._run(self._client.lease_grant(ttl, lease_id))
@@ -241,6 +241,35 @@ class Client:
     def leases(self) -> rpc_pb2.LeaseLeasesResponse:
         """All leases, as some member knows them."""
         return self._run(self._client.leases())
+
+    def lock(
+        self,
+        name: Key,
+        *,
+        ttl: int = 10,
+        timeout: float | None = None,
+        on_lost: Callable[[Lock], None] | None = None,
+    ) -> Lock:
+        """A lock for `with`, held on a lease of `ttl` seconds that is kept alive inside.
+
+        timeout: seconds to wait for those before us (0: do not wait); None: as long as it takes. on_lost is called, in
+        the client's own thread, when the lease is lost. It must not call this client.
+        """
+        return Lock(self._client, self._run, name, ttl=ttl, timeout=timeout, on_lost=on_lost)
+
+    def election(self, name: Key, *, ttl: int = 60, on_lost: Callable[[Election], None] | None = None) -> Election:
+        """An election, to stand in with a lease of `ttl` seconds or to observe; `on_lost` as with `lock`."""
+        return Election(self._client, self._run, name, ttl=ttl, on_lost=on_lost)
+
+    def stm(self, body: Callable[[Transaction], T]) -> T:
+        """Run a function as a serialisable transaction, again and again until it commits; what it returned.
+
+        It reads and writes through what it is given, and should do nothing else that cannot be done twice.
+
+        Raises:
+            OutcomeUnknown: it may have committed; it is not run again.
+        """
+        return coordination.transact(self._client, self._run, body)
 
     def member_list(self) -> rpc_pb2.MemberListResponse:
         """Who the members are."""
@@ -305,69 +334,11 @@ class Lease:
 
     def wait_lost(self, timeout: float | None = None) -> bool:
         """Wait until it is lost, at most `timeout` seconds; whether it is."""
-        return bool(self._run(self._wait_lost(timeout)))
-
-    async def _wait_lost(self, timeout: float | None) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._entered.lost.wait()
-        return self.lost
+        return bool(self._run(coordination.wait_lost(self._entered, timeout)))
 
     def check(self) -> None:
         """Raises: LeaseLost; also when its time is up and nobody has noticed yet."""
-        self._run(self._check())
-
-    async def _check(self) -> None:
-        self._entered.check()
-
-
-class Lock:
-    """A lock, waited for on entering the context and let go on leaving it; see `AsyncLock`."""
-
-    def __init__(
-        self,
-        client: AsyncClient,
-        run: Callable[[Coroutine[Any, Any, Any]], Any],
-        name: Key,
-        ttl: int,
-        timeout: float | None,
-    ) -> None:
-        self._make: Callable[[], AsyncLock] = lambda: client.lock(name, ttl=ttl, timeout=timeout)
-        self._run = run
-        self._lock: AsyncLock | None = None
-
-    def __enter__(self) -> "Lock":
-        """Raises: TimeoutError, NotConnected, Refused."""
-        self._lock = self._run(self._enter())
-        return self
-
-    async def _enter(self) -> AsyncLock:
-        return await self._make().__aenter__()
-
-    def __exit__(self, *_: object) -> None:
-        self._run(self._held.__aexit__())
-
-    @property
-    def _held(self) -> AsyncLock:
-        assert self._lock is not None, "a lock is held inside its context"
-        return self._lock
-
-    @property
-    def key(self) -> bytes:
-        """The key that exists as long as the lock is held."""
-        return self._held.key
-
-    @property
-    def token(self) -> int:
-        """Grows from holder to holder: the create revision of `key`."""
-        return self._held.token
-
-    def check(self) -> None:
-        """Raises: LeaseLost; then another may hold the lock."""
-        self._run(self._check())
-
-    async def _check(self) -> None:
-        self._held.check()
+        self._run(coordination.check(self._entered))
 
 
 class Watch(Iterator[rpc_pb2.WatchResponse]):

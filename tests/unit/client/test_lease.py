@@ -9,8 +9,8 @@ import grpc
 import pytest
 
 from raftkv import errors
-from raftkv.client import AsyncLease, LeaseLost, NotConnected, Refused, Unavailable
-from raftkv.client.leasing import KeepAlive, keep_alive_on, keep_alive_once
+from raftkv.client import AsyncLease, LeaseLost, NotConnected, OutcomeUnknown, Refused, Unavailable
+from raftkv.client.leasing import REVOKE_SECONDS, KeepAlive, keep_alive_on, keep_alive_once
 from raftkv.pb import rpc_pb2
 from raftkv.status import Code
 from tests.support import virtual
@@ -26,6 +26,8 @@ class Server:
         self.delay: float | None = 0.0
         self.renewals: list[float] = []
         self.revoked = 0
+        self.unanswered = 0
+        """How many revocations to come get no answer."""
         self.lost = 0
 
     async def grant(self, ttl: int) -> rpc_pb2.LeaseGrantResponse:
@@ -33,6 +35,9 @@ class Server:
         return rpc_pb2.LeaseGrantResponse(ID=7, TTL=max(ttl, 2))
 
     async def revoke(self, lease_id: int) -> None:
+        if self.unanswered:
+            self.unanswered -= 1
+            raise OutcomeUnknown(Code.UNAVAILABLE, "gone")
         self.revoked += 1
 
     def keep_alive(self, lease_id: int) -> KeepAlive:
@@ -210,3 +215,17 @@ def test_without_endpoints_there_is_no_connection() -> None:
             await keep_alive_once(KeepAlive(nowhere, lambda _: None, 7), 5.0)
 
     virtual.run(main())
+
+
+@pytest.mark.parametrize(("unanswered", "revoked"), [(3, 1), (10**6, 0)])
+def test_a_revocation_is_asked_for_until_it_is_answered_or_no_longer_worth_it(unanswered: int, revoked: int) -> None:
+    server = Server()
+    server.unanswered = unanswered
+
+    async def main() -> float:
+        async with server.lease():
+            pass
+        return asyncio.get_running_loop().time()
+
+    assert virtual.run(main()) <= REVOKE_SECONDS
+    assert server.revoked == revoked
