@@ -10,6 +10,7 @@ from raftkv.raft import (
     Entry,
     HardState,
     Message,
+    ProposalDropped,
     RaftNode,
     ReadState,
     Ready,
@@ -35,7 +36,8 @@ class Group:
     """Nodes 1 to `size`. Messages wait in `network` until the test delivers them.
 
     Checked after every event (figure 3.2 of the thesis): election safety, leader append-only, log matching, leader
-    completeness, state machine safety; and that no commit is forgotten and no read index is too old.
+    completeness, state machine safety; and that no commit is forgotten and no read index is too old. What any node
+    says is committed counts at once, before anyone applies it: a majority must have it on disk by then.
     """
 
     def __init__(self, size: int, seed: int = 0, **config: int | bool) -> None:
@@ -48,6 +50,7 @@ class Group:
         self.network: list[Message] = []
         self.applied: dict[int, list[Entry]] = {node: [] for node in self.nodes}
         self.committed: list[Entry] = []
+        self.commits: dict[int, int] = dict.fromkeys(self.nodes, 0)
         self.leaders: dict[int, int] = {}
         self.leader_logs: dict[int, list[Entry]] = {}
         self.reads: dict[bytes, int] = {}
@@ -100,6 +103,7 @@ class Group:
         self.applied[node] = []
         self.leader_logs = {term: log for term, log in self.leader_logs.items() if self.leaders[term] != node}
         self.nodes[node] = self._start(node)
+        self.commits[node] = 0
         self.take(node)
 
     def read(self, node: int, context: bytes) -> None:
@@ -125,6 +129,42 @@ class Group:
         self.take(node)
         self.settle()
         assert self.nodes[node].role is Role.LEADER
+
+    def recover(self) -> None:
+        """Liveness: everything works again, and within bounded ticks a leader is followed by all, what its log holds is
+        committed though nobody proposes anything, a read is answered, and a proposal is applied everywhere."""
+        steps = iter((self._read_at, self._propose_at))
+        due = next(steps)
+        for _ in range(200):
+            for node in self.nodes:
+                self.tick(node)
+            self.settle()
+            leader = self.leader()
+            if leader is None or any(node.leader != leader.id for node in self.nodes.values()):
+                continue
+            if due(leader):
+                step = next(steps, None)
+                if step is None:
+                    return
+                due = step
+        raise AssertionError(f"the group does not recover: {due.__name__}, {[n.status() for n in self.nodes.values()]}")
+
+    def _read_at(self, leader: RaftNode) -> bool:
+        context = b"recovered %d" % len(self.reads)
+        self.read(leader.id, context)
+        self.settle()
+        answered = any(state.context == context for _, state in self.answers)
+        return answered and all(node.commit_index == leader.last_index for node in self.nodes.values())
+
+    def _propose_at(self, leader: RaftNode) -> bool:
+        data = b"recovered %d" % leader.last_index
+        try:
+            leader.propose([data])
+        except ProposalDropped:
+            return False  # a transfer is under way, and will be given up
+        self.take(leader.id)
+        self.settle()
+        return all(log[-1].data == data for log in self.applied.values())
 
     def leader(self) -> RaftNode | None:
         """The leader of the newest term, if there is one."""
@@ -165,18 +205,22 @@ class Group:
         for entry in ready.committed:
             log = self.applied[node]
             assert entry.index == len(log) + 1, f"{node} applied {entry.index} after {len(log)}"
-            assert entry.index <= len(durable) or self._is_handed(node, entry)
+            assert durable[entry.index - 1 : entry.index] == [entry], f"{node} applied {entry}, which may yet be lost"
+            assert self.committed[entry.index - 1 : entry.index] in ([], [entry]), (
+                f"state machines differ at {entry.index}"
+            )
             log.append(entry)
-            if entry.index <= len(self.committed):
-                assert self.committed[entry.index - 1] == entry, f"state machines differ at {entry.index}"
-            else:
-                self.committed.append(entry)
-                self._check_quorum_holds(entry)
         if ready.committed:
             self.nodes[node].applied_to(ready.committed[-1].index)
 
-    def _is_handed(self, node: int, entry: Entry) -> bool:
-        return any(entry in ready.entries for ready in self.unsynced[node])
+    def _check_committed(self, node: RaftNode) -> None:
+        for entry in node.log.slice(self.commits[node.id] + 1, node.commit_index + 1):
+            if entry.index <= len(self.committed):
+                assert self.committed[entry.index - 1] == entry, f"{node.id} has another entry committed: {entry}"
+            else:
+                self._check_quorum_holds(entry)
+                self.committed.append(entry)
+        self.commits[node.id] = node.commit_index
 
     def _check_quorum_holds(self, entry: Entry) -> None:
         holders = sum(
@@ -190,6 +234,8 @@ class Group:
 
     def check(self) -> None:
         for node in self.nodes.values():
+            if node.commit_index != self.commits[node.id]:
+                self._check_committed(node)
             if node.role is Role.LEADER:
                 known = self.leaders.setdefault(node.term, node.id)
                 assert known == node.id, f"two leaders in term {node.term}: {known} and {node.id}"

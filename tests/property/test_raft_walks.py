@@ -1,0 +1,180 @@
+"""Consensus on long random walks, many more steps than hypothesis takes, and bent towards what breaks implementations.
+
+Each walk is a number: it chooses which things happen at all and how often (most walks do without most of them), how the
+network orders messages, whose disk is slow. Partitions hold messages back instead of losing them; some messages are
+kept and arrive long after. A failure names its walk and its last steps: `Walk(NUMBER).run()` repeats it.
+"""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from raftkv.raft import Message, ProposalDropped, RequestVote, RequestVoteResponse, Role
+from tests.unit.raft.group import Group
+
+WALKS = 600
+STEPS = 150
+ELECTION_TICKS = 4
+
+
+class Walk:
+    """One random life of a group; `Group` checks the rules of Raft at every step."""
+
+    def __init__(self, number: int) -> None:
+        self.random = chance = random.Random(number)
+        self.group = Group(
+            chance.choice((3, 3, 5)),
+            number,
+            election_ticks=ELECTION_TICKS,
+            max_inflight_messages=chance.choice((1, 3, 256)),
+            # One entry per append, or all that there is.
+            max_message_bytes=chance.choice((1, 1 << 20)),
+            check_quorum=chance.random() < 0.5,
+            pre_vote=chance.random() < 0.5,
+        )
+        self.group.on_send = self.keep
+        self.kept: list[Message] = []
+        self.side = dict.fromkeys(self.group.nodes, 0)
+        self.slow = {node for node in self.group.nodes if chance.random() < 0.3}
+        self.in_order = chance.random() < 0.5
+        self.count = 0
+        self.trace: list[str] = []
+        often = {self.deliver: 30, self.sync: 15, self.propose: 6, self.usurp: 2}
+        seldom = (
+            self.tick,
+            self.read,
+            self.crash,
+            self.drop,
+            self.late,
+            self.part,
+            self.heal,
+            self.transfer,
+            self.burst,
+        )
+        weights = {**often, **{step: chance.choice((0, 1, 4)) for step in seldom}}
+        self.steps: list[Callable[[], None]] = list(weights)
+        self.weights = list(weights.values())
+
+    def run(self) -> None:
+        for step in self.random.choices(self.steps, self.weights, k=STEPS):
+            self.trace.append(step.__name__)
+            step()
+        self.trace.append("recover")
+        self.group.recover()
+
+    def keep(self, message: Message) -> None:
+        if self.random.random() < 0.2:
+            self.kept.append(message)
+
+    def any_node(self) -> int:
+        return self.random.randrange(len(self.group.nodes)) + 1
+
+    def passes(self, message: Message) -> bool:
+        return self.side[message.sender] == self.side[message.to]
+
+    # What happens
+
+    def deliver(self) -> None:
+        network = self.group.network
+        places = [place for place, message in enumerate(network) if self.passes(message)]
+        if places:
+            message = network.pop(places[0] if self.in_order else self.random.choice(places))
+            self.trace.append(str(message))
+            self.group.deliver(message)
+
+    def drop(self) -> None:
+        if self.group.network:
+            self.group.network.pop(self.random.randrange(len(self.group.network)))
+
+    def late(self) -> None:
+        """Something arrives once more, or after all."""
+        if self.kept:
+            message = self.kept.pop(self.random.randrange(len(self.kept)))
+            self.trace.append(str(message))
+            self.group.deliver(message)
+
+    def sync(self) -> None:
+        node = self.any_node()
+        if node not in self.slow or self.random.random() < 0.2:
+            self.trace.append(str(node))
+            self.group.sync(node, self.random.choice((1, None)))
+
+    def tick(self) -> None:
+        node = self.any_node()
+        for _ in range(self.random.randint(1, ELECTION_TICKS)):
+            self.group.tick(node)
+
+    def propose(self) -> None:
+        """At whoever thinks it leads, stale or not."""
+        leaders = [node for node, core in self.group.nodes.items() if core.role is Role.LEADER]
+        node = self.random.choice(leaders) if leaders else self.any_node()
+        try:
+            self.group.nodes[node].propose([b"%04d" % self.count])
+        except ProposalDropped:
+            return
+        self.count += 1
+        self.trace.append(str(node))
+        self.group.take(node)
+
+    def read(self) -> None:
+        leaders = [node for node, core in self.group.nodes.items() if core.role is Role.LEADER]
+        node = self.random.choice(leaders) if leaders else self.any_node()
+        self.count += 1
+        try:
+            self.group.read(node, b"%d" % self.count)
+        except ProposalDropped:
+            return
+        self.trace.append(str(node))
+
+    def crash(self) -> None:
+        node = self.any_node()
+        self.trace.append(str(node))
+        self.group.crash(node)
+
+    def transfer(self) -> None:
+        for node, core in self.group.nodes.items():
+            core.transfer_leader(self.any_node())
+            self.group.take(node)
+
+    def part(self) -> None:
+        for node in self.side:
+            self.side[node] = self.random.randrange(2)
+
+    def heal(self) -> None:
+        self.side = dict.fromkeys(self.side, 0)
+
+    def usurp(self) -> None:
+        """Someone stands for election, and those it reaches have not heard of a leader for long; nothing but that."""
+        candidate = self.any_node()
+        self.trace.append(str(candidate))
+        reached = [node for node, side in self.side.items() if side == self.side[candidate]]
+        for node in reached:
+            if self.group.nodes[node].role is not Role.LEADER:
+                for _ in range(ELECTION_TICKS):
+                    self.group.tick(node)
+        self.group.nodes[candidate].campaign()
+        self.group.take(candidate)
+        for _ in range(6):
+            for node in reached:
+                self.group.sync(node)
+            for message in list(self.group.network):
+                if isinstance(message, RequestVote | RequestVoteResponse) and self.passes(message):
+                    self.group.network.remove(message)
+                    self.group.deliver(message)
+
+    def burst(self) -> None:
+        for _ in range(20):
+            self.deliver()
+            self.sync()
+
+
+@pytest.mark.parametrize("first", range(0, WALKS, 100))
+def test_walks(first: int) -> None:
+    for number in range(first, first + 100):
+        walk = Walk(number)
+        try:
+            walk.run()
+        except Exception as error:
+            error.add_note(f"walk {number}, last steps: {' '.join(walk.trace[-60:])}")
+            raise
