@@ -7,10 +7,11 @@ kept and arrive long after. A failure names its walk and its last steps: `Walk(N
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
-from raftkv.raft import Message, ProposalDropped, RequestVote, RequestVoteResponse, Role
+from raftkv.raft import AppendEntries, Message, ProposalDropped, RequestVote, RequestVoteResponse, Role
 from tests.unit.raft.group import Group
 
 WALKS = 600
@@ -28,8 +29,10 @@ class Walk:
             number,
             election_ticks=ELECTION_TICKS,
             max_inflight_messages=chance.choice((1, 3, 256)),
+            max_inflight_bytes=chance.choice((16, 1 << 20)),
+            max_uncommitted_bytes=chance.choice((64, 1 << 20)),
             # One entry per append, or all that there is.
-            max_message_bytes=chance.choice((1, 1 << 20)),
+            max_message_bytes=chance.choice((-1, 1 << 20)),
             check_quorum=chance.random() < 0.5,
             pre_vote=chance.random() < 0.5,
         )
@@ -39,20 +42,16 @@ class Walk:
         self.slow = {node for node in self.group.nodes if chance.random() < 0.3}
         self.in_order = chance.random() < 0.5
         self.count = 0
-        self.trace: list[str] = []
-        often = {self.deliver: 30, self.sync: 15, self.propose: 6, self.usurp: 2}
-        seldom = (
-            self.tick,
-            self.read,
-            self.crash,
-            self.drop,
-            self.late,
-            self.part,
-            self.heal,
-            self.transfer,
-            self.burst,
-        )
-        weights = {**often, **{step: chance.choice((0, 1, 4)) for step in seldom}}
+        self.trace: list[object] = []
+        weights = {
+            **{step: chance.choice((5, 20)) for step in (self.deliver, self.sync)},
+            **{step: chance.choice((1, 5)) for step in (self.propose, self.usurp, self.talk)},
+            **{step: chance.choice((0, 1, 3)) for step in (self.tick, self.read, self.crash, self.drop, self.late)},
+            **{
+                step: chance.choice((0, 1, 3))
+                for step in (self.part, self.heal, self.transfer, self.stray, self.revolt)
+            },
+        }
         self.steps: list[Callable[[], None]] = list(weights)
         self.weights = list(weights.values())
 
@@ -80,7 +79,7 @@ class Walk:
         places = [place for place, message in enumerate(network) if self.passes(message)]
         if places:
             message = network.pop(places[0] if self.in_order else self.random.choice(places))
-            self.trace.append(str(message))
+            self.trace.append(message)
             self.group.deliver(message)
 
     def drop(self) -> None:
@@ -91,13 +90,13 @@ class Walk:
         """Something arrives once more, or after all."""
         if self.kept:
             message = self.kept.pop(self.random.randrange(len(self.kept)))
-            self.trace.append(str(message))
+            self.trace.append(message)
             self.group.deliver(message)
 
     def sync(self) -> None:
         node = self.any_node()
         if node not in self.slow or self.random.random() < 0.2:
-            self.trace.append(str(node))
+            self.trace.append(node)
             self.group.sync(node, self.random.choice((1, None)))
 
     def tick(self) -> None:
@@ -105,31 +104,29 @@ class Walk:
         for _ in range(self.random.randint(1, ELECTION_TICKS)):
             self.group.tick(node)
 
-    def propose(self) -> None:
-        """At whoever thinks it leads, stale or not."""
+    def leader(self) -> int:
+        """Whoever thinks it leads, stale or not; else anyone."""
         leaders = [node for node, core in self.group.nodes.items() if core.role is Role.LEADER]
-        node = self.random.choice(leaders) if leaders else self.any_node()
-        try:
-            self.group.nodes[node].propose([b"%04d" % self.count])
-        except ProposalDropped:
-            return
+        return self.random.choice(leaders) if leaders else self.any_node()
+
+    def propose(self) -> None:
+        node = self.leader()
         self.count += 1
-        self.trace.append(str(node))
+        self.trace.append(node)
+        with suppress(ProposalDropped):
+            self.group.nodes[node].propose([b"%04d" % self.count])
         self.group.take(node)
 
-    def read(self) -> None:
-        leaders = [node for node, core in self.group.nodes.items() if core.role is Role.LEADER]
-        node = self.random.choice(leaders) if leaders else self.any_node()
+    def read(self, node: int = 0) -> None:
+        node = node or self.leader()
         self.count += 1
-        try:
+        self.trace.append(node)
+        with suppress(ProposalDropped):
             self.group.read(node, b"%d" % self.count)
-        except ProposalDropped:
-            return
-        self.trace.append(str(node))
 
     def crash(self) -> None:
         node = self.any_node()
-        self.trace.append(str(node))
+        self.trace.append(node)
         self.group.crash(node)
 
     def transfer(self) -> None:
@@ -144,10 +141,22 @@ class Walk:
     def heal(self) -> None:
         self.side = dict.fromkeys(self.side, 0)
 
-    def usurp(self) -> None:
+    def talk(self) -> None:
+        """Two nodes hear each other and nobody else."""
+        pair = {self.any_node(), self.any_node()}
+        for _ in range(self.random.randint(1, 8)):
+            between = [message for message in self.group.network if {message.sender, message.to} == pair]
+            if between:
+                self.trace.append(between[0])
+                self.group.network.remove(between[0])
+                self.group.deliver(between[0])
+            for node in sorted(pair):
+                self.group.sync(node, self.random.choice((0, 1, None)))
+
+    def usurp(self, candidate: int = 0) -> None:
         """Someone stands for election, and those it reaches have not heard of a leader for long; nothing but that."""
-        candidate = self.any_node()
-        self.trace.append(str(candidate))
+        candidate = candidate or self.any_node()
+        self.trace.append(candidate)
         reached = [node for node, side in self.side.items() if side == self.side[candidate]]
         for node in reached:
             if self.group.nodes[node].role is not Role.LEADER:
@@ -163,10 +172,34 @@ class Walk:
                     self.group.network.remove(message)
                     self.group.deliver(message)
 
-    def burst(self) -> None:
-        for _ in range(20):
+    def revolt(self) -> None:
+        """The others elect someone and go on; the old leader is asked, and then hears what was said before."""
+        old = self.leader()
+        others = [node for node in self.group.nodes if node != old]
+        self.read(old)
+        for _ in range(self.random.randint(0, 4)):
+            self.deliver()
+        self.side = {node: int(node == old) for node in self.side}
+        self.usurp(self.random.choice(others))
+        self.propose()
+        for _ in range(self.random.randint(0, 20)):
             self.deliver()
             self.sync()
+        self.read(old)
+        self.heal()
+        self.deliver()
+
+    def stray(self) -> None:
+        """An append that figure 3.1 lets a leader send, though ours would begin elsewhere."""
+        leader = self.group.nodes[self.leader()]
+        to = self.any_node()
+        if leader.role is Role.LEADER and to != leader.id:
+            prev = self.random.randint(0, leader.last_index)
+            entries = leader.log.slice(prev + 1, prev + 1 + self.random.randint(0, 2))
+            term = leader.log.term(prev)
+            assert term is not None
+            message = AppendEntries(leader.id, to, leader.term, prev, term, entries, leader.commit_index)
+            self.group.network.insert(0, message)
 
 
 @pytest.mark.parametrize("first", range(0, WALKS, 100))
@@ -176,5 +209,5 @@ def test_walks(first: int) -> None:
         try:
             walk.run()
         except Exception as error:
-            error.add_note(f"walk {number}, last steps: {' '.join(walk.trace[-60:])}")
+            error.add_note(f"walk {number}, last steps: {' '.join(map(str, walk.trace[-60:]))}")
             raise
