@@ -160,6 +160,7 @@ class FailingDisk(OsDisk):
     """A disk whose n-th sync fails once and then claims success, as Linux does after a failed write-back."""
 
     def __init__(self, fail_at: int) -> None:
+        super().__init__()
         self.left = fail_at
 
     def create(self, path: str, size: int) -> "FailingFile":  # type: ignore[override]
