@@ -13,9 +13,10 @@ from pathlib import Path
 from benchmarks import engines, machine, report
 from benchmarks.load import Load
 from benchmarks.measure import Plan, measure
+from benchmarks.watching import WATCH
 from benchmarks.work import MEMORY, WORKS
 
-NAMES = (*WORKS, MEMORY)
+NAMES = (*WORKS, WATCH, MEMORY)
 
 
 def _count(text: str) -> int:

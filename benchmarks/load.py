@@ -9,10 +9,14 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from benchmarks.wire import FRAME_HEAD_BYTES, Connection, frame
 
 RUN_SECONDS_MAX = 180.0
+PILOT_PER_SLOT = 4
+"""Requests of the first, unmeasured run, for each in flight: enough to set all of them going."""
+
 RATE = re.compile(r"^finished in [^,]+, ([\d.]+) req/s", re.MULTILINE)
 OUTCOME = re.compile(r"^requests: (\d+) total, .* (\d+) succeeded", re.MULTILINE)
 CODES = re.compile(r"^status codes: (\d+) 2xx", re.MULTILINE)
@@ -46,6 +50,30 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The figure of one run.
+
+    rate: per second. operations: how many there were, of what the rate counts. latency_ms: p50 and p99, where measured.
+    saturated: whether the generator was too busy or late, so that the engine may be faster than it looks.
+    """
+
+    rate: float
+    operations: int
+    latency_ms: tuple[float, float] | None = None
+    saturated: bool = False
+
+
+class Job(Protocol):
+    """What is measured in a cell. Both raise `CheckFailed` when an answer was missing or wrong."""
+
+    def size(self, endpoint: str, seconds: float, requests: int | None) -> int:
+        """Drive a member unmeasured and return how many requests a run of this time, or asked for, should have."""
+
+    def run(self, endpoint: str, requests: int) -> Sample:
+        """Measure once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """The request of a run: all its requests are this one, because h2load sends one body."""
 
@@ -53,6 +81,30 @@ class Call:
     request: bytes
     writes: bool
     """Whether each request makes one revision; else it changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallJob:
+    """One request, again and again; body: a file to use for it."""
+
+    call: Call
+    load: Load
+    body: Path
+
+    def size(self, endpoint: str, seconds: float, requests: int | None) -> int:
+        """Drive a member unmeasured and return how many requests a run should have."""
+        least = self.load.in_flight
+        if requests is not None:
+            drive(endpoint, self.call, self.load, least, self.body)
+            return max(requests, least)
+        rate = drive(endpoint, self.call, self.load, least * PILOT_PER_SLOT, self.body)
+        # The first rate is that of a cold engine; a second run, a third as long as a measured one, tells the true one.
+        rate = drive(endpoint, self.call, self.load, max(least, int(rate * seconds / 3)), self.body)
+        return max(least, int(rate * seconds))
+
+    def run(self, endpoint: str, requests: int) -> Sample:
+        """Measure once."""
+        return Sample(rate=drive(endpoint, self.call, self.load, requests, self.body), operations=requests)
 
 
 def drive(endpoint: str, call: Call, load: Load, requests: int, body: Path) -> float:

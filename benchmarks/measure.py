@@ -3,8 +3,9 @@
 import contextlib
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -12,11 +13,9 @@ import grpc
 from benchmarks import engines
 from benchmarks.calm import Patience
 from benchmarks.engines import KINDS, Engine, EngineError
-from benchmarks.load import Call, CheckFailed, Load, drive
+from benchmarks.load import CallJob, CheckFailed, Job, Load
+from benchmarks.watching import SHAPES, WATCH, Shape, WatchJob
 from benchmarks.work import LIST_KEYS, MEMORY, WORKS, Work, store_many
-
-PILOT_PER_SLOT = 4
-"""Requests of the first, unmeasured run, for each in flight: enough to set all of them going."""
 
 MEBIBYTE = 2**20
 
@@ -45,7 +44,8 @@ class Cell:
     """One row of the table.
 
     figures: by engine, one per round, in `unit`. cpu: by engine, one per round, the processor time that all its members
-    together used for a request, in microseconds; others on the machine disturb it less.
+    together used for a request, in microseconds; others on the machine disturb it less. latency_ms: likewise p50 and
+    p99, where they are measured. saturated: by engine, the runs in which the generator was busy or late.
     """
 
     members: int
@@ -55,6 +55,8 @@ class Cell:
     unit: str
     figures: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     cpu: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    latency_ms: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    saturated: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     requests: dict[str, int] = field(default_factory=dict)
     others: list[float] = field(default_factory=list)
     repeated: int = 0
@@ -79,9 +81,11 @@ def measure(plan: Plan, directory: Path) -> Iterator[Cell]:
         for needs_many in (False, True):
             works = [name for name in plan.works if name in WORKS and WORKS[name].needs_many == needs_many]
             memory = needs_many and MEMORY in plan.works
-            if works or memory:
+            if works or memory or (WATCH in plan.works and not needs_many):
                 with _both(size, directory / f"{size}-{'many' if needs_many else 'few'}") as pair:
                     yield from _phase(plan, size, pair, works, memory, directory / "body")
+                    if WATCH in plan.works and not needs_many:
+                        yield from _watch(plan, size, pair)
 
 
 @contextlib.contextmanager
@@ -102,13 +106,22 @@ def _phase(
         for load in work.loads:
             if plan.loads is None or load in plan.loads:
                 cell = Cell(members=size, work=name, title=work.title, load=str(load), unit="/s")
-                _say(f"{size} member{'s' * (size > 1)}, {work.title}, {load}")
-                try:
-                    _fill(cell, plan, work, load, pair, body)
-                except CheckFailed as error:
-                    cell.failure = str(error)
-                    _say(f"  FAILED: {error}")
-                yield cell
+                yield _fill(cell, plan, pair, partial(_call_job, work, load, body))
+
+
+def _call_job(work: Work, load: Load, body: Path, engine: Engine) -> Job:
+    return CallJob(work.call(engine.leader().connection), load, body)
+
+
+def _watch(plan: Plan, size: int, pair: dict[str, Engine]) -> Iterator[Cell]:
+    for shape in SHAPES:
+        if plan.loads is None or shape.load in plan.loads:
+            cell = Cell(members=size, work=WATCH, title=shape.title, load=str(shape.load), unit="/s")
+            yield _fill(cell, plan, pair, partial(_watch_job, shape))
+
+
+def _watch_job(shape: Shape, _: Engine) -> Job:
+    return WatchJob(shape)
 
 
 def _store_and_weigh(size: int, pair: dict[str, Engine], keys: int) -> Cell:
@@ -122,17 +135,28 @@ def _store_and_weigh(size: int, pair: dict[str, Engine], keys: int) -> Cell:
     return cell
 
 
-def _fill(cell: Cell, plan: Plan, work: Work, load: Load, pair: dict[str, Engine], body: Path) -> None:
+def _fill(cell: Cell, plan: Plan, pair: dict[str, Engine], prepare: Callable[[Engine], Job]) -> Cell:
+    """Measure what `prepare` makes ready in an engine, and return the cell, with the failure if there was one."""
+    _say(f"{cell.members} member{'s' * (cell.members > 1)}, {cell.title}, {cell.load}")
+    try:
+        _rounds(cell, plan, pair, prepare)
+    except CheckFailed as error:
+        cell.failure = str(error)
+        _say(f"  FAILED: {error}")
+    return cell
+
+
+def _rounds(cell: Cell, plan: Plan, pair: dict[str, Engine], prepare: Callable[[Engine], Job]) -> None:
     """Warm both up, then measure them in turn, round after round."""
-    calls = {}
+    jobs = {}
     for kind, engine in pair.items():
         with _named(engine):
-            calls[kind] = work.call(engine.leader().connection)
-            cell.requests[kind] = _warm_up(plan, engine, calls[kind], load, body)
+            jobs[kind] = prepare(engine)
+            cell.requests[kind] = jobs[kind].size(engine.leader().endpoint, plan.seconds, plan.requests)
     for _ in range(plan.rounds):
         for kind, engine in pair.items():
             with _named(engine):
-                _run(cell, plan, pair, kind, calls[kind], load, body)
+                _run(cell, plan, pair, kind, jobs[kind])
         _say("  " + ", ".join(f"{kind} {figures[-1]:,.0f}/s" for kind, figures in cell.figures.items()))
 
 
@@ -150,20 +174,7 @@ def _named(engine: Engine) -> Iterator[None]:
         raise CheckFailed(f"{engine.kind}: {reason}") from error
 
 
-def _warm_up(plan: Plan, engine: Engine, call: Call, load: Load, body: Path) -> int:
-    """Drive an engine unmeasured and return how many requests a run should have."""
-    endpoint = engine.leader().endpoint
-    least = load.in_flight
-    if plan.requests is not None:
-        drive(endpoint, call, load, least, body)
-        return max(plan.requests, least)
-    rate = drive(endpoint, call, load, least * PILOT_PER_SLOT, body)
-    # The first rate is that of a cold engine; a second run, a third as long as a measured one, tells the true one.
-    rate = drive(endpoint, call, load, max(least, int(rate * plan.seconds / 3)), body)
-    return max(least, int(rate * plan.seconds))
-
-
-def _run(cell: Cell, plan: Plan, pair: dict[str, Engine], kind: str, call: Call, load: Load, body: Path) -> None:
+def _run(cell: Cell, plan: Plan, pair: dict[str, Engine], kind: str, job: Job) -> None:
     """Drive one engine and keep the figure, again if others disturbed it."""
     patience = Patience(plan.patience, lambda: sum(engine.cpu_seconds() for engine in pair.values()))
     while True:
@@ -172,7 +183,7 @@ def _run(cell: Cell, plan: Plan, pair: dict[str, Engine], kind: str, call: Call,
         leader = pair[kind].leader()
         term = pair[kind].term()
         used = pair[kind].cpu_seconds()
-        rate = drive(leader.endpoint, call, load, cell.requests[kind], body)
+        sample = job.run(leader.endpoint, cell.requests[kind])
         used = pair[kind].cpu_seconds() - used
         share, counts = patience.judge()
         cell.elections[kind] = cell.elections.get(kind, 0) + pair[kind].term() - term
@@ -180,8 +191,11 @@ def _run(cell: Cell, plan: Plan, pair: dict[str, Engine], kind: str, call: Call,
             break
         cell.repeated += 1
     cell.others.append(share)
-    cell.cpu[kind].append(used / cell.requests[kind] * 1e6)
-    cell.figures[kind].append(rate)
+    cell.cpu[kind].append(used / sample.operations * 1e6)
+    cell.figures[kind].append(sample.rate)
+    cell.saturated[kind] += sample.saturated
+    if sample.latency_ms is not None:
+        cell.latency_ms[kind].append(sample.latency_ms)
 
 
 def _say(text: str) -> None:

@@ -32,6 +32,8 @@ def document(cells: list[Cell], machine: dict[str, str], command: str) -> dict[s
                 "unit": cell.unit,
                 "figures": cell.figures,
                 "cpu_us": cell.cpu,
+                "latency_ms": cell.latency_ms,
+                "saturated": cell.saturated,
                 "requests": cell.requests,
                 "ratio": cell.ratio,
                 "others": cell.others,
@@ -77,16 +79,25 @@ def _results(cell: Cell) -> Iterable[str]:
     if cell.failure is not None:
         reason = " ".join(cell.failure.split())[:120].replace("|", "¦")
         return ("—", "—", f"FAILED: {reason}", "—", "—")
-    elections = "".join(f" ({kind}: {count} elections)" for kind, count in cell.elections.items() if count)
+    notes = "".join(f" ({kind}: {count} elections)" for kind, count in cell.elections.items() if count)
+    saturated = {kind: count for kind, count in cell.saturated.items() if count}
+    notes += "".join(f" ({kind}: the generator was busy or late in {count})" for kind, count in saturated.items())
     processor = (_number(statistics.median(cell.cpu[kind])) if cell.cpu[kind] else "" for kind in KINDS)
-    return (*(_figure(cell, kind) for kind in KINDS), f"**{cell.ratio:.2f}**{elections}", *processor)
+    return (*(_figure(cell, kind) for kind in KINDS), f"**{cell.ratio:.2f}**{notes}", *processor)
 
 
 def _figure(cell: Cell, kind: str) -> str:
     figures = cell.figures[kind]
     spread = f" ({_number(min(figures))}–{_number(max(figures))})" if len(figures) > 1 else ""
     unit = "/s" if cell.unit == "/s" else f" {cell.unit}"
-    return f"{_number(cell.median(kind))}{unit}{spread}"
+    return f"{_number(cell.median(kind))}{unit}{spread}{_latency(cell.latency_ms[kind])}"
+
+
+def _latency(runs: list[tuple[float, float]]) -> str:
+    if not runs:
+        return ""
+    p50, p99 = (statistics.median(column) for column in zip(*runs, strict=True))
+    return f", p50 {_number(p50)} ms, p99 {_number(p99)} ms"
 
 
 def _number(value: float) -> str:
