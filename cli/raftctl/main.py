@@ -5,11 +5,13 @@ import sys
 
 import click
 
+from cli.raftctl.elect import elect
 from cli.raftctl.endpoint import endpoint
 from cli.raftctl.failure import BROKEN_PIPE, INTERRUPTED, Failure, UsageFailure
 from cli.raftctl.flags import Command, Group, help_unless_command
 from cli.raftctl.kv import compaction, delete, get, put
 from cli.raftctl.lease import lease
+from cli.raftctl.lock import lock
 from cli.raftctl.member import member
 from cli.raftctl.session import Session, global_options
 from cli.raftctl.txn import txn
@@ -68,7 +70,7 @@ def completion(shell: str) -> None:
     print(found(raftctl, {}, "raftctl", "_RAFTCTL_COMPLETE").source())
 
 
-for command in (put, get, delete, txn, compaction, watch, lease, endpoint, member):
+for command in (put, get, delete, txn, compaction, watch, lease, lock, elect, endpoint, member):
     raftctl.add_command(command)
 
 

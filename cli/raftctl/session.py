@@ -13,8 +13,9 @@ from cli.raftctl.failure import BAD_ARGUMENTS, BAD_CONNECTION, BAD_FEATURE, Fail
 
 if TYPE_CHECKING:
     from cli.raftctl.printers import Printer
-    from raftkv.client import Client
+    from raftkv.client import AsyncClient, Client
 
+C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 
 FORMATS = ("fields", "json", "protobuf", "simple", "table")
@@ -119,20 +120,32 @@ class Session:
         Raises:
             Failure: settings that do not work.
         """
+        self._prepare()
+        # Imported only now: it is the slow part of the start.
+        from raftkv.client import Client
+
+        return self._make(Client, self.endpoints if endpoints is None else endpoints)
+
+    def async_client(self) -> "AsyncClient":
+        """The same for asyncio."""
+        self._prepare()
+        from raftkv.client import AsyncClient
+
+        return self._make(AsyncClient, self.endpoints)
+
+    def _prepare(self) -> None:
         self._refuse()
         if self.on("debug"):
             self._tell()
         # The library's own lines would stand between ours.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        # Imported only now: it is the slow part of the start.
-        from raftkv.client import Client
 
-        endpoints = self.endpoints if endpoints is None else endpoints
+    def _make(self, kind: Callable[..., C], endpoints: list[str]) -> C:
         if not endpoints:
             raise Failure("etcdclient: no available endpoints", BAD_CONNECTION)
         timeout, dial_timeout = self.seconds("command-timeout"), self.seconds("dial-timeout")
         try:
-            return Client(endpoints, timeout=timeout, dial_timeout=min(timeout, dial_timeout))
+            return kind(endpoints, timeout=timeout, dial_timeout=min(timeout, dial_timeout))
         except ValueError as error:
             raise Failure(str(error), BAD_ARGUMENTS) from error
 

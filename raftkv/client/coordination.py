@@ -12,7 +12,7 @@ from raftkv.client.electing import AsyncElection
 from raftkv.client.leasing import AsyncLease
 from raftkv.client.locking import AsyncLock
 from raftkv.client.requests import Key
-from raftkv.pb import kv_pb2, rpc_pb2
+from raftkv.pb import kv_pb2, rpc_pb2, v3election_pb2
 
 T = TypeVar("T")
 
@@ -170,16 +170,16 @@ class Election:
         leader: kv_pb2.KeyValue | None = self._run(self._election.leader())
         return leader
 
-    def observe(self) -> Iterator[kv_pb2.KeyValue]:
+    def observe(self) -> Iterator[v3election_pb2.LeaderResponse]:
         """Who leads and what it says, from now on; see `AsyncElection.observe`."""
         told = self._election.observe()
 
-        async def following() -> kv_pb2.KeyValue | None:
+        async def following() -> v3election_pb2.LeaderResponse | None:
             return await anext(told, None)
 
         try:
-            while (kv := self._run(following())) is not None:
-                yield kv
+            while (answer := self._run(following())) is not None:
+                yield answer
         finally:
             self._run(told.aclose())
 

@@ -9,7 +9,7 @@ from raftkv.client.leasing import AsyncLease
 from raftkv.client.requests import Key
 from raftkv.client.turns import Turn, TurnLost, answered, oldest, queue
 from raftkv.client.watching import WatchCompacted
-from raftkv.pb import kv_pb2, rpc_pb2
+from raftkv.pb import kv_pb2, rpc_pb2, v3election_pb2
 
 if TYPE_CHECKING:
     from raftkv.client.aio import AsyncClient
@@ -146,10 +146,11 @@ class AsyncElection:
         kvs = (await self._client.call(req.RANGE, oldest(self._name))).kvs
         return kvs[0] if kvs else None
 
-    async def observe(self) -> AsyncGenerator[kv_pb2.KeyValue, None]:
+    async def observe(self) -> AsyncGenerator[v3election_pb2.LeaderResponse, None]:
         """Who leads and what it says, from now on: every leader in order, and everything it proclaims.
 
-        It resumes by itself after a disconnect. Only if history was compacted meanwhile are leaders left out.
+        The header is of the server's answer that told of it. It resumes by itself after a disconnect. Only if history
+        was compacted meanwhile are leaders left out.
 
         Raises:
             NotConnected, Unavailable, Refused: when it begins.
@@ -159,12 +160,12 @@ class AsyncElection:
         standing = await self._client.range(first, end)
         while True:
             for kv in candidates.begin(standing.kvs):
-                yield kv
+                yield v3election_pb2.LeaderResponse(header=standing.header, kv=kv)
             try:
                 async with self._client.watch(first, end, start_revision=standing.header.revision + 1) as watch:
                     await answered(watch.ready)
                     async for response in watch:
                         for kv in candidates.take(response.events):
-                            yield kv
+                            yield v3election_pb2.LeaderResponse(header=response.header, kv=kv)
             except WatchCompacted:
                 standing = await answered(lambda: self._client.range(first, end))

@@ -277,6 +277,17 @@ CASES = [
     wrong("--endpoints= --command-timeout 300ms nosuch"),
     Case("nosuch"),
     Case("version extra")._replace(first_error=True),
+    both("lock"),
+    Case("lock name true"),
+    both("lock name -- echo -n out"),
+    Case("lock name --ttl 0 -- true"),
+    Case("lock --ttl 5 name no-such-command"),
+    wrong("lock name sh -c true"),
+    wrong("lock --ttl x name"),
+    both("elect"),
+    both("elect name"),
+    both("elect name value more"),
+    both("elect -l name value"),
 ]
 ALONE = [
     # Without a live endpoint before them.

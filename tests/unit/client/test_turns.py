@@ -225,12 +225,12 @@ def test_observing_survives_compaction(live: str) -> None:
         async with Forgetful(live) as client, client.election("kept") as election:
             await election.campaign("a")
             observed = client.election("kept").observe()
-            assert (await anext(observed)).value == b"a"
+            assert (await anext(observed)).kv.value == b"a"
             async with begun(anext(observed)) as news:
                 while client.looks < 2:
                     await asyncio.sleep(0.02)
                 await election.proclaim("b")
-                assert (await news).value == b"b"
+                assert (await news).kv.value == b"b"
             await observed.aclose()
 
     run(main())
@@ -275,10 +275,10 @@ def test_observers_hear_of_every_leader_in_order(live: str) -> None:
                     await election.campaign(f"{number}")
                     if not number:
                         # From now on it is observed; the rest happens while nobody listens.
-                        assert (await anext(observed)).value == b"0"
+                        assert (await anext(observed)).kv.value == b"0"
                     await election.proclaim(f"{number} again")
                     expected += [b"%d" % number, b"%d again" % number]
-            heard = [b"0"] + [(await anext(observed)).value for _ in expected[1:]]
+            heard = [b"0"] + [(await anext(observed)).kv.value for _ in expected[1:]]
             assert heard == expected
             await observed.aclose()
 
@@ -341,9 +341,9 @@ def test_threads_elect(live: str) -> None:
     with Client(live) as client, client.election("sync") as election:
         observed = election.observe()
         election.campaign("me")
-        assert next(observed).value == b"me"
+        assert next(observed).kv.value == b"me"
         election.proclaim("still me")
-        assert next(observed).value == b"still me"
+        assert next(observed).kv.value == b"still me"
         leader = election.leader()
         assert leader is not None
         assert (leader.key, leader.create_revision) == (election.key, election.token)
