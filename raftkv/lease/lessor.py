@@ -13,8 +13,10 @@ Not for ever: without checkpoints each election would give a lease its whole tim
 tells the log what is left when a lease has not been renewed for a while; the first renewal after that takes it back
 before it is promised.
 
-Both heaps are lazy: a renewal does not touch them. What comes up too early goes back. A new primary takes leases up a
-few at a time, or when one is asked for; the time of each counts from then.
+Both heaps are lazy: a renewal does not touch them. What comes up too early goes back; one look handles no more than
+`LOOK_LEASES`, for a hundred thousand that were renewed may come up together. What was revoked stays until it comes up
+or outnumbers the living. A new primary takes leases up a few at a time, or when one is asked for; the time of each
+counts from then.
 """
 
 import heapq
@@ -25,6 +27,10 @@ from raftkv.lease.store import Lease, LeaseStore
 
 LONGEST_CHECKPOINT_SECONDS = 60.0
 SHORTEST_CHECKPOINT_SECONDS = 5.0
+LOOK_LEASES = 500
+"""Looked at in one go, within a few milliseconds."""
+OUTDATED = 1000
+"""Entries of a heap that may be outdated beside as many as there are leases."""
 
 Due = tuple[float, int]
 """A time and the lease that is looked at then."""
@@ -62,6 +68,8 @@ class Lessor:
         self._expiring: set[int] = set()
         self._checkpoints: list[Due] = []
         self._marks: dict[int, int] = {}
+        self.expiries_unfinished = self.checkpoints_unfinished = False
+        """Whether the last look ended before all that had come up was seen: more should follow soon."""
         store.observer = self
 
     # Who is primary
@@ -111,6 +119,20 @@ class Lessor:
         self._expiry.pop(lease_id, None)
         self._expiring.discard(lease_id)
         self._marks.pop(lease_id, None)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Drop what is outdated when there is too much of it: a lease may be revoked years before its time."""
+        bound = 2 * len(self._expiry) + OUTDATED
+        if len(self._expiries) > bound:
+            self._expiries = [(expiry, lease_id) for lease_id, expiry in self._expiry.items()]
+            heapq.heapify(self._expiries)
+        if len(self._checkpoints) > bound:
+            self._checkpoints = []
+            for lease_id in self._expiry:
+                lease = self._store.get(lease_id)
+                if lease is not None:
+                    self._schedule_checkpoint(lease)
 
     def checkpointed(self, lease: Lease) -> None:
         if not self.term or not lease.remaining:
@@ -157,7 +179,9 @@ class Lessor:
         if not self.term:
             return []
         now, size, taken = self._now(), 0, list[int]()
-        while self._expiries and self._expiries[0][0] <= now:
+        for _ in range(LOOK_LEASES):
+            if not self._expiries or self._expiries[0][0] > now:
+                break
             lease_id = self._expiries[0][1]
             lease = self._store.get(lease_id)
             if lease is None:
@@ -174,7 +198,12 @@ class Lessor:
             heapq.heappop(self._expiries)
             self._expiring.add(lease_id)
             taken.append(lease_id)
+        self.expiries_unfinished = self._has_come(self._expiries, now)
         return taken
+
+    @staticmethod
+    def _has_come(heap: list[Due], now: float) -> bool:
+        return bool(heap) and heap[0][0] <= now
 
     def put_back(self, lease_ids: Iterable[int]) -> None:
         """Nobody knows what became of these revocations: hand them out again later; no renewal in between."""
@@ -189,7 +218,9 @@ class Lessor:
         if not self.term:
             return []
         now, taken = self._now(), list[tuple[int, int]]()
-        while self._checkpoints and self._checkpoints[0][0] <= now and len(taken) < limit:
+        for _ in range(LOOK_LEASES):
+            if not self._checkpoints or self._checkpoints[0][0] > now or len(taken) >= limit:
+                break
             lease_id = heapq.heappop(self._checkpoints)[1]
             lease = self._store.get(lease_id)
             if lease is None:
@@ -202,7 +233,18 @@ class Lessor:
                 continue
             self._marks[lease_id] = self._marks.get(lease_id, 0) + 1
             taken.append((lease_id, left))
+        self.checkpoints_unfinished = self._has_come(self._checkpoints, now)
         return taken
+
+    def checkpoints_refused(self, lease_ids: Iterable[int]) -> None:
+        """These will never be applied: measure again later."""
+        for lease_id in lease_ids:
+            left = self._marks.pop(lease_id, 0) - 1
+            if left > 0:
+                self._marks[lease_id] = left
+            lease = self._store.get(lease_id)
+            if lease is not None:
+                self._schedule_checkpoint(lease)
 
     def checkpoints_failed(self, lease_ids: Iterable[int]) -> None:
         """Nobody knows whether these will be applied: measure again later."""

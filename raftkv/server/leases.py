@@ -57,11 +57,13 @@ class Leases:
         call_peer: CallPeer,
         election_seconds: float,
         timeout_seconds: float,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        """`clock` goes on during a turn of the loop, whose own time may not (uvloop): a promise counts from it."""
         self._loop = asyncio.get_running_loop()
         self._node = node
         self.store = store
-        self.lessor = Lessor(store, clock=self._loop.time, slack_seconds=election_seconds)
+        self.lessor = Lessor(store, clock=clock or self._loop.time, slack_seconds=election_seconds)
         self._propose = propose
         self._linearizable = linearizable
         self._call_peer = call_peer
@@ -77,6 +79,7 @@ class Leases:
         self._slice: asyncio.Future[list[bytes]] | None = None
         self._settled: asyncio.Future[None] = self._loop.create_future()
         self._checkpoint: asyncio.Future[list[bytes]] | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
 
     # What the server tells
 
@@ -97,14 +100,23 @@ class Leases:
 
     def tick(self) -> None:
         """Let expire what is due, and checkpoint what has not been renewed for a while."""
-        self._expire()
-        if self._checkpoint is None:
-            marks = self.lessor.take_checkpoints(CHECKPOINTS_PER_ENTRY)
-            if marks:
-                self._propose_checkpoints(marks)
+        if self._look_timer is None:
+            self._look()
+
+    def _look(self) -> None:
+        self._look_timer = None
+        expiring, telling = self._expire(), self._tell_checkpoints()
+        if expiring or telling:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        if self._look_timer is None:
+            self._look_timer = self._loop.call_later(SLICE_PAUSE_SECONDS, self._look)
 
     def close(self) -> None:
         """End every waiting renewal with `Stopped`."""
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         self.lessor.demote()
         for task in self._batches:
             task.cancel()
@@ -248,12 +260,13 @@ class Leases:
 
     # Expiry and checkpoints
 
-    def _expire(self) -> None:
+    def _expire(self) -> bool:
+        """Propose the next slice; whether to look again soon instead."""
         if self._slice is not None or not self._is_primary():
-            return
+            return False
         lease_ids = self.lessor.take_expired(SLICE_KEYS)
         if not lease_ids:
-            return
+            return self.lessor.expiries_unfinished
         expiry = log_pb2.LeaseExpiry(term=self.lessor.term, grants=self.store.grants, ids=lease_ids)
         try:
             self._slice = self._propose(LEASE_EXPIRY, expiry.SerializeToString())
@@ -261,6 +274,7 @@ class Leases:
             self._expiry_failed(lease_ids, error)
         else:
             self._slice.add_done_callback(lambda future: self._slice_done(lease_ids, future))
+        return False
 
     def _slice_done(self, lease_ids: list[int], future: "asyncio.Future[list[bytes]]") -> None:
         self._slice = None
@@ -269,7 +283,7 @@ class Leases:
             self._expiry_failed(lease_ids, error)
             return
         self._settle()
-        self._loop.call_later(SLICE_PAUSE_SECONDS, self._expire)
+        self._look_soon()
 
     def _expiry_failed(self, lease_ids: list[int], error: BaseException) -> None:
         logger.warning("%d leases did not expire yet: %s", len(lease_ids), error)
@@ -286,14 +300,21 @@ class Leases:
         message = log_pb2.LeaseCheckpoints(term=self.lessor.term, grants=self.store.grants, checkpoints=told)
         return message.SerializeToString()
 
-    def _propose_checkpoints(self, marks: list[tuple[int, int]]) -> None:
+    def _tell_checkpoints(self) -> bool:
+        """Propose what is left of some leases; whether to look again soon instead."""
+        if self._checkpoint is not None:
+            return False
+        marks = self.lessor.take_checkpoints(CHECKPOINTS_PER_ENTRY)
+        if not marks:
+            return self.lessor.checkpoints_unfinished
         lease_ids = [lease_id for lease_id, _ in marks]
         try:
             self._checkpoint = self._propose(LEASE_CHECKPOINTS, self._checkpoints(marks))
         except StatusError:
-            self.lessor.checkpoints_failed(lease_ids)
+            self.lessor.checkpoints_refused(lease_ids)
         else:
             self._checkpoint.add_done_callback(lambda future: self._checkpoint_done(lease_ids, future))
+        return False
 
     def _checkpoint_done(self, lease_ids: list[int], future: "asyncio.Future[list[bytes]]") -> None:
         self._checkpoint = None

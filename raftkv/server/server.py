@@ -100,6 +100,7 @@ class Server:
             call_peer=call_peer,
             election_seconds=election_ticks * tick_seconds,
             timeout_seconds=timeout,
+            clock=clock,
         )
         self.applier = Applier(store, leases, membership, self.proposals, headers)
         self.applier.on_compaction = self._start_compaction

@@ -1,8 +1,11 @@
 """The time of leases, with time that the test lets pass."""
 
+import tracemalloc
+
 import pytest
 
 from raftkv.lease import checkpoint_interval
+from raftkv.lease.lessor import LOOK_LEASES
 from tests.unit.lease.world import SLACK, World
 
 
@@ -256,6 +259,45 @@ def test_a_lease_larger_than_a_slice_expires_alone(world: World) -> None:
     world.sleep(1.0)
     assert world.leader.lessor.take_expired(50) == [1]
     assert world.leader.lessor.take_expired(50) == [2]
+
+
+@pytest.mark.parametrize("kind", ["expiries", "checkpoints"])
+def test_a_look_at_leases_that_were_renewed_is_bounded(world: World, kind: str) -> None:
+    lessor = world.leader.lessor
+    # A short one has no checkpoints; half of a long one's time passes before its first.
+    ttl, comes_up = (8, 8.0) if kind == "expiries" else (100, 50.0)
+    for lease_id in range(1, 2 * LOOK_LEASES + 1):
+        world.grant(lease_id, ttl)
+    world.run(comes_up - 3, step=0.5)
+    for lease_id in range(1, 2 * LOOK_LEASES + 1):
+        lessor.renew(lease_id)
+    world.run(2.5, step=0.5)
+    world.sleep(0.9)
+    unfinished = []
+    for _ in range(3):
+        assert not lessor.take_expired(1000)
+        assert not lessor.take_checkpoints(1000)
+        unfinished.append((lessor.expiries_unfinished, lessor.checkpoints_unfinished))
+    assert unfinished == [(kind == "expiries", kind == "checkpoints"), (False, False), (False, False)]
+
+
+def test_leases_revoked_long_before_their_time_leave_nothing() -> None:
+    member = World(1).leader
+    tracemalloc.start()
+    try:
+        for lease_id in range(1, 20_001):
+            member.leases.grant(lease_id, 1_000_000)
+            member.leases.revoke(lease_id)
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    member.leases.grant(7, 2)
+    member.time += 0.9
+    assert not member.lessor.take_expired(10)
+    for _ in range(2):
+        member.time += 0.9
+        taken = member.lessor.take_expired(10)
+    assert taken == [7]
 
 
 def test_remaining_time_is_told_and_never_below_zero(world: World) -> None:

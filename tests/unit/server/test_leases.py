@@ -9,6 +9,7 @@ import pytest
 
 from raftkv import errors
 from raftkv.lease import LeaseStore
+from raftkv.lease.lessor import LOOK_LEASES
 from raftkv.mvcc import Store
 from raftkv.pb import log_pb2, peer_pb2, rpc_pb2
 from raftkv.raft import Entry, EntryKind, RaftNode, Role
@@ -74,9 +75,12 @@ class Member:
             call_peer=group.call_peer,
             election_seconds=ELECTION,
             timeout_seconds=TIMEOUT,
+            clock=lambda: asyncio.get_running_loop().time() + group.turn_seconds,
         )
 
     def propose(self, operation: Operation, request: bytes) -> "asyncio.Future[list[bytes]]":
+        if self.group.refuses:
+            raise errors.RequestTooManyRequests
         future: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         proposal_id = self.group.next_id()
         self.waiting.calls[proposal_id] = future
@@ -103,6 +107,9 @@ class Group:
         self._id = 0
         self.commits = True
         self.confirms = True
+        self.refuses = False
+        self.turn_seconds = 0.0
+        """How far real time is ahead of the loop's, which stands still during a turn."""
         self.queue: list[bytes] = []
         self.calls: list[tuple[int, str]] = []
         self.cut: set[int] = set()
@@ -225,6 +232,49 @@ async def test_a_renewal_counts_from_when_it_was_asked_for(group: Group) -> None
     group.confirm(group.members[1])
     await renewal
     assert group.remaining(7) == pytest.approx(7, abs=0.5)
+
+
+@scenario
+async def test_a_renewal_counts_from_its_moment_within_a_long_turn_of_the_loop(group: Group) -> None:
+    await group.grant(7, 2)
+    await group.run(1)
+    group.turn_seconds = 0.9
+    renewal = group.members[1].leases.renew(7)
+    assert await renewal == 2
+    assert group.remaining(7) == pytest.approx(2, abs=0.01)
+    # The loop's time has caught up.
+    group.turn_seconds = 0.0
+    await asyncio.sleep(0.9)
+    await group.run(1.8)
+    assert group.members[1].leases.store.exists(7)
+
+
+@scenario
+async def test_renewed_leases_that_come_up_together_are_looked_at_in_slices(group: Group) -> None:
+    leader = group.members[1].leases
+    for lease_id in range(1, 4 * LOOK_LEASES):
+        await group.grant(lease_id, 20)
+    await group.grant(1 << 30, 20)
+    await group.run(10)
+    for lease_id in range(1, 4 * LOOK_LEASES):
+        leader.lessor.renew(lease_id)
+    await group.run(10.15)
+    assert not leader.store.exists(1 << 30)
+    assert len(leader.store) == 4 * LOOK_LEASES - 1
+
+
+@scenario
+async def test_checkpoints_that_were_refused_are_told_later(group: Group) -> None:
+    await group.grant(7, 100)
+    group.refuses = True
+    await group.run(51)
+    group.refuses = False
+    # Nothing is in the log that a renewal would have to take back.
+    assert group.members[1].leases.lessor.renew(7) is False
+    length = len(group.log)
+    await group.run(90)
+    marks = [log_pb2.Batch.FromString(entry.data).proposals[0] for entry in group.log[length:]]
+    assert [told.remaining_TTL for one in marks for told in one.lease_checkpoints.checkpoints] == [50, 25, 13]
 
 
 @scenario
