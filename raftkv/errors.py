@@ -299,6 +299,12 @@ class BadLeaderTransferee(EtcdError):
     TEXT = "etcdserver: bad leader transferee"
 
 
+class TimeoutLeaderTransfer(EtcdError):
+    # etcd has no code of its own for it.
+    CODE = Code.UNKNOWN
+    TEXT = "etcdserver: request timed out, leader transfer took too long"
+
+
 class WrongDowngradeVersionFormat(EtcdError):
     CODE = Code.INVALID_ARGUMENT
     TEXT = "etcdserver: wrong downgrade target version format"

@@ -314,6 +314,7 @@ class Member:
             call_peer=calls.call,
             run_wal=self._thread("wal"),
             run_flush=self._thread("flush", self._flushes),
+            run_aside=self._thread("aside"),
             rng=self._rng,
             tick_seconds=config.heartbeat_interval_ms / 1000,
             election_ticks=election_ticks,

@@ -1,4 +1,4 @@
-"""endpoint status, endpoint health."""
+"""endpoint status, endpoint health, endpoint hashkv."""
 
 import sys
 import threading
@@ -6,9 +6,10 @@ import time
 
 import click
 
+from cli.raftctl import flags
 from cli.raftctl.failure import ERROR, Failure, text
 from cli.raftctl.flags import Command, Group, help_unless_command
-from cli.raftctl.printers import Health, Status
+from cli.raftctl.printers import HashKV, Health, Status
 from cli.raftctl.session import global_options, session
 
 
@@ -64,6 +65,37 @@ def status(words: tuple[str, ...], cluster: bool) -> None:
     if failed:
         sys.stdout.flush()
         sys.exit(ERROR)
+
+
+@endpoint.command("hashkv", cls=Command)
+@click.argument("words", nargs=-1, metavar="")
+@click.option("--cluster", is_flag=True, help="All members of the cluster, at the addresses they advertise.")
+@click.option("--rev", type=flags.INT, default=0, metavar="REVISION", help="Up to this revision; 0: the newest.")
+@global_options
+def hashkv(words: tuple[str, ...], cluster: bool, rev: int) -> None:
+    """Print a hash of each endpoint's history; equal at equal revision and compaction, or the members differ.
+
+    \b
+    Examples:
+      raftctl endpoint hashkv --cluster
+      raftctl endpoint hashkv --cluster --rev 1000 -w table
+    """
+    printer = session().printer().able("hashes")
+    from raftkv.client import ClientError
+    from raftkv.client.requests import HASH_KV
+    from raftkv.pb.rpc_pb2 import HashKVRequest
+
+    found, failed = [], ""
+    with session().client() as client:
+        for one in _endpoints(cluster):
+            try:
+                found.append(HashKV(one, client.call(HASH_KV, HashKVRequest(revision=rev), endpoint=one)))
+            except ClientError as error:
+                failed = text(error)
+                print(f"Failed to get the hash of endpoint {one} ({failed})", file=sys.stderr)
+    printer.hashes(found)
+    if failed:
+        raise Failure(failed)
 
 
 @endpoint.command("health", cls=Command)

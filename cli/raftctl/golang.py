@@ -32,6 +32,27 @@ def parse_int(text: str, base: int = 10) -> int:
     return number
 
 
+def parse_uint(text: str, base: int = 10) -> int:
+    """An unsigned 64-bit integer.
+
+    >>> parse_uint("ff", 16)
+    255
+
+    Raises:
+        ValueError: with Go's words.
+    """
+    try:
+        # Python also takes signs, underscores, blanks and digits of other scripts.
+        number = int(text, base) if text.isascii() and text.isalnum() else -1
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text.encode())}: invalid syntax")
+    if number >= 1 << 64:
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text.encode())}: value out of range")
+    return number
+
+
 def parse_bool(text: str) -> bool:
     """A truth value: 1, t, T, TRUE, true, True, and their opposites.
 

@@ -1,20 +1,29 @@
-"""etcdserverpb.Maintenance: the state of this member."""
+"""etcdserverpb.Maintenance: the state of this member, and what is done for its upkeep."""
 
 from raftkv import ETCD_API_VERSION, errors
+from raftkv.api.kv import decode
+from raftkv.mvcc import HistoryHash, hash_history
 from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Method
 from raftkv.server.server import Server
+from raftkv.server.transfer import move_leader
 
 
 class MaintenanceService:
-    """Status."""
+    """Status, Hash, HashKV and MoveLeader."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
     def methods(self) -> dict[str, Method]:
         """The service's method table."""
-        return {"/etcdserverpb.Maintenance/Status": Method.unary(self.status)}
+        prefix = "/etcdserverpb.Maintenance/"
+        return {
+            prefix + "Status": Method.unary(self.status),
+            prefix + "Hash": Method.unary(self.hash),
+            prefix + "HashKV": Method.unary(self.hash_kv),
+            prefix + "MoveLeader": Method.unary(self.move_leader),
+        }
 
     async def status(self, request: bytes, context: Context) -> list[bytes]:
         """Answer this member's own view, without asking the cluster."""
@@ -30,7 +39,34 @@ class MaintenanceService:
             raftAppliedIndex=server.applier.index,
             errors=[] if node.leader else [errors.NoLeader.TEXT],
             dbSizeInUse=backend.size_in_use_bytes,
+            isLearner=node.id not in node.conf_state.voters,
             storageVersion=ETCD_API_VERSION,
             downgradeInfo=rpc_pb2.DowngradeInfo(),
         )
         return [server.header(), response.SerializeToString()]
+
+    async def hash(self, request: bytes, context: Context) -> list[bytes]:
+        """Answer the hash of all history."""
+        _, crc = await self._hash(0)
+        return [self._server.header(), rpc_pb2.HashResponse(hash=crc).SerializeToString()]
+
+    async def hash_kv(self, request: bytes, context: Context) -> list[bytes]:
+        """Answer the hash of the history up to a revision; members that agree answer alike."""
+        hashed, crc = await self._hash(decode(rpc_pb2.HashKVRequest, request).revision)
+        response = rpc_pb2.HashKVResponse(
+            hash=crc, compact_revision=hashed.compacted_revision, hash_revision=hashed.revision
+        )
+        return [self._server.header(), response.SerializeToString()]
+
+    async def _hash(self, revision: int) -> tuple[HistoryHash, int]:
+        store = self._server.store
+        store.check_revision(revision)
+        while store.compacting:
+            await self._server.wait_compaction()
+        hashed = hash_history(store, revision)
+        return hashed, await self._server.aside(hashed.compute)
+
+    async def move_leader(self, request: bytes, context: Context) -> bytes:
+        """Hand leadership over; like etcd's, the answer has no header."""
+        await move_leader(self._server, decode(rpc_pb2.MoveLeaderRequest, request).targetID)
+        return b""

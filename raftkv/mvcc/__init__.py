@@ -4,7 +4,8 @@ Nothing here knows of Raft or of an event loop: the server calls `Store` in log 
 """
 
 from raftkv.mvcc.backend import LEASES, Backend, Flush, LmdbBackend
+from raftkv.mvcc.hashing import HistoryHash, hash_history
 from raftkv.mvcc.ranges import Part
 from raftkv.mvcc.store import Change, Store
 
-__all__ = ["LEASES", "Backend", "Change", "Flush", "LmdbBackend", "Part", "Store"]
+__all__ = ["LEASES", "Backend", "Change", "Flush", "HistoryHash", "LmdbBackend", "Part", "Store", "hash_history"]

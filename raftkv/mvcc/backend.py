@@ -13,6 +13,7 @@ import os
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import chain, pairwise
 from typing import Protocol
 
 import lmdb
@@ -26,7 +27,9 @@ MAP_BYTES = 64 << 30
 BLOCK_BYTES = 64 << 10
 CACHED_BLOCKS = 64
 """How many blocks are kept decoded, the ones used last: some 6 MB."""
-_RECORD = struct.Struct(">12sI")
+RECORD = struct.Struct(">12sI")
+"""What stands before a record: its key and its length."""
+_BEHIND_ALL = b"\xff" * 13
 
 Overlay = dict[bytes, dict[bytes, bytes | None]]
 """Table to key to new value; None is a deletion."""
@@ -65,6 +68,12 @@ class Backend(Protocol):
 
     def revisions(self, first: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The revision table from key `first` on, by key, pending changes included; nothing may change meanwhile."""
+
+    def history(self) -> Iterator[bytes]:
+        """The revision table of this moment, pending changes included, for a thread: the store may move on meanwhile.
+
+        Runs of whole records, in order; a record is a `RECORD` (key, length) and its value.
+        """
 
     def begin_flush(self) -> Flush | None:
         """Freeze what is pending; None when there is nothing. One flush at a time."""
@@ -204,6 +213,23 @@ class LmdbBackend:
                         yield key, value
                 more = cursor.next()
 
+    def history(self) -> Iterator[bytes]:
+        changes = self._frozen[REVISIONS] | self._live[REVISIONS]
+        return self._runs(self._env.begin(db=self._tables[REVISIONS]), changes)
+
+    @staticmethod
+    def _runs(txn: lmdb.Transaction, changes: dict[bytes, bytes | None]) -> Iterator[bytes]:
+        hidden = sorted(changes)
+        with txn, txn.cursor() as cursor:
+            stored = ((bytes(first), bytes(block)) for first, block in cursor)
+            for (first, block), (end, _) in pairwise(chain(stored, [(_BEHIND_ALL, b"")])):
+                place = bisect_left(hidden, first)
+                if place == len(hidden) or hidden[place] >= end:
+                    yield block
+                else:
+                    yield _join((key, value) for key, value in _records(block) if key not in changes)
+        yield _join((key, value) for key, value in changes.items() if value is not None)
+
     def begin_flush(self) -> Flush | None:
         if not any(self._live.values()):
             return None
@@ -243,9 +269,9 @@ class LmdbBackend:
                 while end < len(keys) and keys[end] <= records[-1][0]:
                     end += 1
                 gone = set(keys[place:end])
-                kept = [_RECORD.pack(key, len(value)) + value for key, value in records if key not in gone]
+                kept = _join((key, value) for key, value in records if key not in gone)
                 if kept:
-                    txn.put(block, b"".join(kept), db=table)
+                    txn.put(block, kept, db=table)
                 else:
                     txn.delete(block, db=table)
                 place = end
@@ -266,8 +292,8 @@ def _blocks(records: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, byt
     for key, value in records:
         if not parts:
             first = key
-        parts += (_RECORD.pack(key, len(value)), value)
-        size += _RECORD.size + len(value)
+        parts += (RECORD.pack(key, len(value)), value)
+        size += RECORD.size + len(value)
         if size >= BLOCK_BYTES:
             yield first, b"".join(parts)
             parts, size = [], 0
@@ -275,11 +301,15 @@ def _blocks(records: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, byt
         yield first, b"".join(parts)
 
 
+def _join(records: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(RECORD.pack(key, len(value)) + value for key, value in records)
+
+
 def _records(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     offset = 0
     while offset < len(block):
-        key, length = _RECORD.unpack_from(block, offset)
-        start = offset + _RECORD.size
+        key, length = RECORD.unpack_from(block, offset)
+        start = offset + RECORD.size
         offset = start + length
         yield key, block[start:offset]
 

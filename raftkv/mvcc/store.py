@@ -333,6 +333,11 @@ class Store:
         self.set_meta(_COMPACTED, _NUMBER.pack(revision))
         self._compaction = self._compact_history()
 
+    @property
+    def compacting(self) -> bool:
+        """Whether history that was given up is still being removed."""
+        return self._compaction is not None
+
     def compaction_step(self, max_keys: int = 1000) -> bool:
         """Remove the history of some keys; whether work remains."""
         if self._compaction is None:

@@ -17,6 +17,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 from weakref import WeakSet
 
 from raftkv import errors
@@ -32,6 +33,8 @@ from raftkv.server.reads import Reads
 from raftkv.server.slow import Slow
 from raftkv.wal import Group, Wal
 from raftkv.watch import Hub
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class Server:
         call_peer: CallPeer,
         run_wal: Blocking,
         run_flush: Blocking,
+        run_aside: Blocking | None = None,
         rng: random.Random,
         tick_seconds: float,
         election_ticks: int,
@@ -80,6 +84,7 @@ class Server:
         self._send = send
         self._run_wal = run_wal
         self._run_flush = run_flush
+        self._run_aside = run_aside or run_flush
         self._tick_seconds = tick_seconds
         # etcd's bound on a request: 5 s for the disk and the queue, two elections for the leader.
         timeout = 5.0 + 2 * election_ticks * tick_seconds
@@ -205,6 +210,31 @@ class Server:
             future = self._loop.create_future()
             self._leader_waiters.append(future)
             await future
+
+    def aside(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Have blocking work done by the thread for long work; an error is the caller's. `close` waits for it.
+
+        Raises:
+            Stopped: this member has failed or is closed.
+        """
+        if self._closed or self.failed.done():
+            raise errors.Stopped
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def attempt() -> None:
+            try:
+                outcome = partial(future.set_result, work())
+            except Exception as error:
+                outcome = partial(future.set_exception, error)
+            outcomes.append(outcome)
+
+        def done() -> None:
+            if not future.done():
+                outcomes[0]()
+
+        outcomes: list[Callable[[], None]] = []
+        self._run(self._run_aside, attempt, done)
+        return future
 
     async def wait_compaction(self) -> None:
         """Wait until the compaction under way has removed what it must."""

@@ -68,6 +68,11 @@ del nothing
 del nothing -w json
 del nothing -w fields
 compaction 999999
+endpoint hashkv --rev 2
+endpoint hashkv --rev 2 -w fields
+endpoint hashkv --rev 2 -w table
+move-leader 1
+move-leader
 member list
 member list -w json
 member list -w fields

@@ -18,6 +18,13 @@ class Status(NamedTuple):
     status: "rpc_pb2.StatusResponse"
 
 
+class HashKV(NamedTuple):
+    """The hash of an endpoint's history."""
+
+    endpoint: str
+    answer: "rpc_pb2.HashKVResponse"
+
+
 class Health(NamedTuple):
     """How a check went; healthy when `error` is empty."""
 
@@ -106,6 +113,12 @@ class Printer:
         raise self._lacking()
 
     def healths(self, healths: Sequence[Health]) -> None:
+        raise self._lacking()
+
+    def hashes(self, hashes: Sequence[HashKV]) -> None:
+        raise self._lacking()
+
+    def move_leader(self, leader: int, target: int, response: "rpc_pb2.MoveLeaderResponse") -> None:
         raise self._lacking()
 
     def compaction(self, revision: int) -> None:

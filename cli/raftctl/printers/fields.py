@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cli.raftctl import golang
-from cli.raftctl.printers import Health, Printer, Status, write_line
+from cli.raftctl.printers import HashKV, Health, Printer, Status, write_line
 from raftkv.pb import kv_pb2, rpc_pb2
 
 
@@ -123,6 +123,13 @@ class Fields(Printer):
             _line("RaftAppliedIndex", status.raftAppliedIndex)
             _line("Errors", f"[{' '.join(status.errors)}]")
             _text("Endpoint", endpoint)
+            write_line("")
+
+    def hashes(self, hashes: Sequence[HashKV]) -> None:
+        for one in hashes:
+            _header(one.answer.header)
+            _text("Endpoint", one.endpoint)
+            _line("Hash", one.answer.hash)
             write_line("")
 
     def healths(self, healths: Sequence[Health]) -> None:

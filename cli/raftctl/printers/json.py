@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import Message
 
-from cli.raftctl.printers import Health, Printer, Status, write_line
+from cli.raftctl.printers import HashKV, Health, Printer, Status, write_line
 from raftkv.pb import rpc_pb2
 
 _HTML = {"&": "\\u0026", "<": "\\u003c", ">": "\\u003e", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -75,6 +75,12 @@ class Json(Printer):
             row: dict[str, object] = {"endpoint": one.endpoint, "health": not one.error, "took": one.took}
             rows.append(row | ({"error": one.error} if one.error else {}))
         _print(rows)
+
+    def hashes(self, hashes: Sequence[HashKV]) -> None:
+        _print([{"Endpoint": one.endpoint, "HashKV": render(one.answer)} for one in hashes])
+
+    def move_leader(self, leader: int, target: int, response: rpc_pb2.MoveLeaderResponse) -> None:
+        _print(render(response))
 
 
 def _print(value: Mapping[str, object] | Sequence[object]) -> None:

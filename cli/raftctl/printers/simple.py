@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from cli.raftctl import golang
-from cli.raftctl.printers import Health, Printer, Status, member_rows, status_rows, write, write_line
+from cli.raftctl.printers import HashKV, Health, Printer, Status, member_rows, status_rows, write, write_line
 from raftkv.pb import kv_pb2, rpc_pb2
 
 
@@ -91,6 +91,13 @@ class Simple(Printer):
                 said = f"{one.endpoint} is healthy: successfully committed proposal: took = {one.took}"
             # etcdctl says it there.
             print(said, file=sys.stderr)
+
+    def hashes(self, hashes: Sequence[HashKV]) -> None:
+        for one in hashes:
+            write_line(f"{one.endpoint}, {one.answer.hash}")
+
+    def move_leader(self, leader: int, target: int, response: rpc_pb2.MoveLeaderResponse) -> None:
+        write_line(f"Leadership transferred from {leader:x} to {target:x}")
 
     def _kvs(self, kvs: Iterable[kv_pb2.KeyValue]) -> None:
         encode = golang.hexadecimal if self.hexadecimal else bytes

@@ -1,0 +1,38 @@
+"""move-leader: what is done for a cluster's upkeep."""
+
+import click
+
+from cli.raftctl import golang
+from cli.raftctl.failure import BAD_ARGUMENTS, Failure
+from cli.raftctl.flags import Command
+from cli.raftctl.session import global_options, session
+
+
+@click.command("move-leader", cls=Command)
+@click.argument("words", nargs=-1, metavar="MEMBER")
+@global_options
+def move_leader(words: tuple[str, ...]) -> None:
+    """Hand leadership to a member, named by its id in hexadecimal. The leader must be among the endpoints.
+
+    \b
+    Example:
+      raftctl --endpoints localhost:2379,localhost:22379,localhost:32379 move-leader 8211f1d0f64f3269
+    """
+    if len(words) != 1:
+        raise Failure("move-leader command needs 1 argument", BAD_ARGUMENTS)
+    try:
+        target = golang.parse_uint(words[0], 16)
+    except ValueError as error:
+        raise Failure(str(error), BAD_ARGUMENTS) from error
+    printer = session().printer().able("move_leader")
+    from raftkv.client.requests import MOVE_LEADER
+    from raftkv.pb.rpc_pb2 import MoveLeaderRequest
+
+    with session().client() as client:
+        for one in session().endpoints:
+            status = client.status(one)
+            if status.leader == status.header.member_id:
+                answer = client.call(MOVE_LEADER, MoveLeaderRequest(targetID=target), endpoint=one)
+                printer.move_leader(status.leader, target, answer)
+                return
+    raise Failure(f"no leader endpoint given at [{' '.join(session().endpoints)}]", BAD_ARGUMENTS)

@@ -1,0 +1,90 @@
+"""The upkeep of three real members: leadership that is handed over, and hashes that agree."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from raftkv.client import Client, ClientError
+from raftkv.client.requests import HASH_KV, MOVE_LEADER
+from raftkv.pb import rpc_pb2
+from raftkv.status import Code
+from tests.support.processes import Cluster, Process, cluster
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("cluster"), 3) as running:
+        yield running
+
+
+def member_id(member: Process) -> int:
+    with Client(member.endpoint, timeout=5.0) as client:
+        return client.status().header.member_id
+
+
+def move(member: Process, target: int) -> None:
+    with Client(member.endpoint, timeout=15.0) as client:
+        client.call(MOVE_LEADER, rpc_pb2.MoveLeaderRequest(targetID=target))
+
+
+def hashes(three: Cluster, revision: int) -> list[rpc_pb2.HashKVResponse]:
+    """Of every member, once each has applied the revision."""
+    found = []
+    for member in three.members:
+        deadline = time.monotonic() + 10.0
+        with Client(member.endpoint, timeout=10.0) as client:
+            while client.status().header.revision < revision:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            found.append(client.call(HASH_KV, rpc_pb2.HashKVRequest(revision=revision)))
+    return found
+
+
+def test_leadership_moves_where_it_is_told_to(three: Cluster) -> None:
+    leader = three.leader()
+    target = next(member for member in three.members if member is not leader)
+    move(leader, member_id(target))
+    assert three.leader() is target
+    with Client(leader.endpoint) as client:
+        client.put("after", "the move")
+
+
+def test_a_follower_cannot_hand_leadership_over(three: Cluster) -> None:
+    leader = three.leader()
+    follower = next(member for member in three.members if member is not leader)
+    with pytest.raises(ClientError) as refused:
+        move(follower, member_id(follower))
+    assert (refused.value.code, refused.value.message) == (Code.FAILED_PRECONDITION, "etcdserver: not leader")
+
+
+def test_leadership_goes_to_nobody_but_a_voter(three: Cluster) -> None:
+    with pytest.raises(ClientError) as refused:
+        move(three.leader(), 12345)
+    assert refused.value.message == "etcdserver: bad leader transferee"
+
+
+def test_leadership_moved_to_the_leader_stays(three: Cluster) -> None:
+    leader = three.leader()
+    move(leader, member_id(leader))
+    assert three.leader() is leader
+
+
+def test_members_hash_alike_at_every_revision_and_after_compaction_and_restart(three: Cluster) -> None:
+    with Client(three.endpoints) as client:
+        for number in range(30):
+            client.put(f"key{number % 5}", f"value{number}" * 50)
+            if number % 10 == 9:
+                client.delete("key", prefix=True)
+        last = client.put("last", "one").header.revision
+    for revision in (last - 20, last):
+        assert len({answer.hash for answer in hashes(three, revision)}) == 1
+    with Client(three.endpoints) as client:
+        client.compact(last - 10, physical=True)
+    follower = next(member for member in three.members if member is not three.leader())
+    follower.kill()
+    follower.start()
+    three.wait_ready(follower)
+    found = hashes(three, last)
+    assert len({answer.hash for answer in found}) == 1
+    assert {(answer.compact_revision, answer.hash_revision) for answer in found} == {(last - 10, last)}
