@@ -7,11 +7,9 @@ take part (`raftkv.peer.introduction`), and creates its data then.
 
 import asyncio
 import contextlib
-import gc
 import logging
 import random
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -129,12 +127,6 @@ class Member:
         await self._serve_clients(server, transport, clients, monitors)
         self._publishing = asyncio.get_running_loop().create_task(self._publish(server))
         self._exit.callback(self._publishing.cancel)
-        # What is loaded now lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 20)
-        # A thread that comes back from fdatasync waits this long for the interpreter lock while the loop is busy.
-        sys.setswitchinterval(0.0005)
 
     async def stop(self) -> None:
         """Hand leadership over, drain the calls under way, flush and close. Safe to call twice."""
