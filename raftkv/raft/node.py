@@ -75,7 +75,8 @@ class RaftNode:
     Invariants:
     1. `term` never decreases, and `voted_for` changes at most once in a term.
     2. A leader's log only grows; what is committed never changes.
-    3. No message in `messages` reveals a term or vote that is not durable.
+    3. No message in `messages` reveals a term or vote that is not durable; a forwarded proposal or a question before an
+       election (PreVote) names a term without promising anything in it.
     4. `_leading` is set exactly while `role` is LEADER.
 
     Every method raises `InvariantViolation` once it or another one has failed, and does nothing any more.

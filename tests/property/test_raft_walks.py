@@ -51,6 +51,7 @@ class Walk:
                 step: chance.choice((0, 1, 3))
                 for step in (self.part, self.heal, self.transfer, self.stray, self.revolt)
             },
+            self.compact: chance.choice((0, 0, 6)),
         }
         self.steps: list[Callable[[], None]] = list(weights)
         self.weights = list(weights.values())
@@ -129,6 +130,13 @@ class Walk:
         self.trace.append(node)
         self.group.crash(node)
 
+    def compact(self) -> None:
+        """Everyone forgets what it can of its log; leaders hear which of their snapshots were lost."""
+        for node, core in self.group.nodes.items():
+            if not any(ready.snapshot for ready in self.group.unsynced[node]):
+                self.group.compact(node, min(core.applied, self.group.disks[node].hard_state.commit))
+        self.group.report_snapshots()
+
     def transfer(self) -> None:
         for node, core in self.group.nodes.items():
             core.transfer_leader(self.any_node())
@@ -194,7 +202,7 @@ class Walk:
         leader = self.group.nodes[self.leader()]
         to = self.any_node()
         if leader.role is Role.LEADER and to != leader.id:
-            prev = self.random.randint(0, leader.last_index)
+            prev = self.random.randint(leader.log.snapshot_index, leader.last_index)
             entries = leader.log.slice(prev + 1, prev + 1 + self.random.randint(0, 2))
             term = leader.log.term(prev)
             assert term is not None

@@ -1,5 +1,6 @@
 """A group of cores joined by a network that tests control, with the rules of Raft checked after every event."""
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ from raftkv.raft import (
     ConfState,
     Entry,
     HardState,
+    HeartbeatResponse,
+    InstallSnapshot,
     Message,
     ProposalDropped,
     RaftNode,
@@ -19,9 +22,10 @@ from raftkv.raft import (
 
 
 class Disk:
-    """What one node has made durable."""
+    """What one node has made durable. `entries` are all there ever were; a snapshot has those up to its index."""
 
     def __init__(self) -> None:
+        self.snapshot_index = 0
         self.hard_state = HardState()
         self.entries: list[Entry] = []
 
@@ -64,7 +68,16 @@ class Group:
     def _start(self, node: int) -> RaftNode:
         disk = self.disks[node]
         config = Config(id=node, random=random.Random(self.random.random()), **self.settings)  # type: ignore[arg-type]
-        return RaftNode(config, self.conf_state, disk.hard_state, disk.entries)
+        index = disk.snapshot_index
+        return RaftNode(
+            config,
+            self.conf_state,
+            disk.hard_state,
+            disk.entries[index:],
+            snapshot_index=index,
+            snapshot_term=disk.entries[index - 1].term if index else 0,
+            applied=index,
+        )
 
     # What can happen
 
@@ -83,6 +96,8 @@ class Group:
             ready = core.ready()
             self._send(ready.messages)
             self.unsynced[node].append(ready)
+            if ready.snapshot is not None:
+                self.applied[node] = self.committed[: ready.snapshot.index]
             self._apply(node, ready)
             for state in ready.read_states:
                 self._answer(node, state)
@@ -95,19 +110,41 @@ class Group:
             return
         for _ in range(len(waiting) if count is None else min(count, len(waiting))):
             ready = waiting.pop(0)
+            if ready.snapshot is not None:
+                self.disks[node].snapshot_index = ready.snapshot.index
+                self.disks[node].entries = self.committed[: ready.snapshot.index]
             self.disks[node].persist(ready)
             self._check_acknowledged(node)
             self.nodes[node].advance(ready)
             self._send(ready.messages_after_persist)
         self.take(node)
 
+    def compact(self, node: int, index: int) -> None:
+        """Put what is applied up to `index` in a snapshot, and forget the log up to there."""
+        self.disks[node].snapshot_index = max(index, self.disks[node].snapshot_index)
+        self.nodes[node].compact(index)
+        self.check()
+
+    def report_snapshots(self) -> None:
+        """Tell leaders that snapshots they sent, and that are not under way any more, did not arrive."""
+        under_way = {(m.sender, m.to) for m in self.network if isinstance(m, InstallSnapshot)}
+        for node, peer in itertools.permutations(self.nodes, 2):
+            if (node, peer) not in under_way:
+                self.nodes[node].report_snapshot(peer, ok=False)
+
+    def log(self, node: RaftNode) -> list[Entry]:
+        """The whole log of a node; a snapshot stands for what was committed."""
+        index = node.log.snapshot_index
+        assert not index or node.log.snapshot_term == self.committed[index - 1].term, "a snapshot of another log"
+        return self.committed[:index] + node.log.slice(index + 1, node.last_index + 1)
+
     def crash(self, node: int) -> None:
-        """Lose everything that was not synced, and start again. The state machine starts from nothing, too."""
+        """Lose everything that was not synced, and start again. The state machine starts from its snapshot, too."""
         self.unsynced[node].clear()
-        self.applied[node] = []
+        self.applied[node] = self.committed[: self.disks[node].snapshot_index]
         self.leader_logs = {term: log for term, log in self.leader_logs.items() if self.leaders[term] != node}
         self.nodes[node] = self._start(node)
-        self.commits[node] = 0
+        self.commits[node] = self.disks[node].snapshot_index
         self.take(node)
 
     def read(self, node: int, context: bytes) -> None:
@@ -143,6 +180,7 @@ class Group:
             for node in self.nodes:
                 self.tick(node)
             self.settle()
+            self.report_snapshots()
             leader = self.leader()
             if leader is None or any(node.leader != leader.id for node in self.nodes.values()):
                 continue
@@ -182,6 +220,8 @@ class Group:
             self.on_send(message)
             self._check_vote(message)
             self._note_acknowledgement(message)
+            if isinstance(message, AppendEntriesResponse | HeartbeatResponse):
+                assert message.term <= self.disks[message.sender].hard_state.term, f"{message} reveals a term too early"
             self.network.append(message)
 
     def _check_vote(self, message: Message) -> None:
@@ -218,7 +258,7 @@ class Group:
             self.nodes[node].applied_to(ready.committed[-1].index)
 
     def _check_committed(self, node: RaftNode) -> None:
-        for entry in node.log.slice(self.commits[node.id] + 1, node.commit_index + 1):
+        for entry in self.log(node)[self.commits[node.id] : node.commit_index]:
             if entry.index <= len(self.committed):
                 assert self.committed[entry.index - 1] == entry, f"{node.id} has another entry committed: {entry}"
             else:
@@ -244,9 +284,11 @@ class Group:
             if node.role is Role.LEADER:
                 known = self.leaders.setdefault(node.term, node.id)
                 assert known == node.id, f"two leaders in term {node.term}: {known} and {node.id}"
-                log = node.log.slice(1, node.last_index + 1)
+                log = self.log(node)
                 before = self.leader_logs.get(node.term)
                 if before is None:
+                    state = self.disks[node.id].hard_state
+                    assert (state.term, state.voted_for) == (node.term, node.id), f"{node.id} may forget its own vote"
                     # One elected by votes that came late may lack what later terms committed; nobody follows it.
                     needed = sum(term < node.term for term in self.committed_in)
                     assert log[:needed] == self.committed[:needed], f"leader {node.id} lacks committed entries"
@@ -256,7 +298,7 @@ class Group:
         self._check_log_matching()
 
     def _check_log_matching(self) -> None:
-        logs = [node.log.slice(1, node.last_index + 1) for node in self.nodes.values()]
+        logs = [self.log(node) for node in self.nodes.values()]
         first = logs[0]
         for other in logs[1:]:
             for index in range(min(len(first), len(other)) - 1, -1, -1):
