@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 MAX_ELECTION_TIMEOUT_MS = 50_000
 RECOMMENDED_REQUEST_BYTES = 10 << 20
+RECOMMENDED_QUOTA_BYTES = 8 << 30
 MIN_WATCH_PROGRESS_SECONDS = 0.1
 
 DEFAULT_PEER_URLS = ("http://localhost:2380",)
@@ -38,6 +39,7 @@ class Config:
     initial_cluster_state: str = "new"
     heartbeat_interval_ms: int = 100
     election_timeout_ms: int = 1000
+    quota_backend_bytes: int = 0
     max_request_bytes: int = 1_572_864
     max_txn_ops: int = 128
     max_concurrent_streams: int = 2**32 - 1
@@ -61,6 +63,11 @@ class Config:
             found.append(
                 f"--max-request-bytes {self.max_request_bytes} is above the recommended limit of "
                 f"{RECOMMENDED_REQUEST_BYTES}: large requests delay heartbeats"
+            )
+        if self.quota_backend_bytes > RECOMMENDED_QUOTA_BYTES:
+            found.append(
+                f"--quota-backend-bytes {self.quota_backend_bytes} is above the recommended limit of "
+                f"{RECOMMENDED_QUOTA_BYTES}: snapshots and restarts take long"
             )
         return tuple(found)
 

@@ -164,7 +164,7 @@ class Member:
         self, server: Server, transport: PeerTransport, clients: list[socket.socket], monitors: list[socket.socket]
     ) -> None:
         methods = self._client_methods(server)
-        checks = Checks(server)
+        checks = Checks(server, alarms=server.alarms.names)
         metrics = Metrics(server, transport, checks, methods, self._disk.times, self._flushes)
         pages = Front(metrics_pages(checks, metrics.render), cors=False)
         self.metrics_addresses = await self._serve(pages, monitors)
@@ -310,6 +310,7 @@ class Member:
             rng=self._rng,
             tick_seconds=config.heartbeat_interval_ms / 1000,
             election_ticks=election_ticks,
+            quota_bytes=config.quota_backend_bytes,
             watch_fragment_bytes=config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
             warning_seconds=config.warning_apply_duration_seconds,
             clock=time.monotonic,

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from raftkv import ETCD_API_VERSION
 from raftkv.disk import DiskTimes
 from raftkv.histogram import Histogram
+from raftkv.pb import rpc_pb2
 from raftkv.peer import PeerTransport
 from raftkv.raft import Role
 from raftkv.rpc import Method
@@ -129,6 +130,13 @@ class Metrics(Collector):
             "The part of it in use.",
             backend.size_in_use_bytes,
         )
+
+        yield _one("etcd_server_quota_backend_bytes", "gauge", "Quota of the store.", self._server.quota.bytes)
+        alarms = (
+            ({"server_id": f"{one.memberID:x}", "alarm_type": rpc_pb2.AlarmType.Name(one.alarm)}, 1)
+            for one in self._server.alarms.get()
+        )
+        yield _many("etcd_debugging_server_alarms", "gauge", "1 for each alarm that is on.", alarms)
 
     def _keyspace(self) -> Iterator[Metric]:
         store = self._server.store

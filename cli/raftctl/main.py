@@ -12,7 +12,7 @@ from cli.raftctl.flags import Command, Group, help_unless_command
 from cli.raftctl.kv import compaction, delete, get, put
 from cli.raftctl.lease import lease
 from cli.raftctl.lock import lock
-from cli.raftctl.maintenance import move_leader
+from cli.raftctl.maintenance import alarm, move_leader
 from cli.raftctl.member import member
 from cli.raftctl.session import Session, global_options
 from cli.raftctl.txn import txn
@@ -71,7 +71,7 @@ def completion(shell: str) -> None:
     print(found(raftctl, {}, "raftctl", "_RAFTCTL_COMPLETE").source())
 
 
-for command in (put, get, delete, txn, compaction, watch, lease, lock, elect, endpoint, member, move_leader):
+for command in (put, get, delete, txn, compaction, watch, lease, lock, elect, endpoint, member, alarm, move_leader):
     raftctl.add_command(command)
 
 

@@ -1,10 +1,10 @@
-"""move-leader: what is done for a cluster's upkeep."""
+"""move-leader, alarm: what is done for a cluster's upkeep."""
 
 import click
 
 from cli.raftctl import golang
 from cli.raftctl.failure import BAD_ARGUMENTS, Failure
-from cli.raftctl.flags import Command
+from cli.raftctl.flags import Command, Group, help_unless_command
 from cli.raftctl.session import global_options, session
 
 
@@ -36,3 +36,59 @@ def move_leader(words: tuple[str, ...]) -> None:
                 printer.move_leader(status.leader, target, answer)
                 return
     raise Failure(f"no leader endpoint given at [{' '.join(session().endpoints)}]", BAD_ARGUMENTS)
+
+
+@click.group("alarm", cls=Group)
+@global_options
+def alarm() -> None:
+    """Tell and disarm alarms.
+
+    \b
+    Example:
+      raftctl alarm list
+    """
+    help_unless_command()
+
+
+@alarm.command("list", cls=Command)
+@click.argument("words", nargs=-1, metavar="")
+@global_options
+def alarm_list(words: tuple[str, ...]) -> None:
+    """Print the alarms that are on, and of which member.
+
+    \b
+    Example:
+      raftctl alarm list
+    """
+    if words:
+        raise Failure("alarm list command accepts no arguments", BAD_ARGUMENTS)
+    printer = session().printer().able("alarms")
+    from raftkv.client.requests import ALARM
+    from raftkv.pb.rpc_pb2 import AlarmRequest
+
+    with session().client() as client:
+        printer.alarms(client.call(ALARM, AlarmRequest()))
+
+
+@alarm.command("disarm", cls=Command)
+@click.argument("words", nargs=-1, metavar="")
+@global_options
+def alarm_disarm(words: tuple[str, ...]) -> None:
+    """Disarm all alarms and print them. NOSPACE comes back as long as the space is short: compact and defragment first.
+
+    \b
+    Example:
+      raftctl alarm disarm
+    """
+    if words:
+        raise Failure("alarm disarm command accepts no arguments", BAD_ARGUMENTS)
+    printer = session().printer().able("alarms")
+    from raftkv.client.requests import ALARM
+    from raftkv.pb.rpc_pb2 import AlarmRequest, AlarmResponse
+
+    disarmed = AlarmResponse()
+    with session().client() as client:
+        for one in client.call(ALARM, AlarmRequest()).alarms:
+            request = AlarmRequest(action=AlarmRequest.DEACTIVATE, memberID=one.memberID, alarm=one.alarm)
+            disarmed.alarms.extend(client.call(ALARM, request).alarms)
+    printer.alarms(disarmed)

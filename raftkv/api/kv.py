@@ -88,6 +88,9 @@ class KVService:
     def put(self, request: bytes, context: Context) -> Awaitable[list[bytes]]:
         """Write one key."""
         validate.check_put(decode(rpc_pb2.PutRequest, request))
+        cost = validate.PUT_OVERHEAD_BYTES + len(request)
+        if not self._server.quota.admits(cost):
+            return self._propose_costly(proposals.PUT, request, cost)
         return self._propose(proposals.PUT, request)
 
     def delete_range(self, request: bytes, context: Context) -> Awaitable[list[bytes]]:
@@ -100,7 +103,7 @@ class KVService:
         wanted = decode(rpc_pb2.TxnRequest, request)
         validate.check_txn(wanted, self._max_txn_ops)
         if not validate.txn_is_read_only(wanted):
-            return await self._propose(proposals.TXN, request)
+            return await self._propose_costly(proposals.TXN, request, validate.put_cost(wanted))
         if not validate.txn_is_serializable(wanted):
             await self._server.linearizable()
         body = self._store.read_txn(wanted)
@@ -113,6 +116,10 @@ class KVService:
         if wanted.physical:
             await self._server.wait_compaction()
         return response
+
+    async def _propose_costly(self, operation: proposals.Operation, request: bytes, cost: int) -> list[bytes]:
+        await self._server.admit(cost)
+        return await self._propose(operation, request)
 
     def _propose(self, operation: proposals.Operation, request: bytes) -> Awaitable[list[bytes]]:
         if len(request) > self._max_request_bytes:

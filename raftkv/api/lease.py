@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from raftkv import errors
 from raftkv.api.kv import decode
 from raftkv.lease import MAX_TTL_SECONDS
+from raftkv.mvcc import validate
 from raftkv.mvcc.encoding import varint
 from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.peer import Reception
@@ -44,6 +45,7 @@ class LeaseService:
         wanted = decode(rpc_pb2.LeaseGrantRequest, request)
         if wanted.TTL > MAX_TTL_SECONDS:
             raise errors.LeaseTTLTooLarge
+        await self._server.admit(validate.LEASE_BYTES)
         wanted.TTL = max(wanted.TTL, self._leases.min_ttl_seconds)
         wanted.ID = wanted.ID or self._free_id()
         return await self._server.propose(LEASE_GRANT, wanted.SerializeToString())

@@ -5,12 +5,13 @@ from raftkv.api.kv import decode
 from raftkv.mvcc import HistoryHash, hash_history
 from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Method
+from raftkv.server.proposals import ALARM
 from raftkv.server.server import Server
 from raftkv.server.transfer import move_leader
 
 
 class MaintenanceService:
-    """Status, Hash, HashKV and MoveLeader."""
+    """Alarm, Status, Hash, HashKV and MoveLeader."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -19,11 +20,17 @@ class MaintenanceService:
         """The service's method table."""
         prefix = "/etcdserverpb.Maintenance/"
         return {
+            prefix + "Alarm": Method.unary(self.alarm),
             prefix + "Status": Method.unary(self.status),
             prefix + "Hash": Method.unary(self.hash),
             prefix + "HashKV": Method.unary(self.hash_kv),
             prefix + "MoveLeader": Method.unary(self.move_leader),
         }
+
+    async def alarm(self, request: bytes, context: Context) -> list[bytes]:
+        """Tell, raise or disarm alarms; all of it goes through the log."""
+        decode(rpc_pb2.AlarmRequest, request)
+        return await self._server.propose(ALARM, request)
 
     async def status(self, request: bytes, context: Context) -> list[bytes]:
         """Answer this member's own view, without asking the cluster."""
@@ -37,9 +44,10 @@ class MaintenanceService:
             raftIndex=node.commit_index,
             raftTerm=node.term,
             raftAppliedIndex=server.applier.index,
-            errors=[] if node.leader else [errors.NoLeader.TEXT],
+            errors=[*([] if node.leader else [errors.NoLeader.TEXT]), *server.alarms.texts()],
             dbSizeInUse=backend.size_in_use_bytes,
             isLearner=node.id not in node.conf_state.voters,
+            dbSizeQuota=server.quota.bytes,
             storageVersion=ETCD_API_VERSION,
             downgradeInfo=rpc_pb2.DowngradeInfo(),
         )

@@ -57,6 +57,10 @@ class Backend(Protocol):
     def size_in_use_bytes(self) -> int:
         """The part of it that holds data."""
 
+    @property
+    def charged_bytes(self) -> int:
+        """What a quota counts: the size on disk, or what is in use and pending if that is more."""
+
     def put(self, table: bytes, key: bytes, value: bytes) -> None: ...
 
     def delete(self, table: bytes, key: bytes) -> None: ...
@@ -125,6 +129,7 @@ class LmdbBackend:
         self._frozen_order: list[bytes] = []
         self._pending_bytes = 0
         self._blocks: dict[bytes, dict[bytes, bytes]] = {}
+        self._written_bytes = (self.size_bytes, self.size_in_use_bytes)
 
     @property
     def pending_bytes(self) -> int:
@@ -142,6 +147,11 @@ class LmdbBackend:
                 stat = txn.stat(table)
                 pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return pages * int(self._env.stat()["psize"])
+
+    @property
+    def charged_bytes(self) -> int:
+        size, in_use = self._written_bytes
+        return max(size, in_use + self._pending_bytes)
 
     def put(self, table: bytes, key: bytes, value: bytes) -> None:
         self._live[table][key] = value
@@ -253,6 +263,8 @@ class LmdbBackend:
                         txn.delete(key, db=table)
                     else:
                         txn.put(key, value, db=table)
+
+        self._written_bytes = (self.size_bytes, self.size_in_use_bytes)
 
     def _remove(self, txn: lmdb.Transaction, keys: list[bytes]) -> None:
         """Rewrite the blocks that hold these records, without them."""

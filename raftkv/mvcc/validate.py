@@ -11,6 +11,10 @@ _SORT_ORDERS = frozenset(rpc_pb2.RangeRequest.SortOrder.values())
 _SORT_TARGETS = frozenset(rpc_pb2.RangeRequest.SortTarget.values())
 
 
+PUT_OVERHEAD_BYTES = 256
+LEASE_BYTES = 64
+
+
 def check_range(request: rpc_pb2.RangeRequest) -> None:
     """Raises: EmptyKey, InvalidSortOption."""
     if not request.key:
@@ -125,6 +129,21 @@ def _literal(request: rpc_pb2.DeleteRangeRequest) -> Interval:
 def _refuse_overlap(puts: set[bytes], deletes: list[Interval]) -> None:
     if any(contains(span, key) for span in deletes for key in puts):
         raise errors.DuplicateKey
+
+
+def put_cost(request: rpc_pb2.TxnRequest) -> int:
+    """Bytes that the puts of the larger branch may take, as etcd reckons them: 256 each besides key and value."""
+    return max(_branch_cost(request.success), _branch_cost(request.failure))
+
+
+def _branch_cost(ops: Sequence[rpc_pb2.RequestOp]) -> int:
+    cost = 0
+    for op in ops:
+        if op.HasField("request_put"):
+            cost += PUT_OVERHEAD_BYTES + len(op.request_put.key) + len(op.request_put.value)
+        elif op.HasField("request_txn"):
+            cost += put_cost(op.request_txn)
+    return cost
 
 
 def txn_is_read_only(request: rpc_pb2.TxnRequest) -> bool:

@@ -13,6 +13,7 @@ from raftkv.mvcc import Store
 from raftkv.mvcc.encoding import varint
 from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.raft import Entry, EntryKind
+from raftkv.server.alarms import Alarms
 from raftkv.server.headers import Headers
 from raftkv.server.membership import Membership
 from raftkv.server.proposals import Proposals
@@ -47,6 +48,7 @@ class Applier:
         self._membership = membership
         self._proposals = proposals
         self._headers = headers
+        self.alarms = Alarms(store)
         self.index, self.term = applied_position(store)
         self.on_compaction: Callable[[], None] = lambda: None
         self._operations: dict[str, Callable[[log_pb2.Proposal], list[bytes]]] = {
@@ -58,6 +60,7 @@ class Applier:
             "lease_revoke": self._lease_revoke,
             "lease_expiry": self._lease_expiry,
             "lease_checkpoints": self._lease_checkpoints,
+            "alarm": self._alarm,
             "member_attributes": self._member_attributes,
         }
 
@@ -87,6 +90,7 @@ class Applier:
             if name is None:
                 raise RuntimeError(f"entry {self.index} holds an operation this version does not know")
             try:
+                self.alarms.check(name, proposal)
                 response = operations[name](proposal)
             except StatusError as error:
                 self._proposals.reject(proposal.id, error)
@@ -131,6 +135,10 @@ class Applier:
         if told.term == self.term:
             self._leases.checkpoint(told.checkpoints, told.grants)
         return self._respond(b"")
+
+    def _alarm(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        about = self.alarms.apply(proposal.alarm)
+        return self._respond(rpc_pb2.AlarmResponse(alarms=about).SerializeToString())
 
     def _member_attributes(self, proposal: log_pb2.Proposal) -> list[bytes]:
         self._membership.publish(proposal.member_attributes)

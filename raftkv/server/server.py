@@ -23,12 +23,15 @@ from weakref import WeakSet
 from raftkv import errors
 from raftkv.lease import LeaseStore
 from raftkv.mvcc import Store
+from raftkv.pb import rpc_pb2
 from raftkv.raft import Message, NodeId, ProposalDropped, RaftNode, Ready, Role, SoftState
+from raftkv.server.alarms import ACTIVATE, NOSPACE
 from raftkv.server.apply import Applier
 from raftkv.server.headers import Headers
 from raftkv.server.leases import CallPeer, Leases
 from raftkv.server.membership import Membership
-from raftkv.server.proposals import Operation, Proposals
+from raftkv.server.proposals import ALARM, Operation, Proposals
+from raftkv.server.quota import Quota
 from raftkv.server.reads import Reads
 from raftkv.server.slow import Slow
 from raftkv.wal import Group, Wal
@@ -71,6 +74,7 @@ class Server:
         rng: random.Random,
         tick_seconds: float,
         election_ticks: int,
+        quota_bytes: int = 0,
         watch_fragment_bytes: int = 2 << 20,
         warning_seconds: float = 0.1,
         clock: Callable[[], float] | None = None,
@@ -108,6 +112,8 @@ class Server:
             clock=clock,
         )
         self.applier = Applier(store, leases, membership, self.proposals, headers)
+        self.alarms = self.applier.alarms
+        self.quota = Quota(store.backend, quota_bytes)
         self.applier.on_compaction = self._start_compaction
         self.hub = Hub(
             store,
@@ -150,6 +156,23 @@ class Server:
         future = self.proposals.add(operation, request)
         self.wake()
         return future
+
+    async def admit(self, cost_bytes: int) -> None:
+        """Refuse what would exceed the quota of this member, and see that all members know.
+
+        Raises:
+            NoSpace
+        """
+        if not self.quota.admits(cost_bytes):
+            if not self.alarms.is_on(NOSPACE, self.node.id):
+                await self.raise_alarm(NOSPACE, self.node.id)
+            raise errors.NoSpace
+
+    def raise_alarm(self, kind: "rpc_pb2.AlarmType", member: NodeId) -> asyncio.Future[list[bytes]]:
+        """Raise an alarm of a member, through the log."""
+        logger.warning("alarm %s of member %x is raised", rpc_pb2.AlarmType.Name(kind), member)
+        request = rpc_pb2.AlarmRequest(action=ACTIVATE, memberID=member, alarm=kind)
+        return self.propose(ALARM, request.SerializeToString())
 
     def linearizable(self) -> asyncio.Future[None]:
         """Wait until a read of the local store is linearizable (thesis 6.4).

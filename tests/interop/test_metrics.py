@@ -19,6 +19,7 @@ from tests.support.processes import START_SECONDS, Process, cluster, free_ports
 SECRET = "hunter2"
 
 AFTER_3_4 = {
+    "etcd_debugging_server_alarms": "gauge",
     "etcd_server_healthcheck": "gauge",
     "etcd_server_healthchecks_total": "counter",
 }

@@ -11,7 +11,7 @@ class MemoryBackend:
     def __init__(self) -> None:
         self._tables: dict[bytes, dict[bytes, bytes]] = {table: {} for table in TABLES}
 
-    pending_bytes = size_bytes = size_in_use_bytes = 0
+    pending_bytes = size_bytes = size_in_use_bytes = charged_bytes = 0
 
     def put(self, table: bytes, key: bytes, value: bytes) -> None:
         self._tables[table][key] = value

@@ -118,6 +118,9 @@ class Printer:
     def hashes(self, hashes: Sequence[HashKV]) -> None:
         raise self._lacking()
 
+    def alarms(self, response: "rpc_pb2.AlarmResponse") -> None:
+        raise self._lacking()
+
     def move_leader(self, leader: int, target: int, response: "rpc_pb2.MoveLeaderResponse") -> None:
         raise self._lacking()
 

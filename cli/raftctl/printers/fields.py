@@ -125,6 +125,13 @@ class Fields(Printer):
             _text("Endpoint", endpoint)
             write_line("")
 
+    def alarms(self, response: rpc_pb2.AlarmResponse) -> None:
+        _header(response.header)
+        for one in response.alarms:
+            _line("MemberID", one.memberID)
+            _line("AlarmType", rpc_pb2.AlarmType.Name(one.alarm))
+            write_line("")
+
     def hashes(self, hashes: Sequence[HashKV]) -> None:
         for one in hashes:
             _header(one.answer.header)

@@ -79,6 +79,9 @@ class Json(Printer):
     def hashes(self, hashes: Sequence[HashKV]) -> None:
         _print([{"Endpoint": one.endpoint, "HashKV": render(one.answer)} for one in hashes])
 
+    def alarms(self, response: rpc_pb2.AlarmResponse) -> None:
+        _print(render(response))
+
     def move_leader(self, leader: int, target: int, response: rpc_pb2.MoveLeaderResponse) -> None:
         _print(render(response))
 

@@ -11,6 +11,9 @@ class Protobuf(Printer):
 
     form = "protobuf"
 
+    def alarms(self, response: rpc_pb2.AlarmResponse) -> None:
+        _write(response)
+
     def put(self, response: rpc_pb2.PutResponse) -> None:
         _write(response)
 

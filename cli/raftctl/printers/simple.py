@@ -96,6 +96,11 @@ class Simple(Printer):
         for one in hashes:
             write_line(f"{one.endpoint}, {one.answer.hash}")
 
+    def alarms(self, response: rpc_pb2.AlarmResponse) -> None:
+        for one in response.alarms:
+            # etcd's rendering ends in a blank.
+            write_line(f"memberID:{one.memberID} alarm:{rpc_pb2.AlarmType.Name(one.alarm)} ")
+
     def move_leader(self, leader: int, target: int, response: rpc_pb2.MoveLeaderResponse) -> None:
         write_line(f"Leadership transferred from {leader:x} to {target:x}")
 
