@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from raftkv.duration import parse_duration
+
 MAX_ELECTION_TIMEOUT_MS = 50_000
 RECOMMENDED_REQUEST_BYTES = 10 << 20
 RECOMMENDED_QUOTA_BYTES = 8 << 30
@@ -42,6 +44,8 @@ class Config:
     quota_backend_bytes: int = 0
     max_request_bytes: int = 1_572_864
     max_txn_ops: int = 128
+    auto_compaction_mode: str = "periodic"
+    auto_compaction_retention: str = "0"
     max_concurrent_streams: int = 2**32 - 1
     watch_progress_notify_interval_seconds: float = 5.0
     warning_apply_duration_seconds: float = 0.1
@@ -80,6 +84,7 @@ def check(config: Config) -> None:
     """
     _check_names(config)
     _check_times(config)
+    _check_retention(config)
 
 
 def _check_names(config: Config) -> None:
@@ -106,6 +111,18 @@ def _check_times(config: Config) -> None:
         )
     if config.watch_progress_notify_interval_seconds < MIN_WATCH_PROGRESS_SECONDS:
         raise ConfigError("--watch-progress-notify-interval must be at least 100ms")
+
+
+def _check_retention(config: Config) -> None:
+    retention = config.auto_compaction_retention
+    if retention.isascii() and retention.isdigit():
+        return
+    if config.auto_compaction_mode == "revision":
+        raise ConfigError(f"--auto-compaction-retention: {retention!r} is not a number of revisions")
+    try:
+        parse_duration(retention)
+    except ValueError as error:
+        raise ConfigError(f"--auto-compaction-retention: {error}, nor a number of hours") from error
 
 
 def check_first_start(config: Config) -> None:

@@ -221,6 +221,20 @@ def _options() -> list[_Option]:
             "Size of the store at which puts are refused and NOSPACE is raised; 0: 2 GiB, less: no bound.",
         ),
         _Option("max-request-bytes", _LIMITS, _POSITIVE, default.max_request_bytes, "Largest request of a client."),
+        _Option(
+            "auto-compaction-mode",
+            _LIMITS,
+            click.Choice(["periodic", "revision"]),
+            default.auto_compaction_mode,
+            "What the retention counts: time or revisions.",
+        ),
+        _Option(
+            "auto-compaction-retention",
+            _LIMITS,
+            click.STRING,
+            default.auto_compaction_retention,
+            "History to keep: hours or a duration, or a number of revisions; 0: all of it.",
+        ),
         _Option("max-txn-ops", _LIMITS, _POSITIVE, default.max_txn_ops, "Most operations in one transaction."),
         _Option(
             "max-concurrent-streams",

@@ -11,7 +11,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -27,10 +27,11 @@ from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.peer import MESSAGES, Acquaintance, PeerCalls, PeerTransport, introduction
 from raftkv.raft import Config as RaftConfig
-from raftkv.raft import Entry, EntryKind, HardState, RaftNode
+from raftkv.raft import Entry, EntryKind, HardState, RaftNode, Role
 from raftkv.rpc import App, Context, Method, Requests, health, reflection
 from raftkv.rpc.app import ASGIApp
 from raftkv.rpc.server import HttpServer, listen
+from raftkv.server import compactor
 from raftkv.server.apply import applied_position
 from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
 from raftkv.server.datadir import DataDir, StartError
@@ -38,7 +39,7 @@ from raftkv.server.headers import Headers
 from raftkv.server.heard import Heard
 from raftkv.server.identity import Identity, check_settings, check_token, first_members
 from raftkv.server.membership import Membership
-from raftkv.server.proposals import MEMBER_ATTRIBUTES
+from raftkv.server.proposals import COMPACTION, MEMBER_ATTRIBUTES
 from raftkv.server.server import Blocking, Server
 from raftkv.server.worker import Worker
 from raftkv.status import Code, StatusError
@@ -66,6 +67,7 @@ class Member:
         self._server: Server | None = None
         self._transport: PeerTransport | None = None
         self._publishing: asyncio.Task[None] | None = None
+        self._compacting: asyncio.Task[None] | None = None
         self.client_addresses: tuple[str, ...] = ()
         self.peer_addresses: tuple[str, ...] = ()
         self.metrics_addresses: tuple[str, ...] = ()
@@ -127,6 +129,7 @@ class Member:
         await self._serve_clients(server, transport, clients, monitors)
         self._publishing = asyncio.get_running_loop().create_task(self._publish(server))
         self._exit.callback(self._publishing.cancel)
+        self._start_compactor(server)
 
     async def stop(self) -> None:
         """Hand leadership over, drain the calls under way, flush and close. Safe to call twice."""
@@ -326,6 +329,23 @@ class Member:
         return lambda work, done: worker.run(partial(_timed, work, times), done)
 
     # Life
+
+    def _start_compactor(self, server: Server) -> None:
+        planned = compactor.schedule(self.config.auto_compaction_mode, self.config.auto_compaction_retention)
+        if planned is None:
+            return
+
+        def compact(revision: int) -> Awaitable[object]:
+            return server.propose(COMPACTION, rpc_pb2.CompactionRequest(revision=revision).SerializeToString())
+
+        running = compactor.Compactor(
+            planned,
+            revision=lambda: server.store.revision,
+            leads=lambda: server.node.role is Role.LEADER,
+            compact=compact,
+        )
+        self._compacting = asyncio.get_running_loop().create_task(running.run())
+        self._exit.callback(self._compacting.cancel)
 
     async def _publish(self, server: Server) -> None:
         """Tell the cluster this member's name and client URLs, until that has been applied once."""

@@ -88,3 +88,21 @@ def test_members_hash_alike_at_every_revision_and_after_compaction_and_restart(t
     found = hashes(three, last)
     assert len({answer.hash for answer in found}) == 1
     assert {(answer.compact_revision, answer.hash_revision) for answer in found} == {(last - 10, last)}
+
+
+def test_history_is_given_up_after_its_time(tmp_path: Path) -> None:
+    with cluster(tmp_path, 1, "--auto-compaction-retention=1s") as one, Client(one.endpoints) as client:
+        first = client.put("key", "old").header.revision
+        client.put("key", "new")
+        deadline = time.monotonic() + 20.0
+        while True:
+            try:
+                client.range("key", revision=first)
+            except ClientError as error:
+                assert error.code is Code.OUT_OF_RANGE
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        found = client.get("key")
+        assert found is not None
+        assert found.value == b"new"

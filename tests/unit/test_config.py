@@ -253,3 +253,16 @@ def test_the_documentation_names_every_flag_and_default() -> None:
 
 def test_a_later_start_needs_no_initial_cluster_with_this_member_in_it() -> None:
     assert parse(["--name", "n7", "--initial-cluster", THREE], {}).name == "n7"
+
+
+def test_a_retention_that_its_mode_does_not_know_is_refused() -> None:
+    for retention in ("abc", "-1", "1d", ""):
+        assert "--auto-compaction-retention" in refusal(f"--auto-compaction-retention={retention}")
+    assert "number of revisions" in refusal("--auto-compaction-mode=revision", "--auto-compaction-retention=1h")
+    assert parse(["--auto-compaction-retention=90m"], {}).auto_compaction_retention == "90m"
+
+
+def test_a_quota_above_eight_gibibytes_is_warned_about() -> None:
+    assert not parse([f"--quota-backend-bytes={8 << 30}"], {}).warnings
+    assert "--quota-backend-bytes" in parse([f"--quota-backend-bytes={9 << 30}"], {}).warnings[0]
+    assert parse(["--quota-backend-bytes=-1"], {}).quota_backend_bytes == -1
