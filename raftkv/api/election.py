@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from raftkv.api import turns
+from raftkv.api import guard, turns
 from raftkv.api.kv import decode
 from raftkv.pb import v3election_pb2 as pb
 from raftkv.rpc import Context, Method
@@ -87,6 +87,7 @@ class ElectionService:
         """Tell who leads and what it says, again at every change; of changes in quick succession the last is told."""
         prefix = decode(pb.LeaderRequest, request).name + b"/"
         server = self._server
+        guard.end_without_leader(server, context)
         await server.linearizable()
         told = (b"", 0)
         with turns.Changes(server, prefix, turns.prefix_end(prefix)) as changes:

@@ -31,6 +31,12 @@ def require_leader(server: Server, context: Context) -> None:
         raise errors.NoLeader
 
 
+def end_without_leader(server: Server, context: Context) -> None:
+    """Let a streaming call end with `NoLeader` when this member loses its leader, if the caller asks for that."""
+    if context.interrupt is not None and wants_leader(context):
+        server.leader_calls.add(context.interrupt)
+
+
 def guarded(server: Server, method: Method) -> Method:
     """Wrap a method so that the checks common to all calls run first."""
     handler = method.handler
@@ -45,8 +51,7 @@ def guarded(server: Server, method: Method) -> Method:
 
     def bidi(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes | Framed]:
         require_leader(server, context)
-        if context.interrupt is not None and wants_leader(context):
-            server.leader_calls.add(context.interrupt)
+        end_without_leader(server, context)
         responses: AsyncIterator[bytes | Framed] = handler(requests, context)
         return responses
 

@@ -27,6 +27,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 logger = logging.getLogger(__name__)
 
 _HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip")]
+_NOTHING = {"type": "http.response.body", "body": b"", "more_body": True}
 _START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _END = {"type": "http.response.body", "body": b"", "more_body": False}
 _TRAILERS_OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
@@ -255,6 +256,8 @@ class _Response:
         self.started = True
         try:
             await self._send(_START)
+            # h2corn keeps headers until something of a body follows.
+            await self._send(_NOTHING)
         except OSError as error:
             raise Disconnected from error
 

@@ -11,10 +11,10 @@ import grpc
 import pytest
 
 from raftkv.client import Client, ClientError, Watch
-from raftkv.pb import kv_pb2
+from raftkv.pb import kv_pb2, v3election_pb2
 from raftkv.pb import rpc_pb2 as pb
 from tests.support.processes import Cluster, Process, cluster
-from tests.support.watching import Stream
+from tests.support.watching import SECONDS, Stream
 
 WATCHERS = 24
 PREFIXES = [b"p%d/" % number for number in range(10)]
@@ -180,8 +180,18 @@ def test_without_a_leader_streams_that_want_one_end(three: Cluster) -> None:
         for stream in (strict, patient):
             stream.create(key=b"k")
             assert stream.next().created
-        for member in others:
-            member.kill()
+        with grpc.insecure_channel(survivor.endpoint) as channel:
+            observe = channel.unary_stream(
+                "/v3electionpb.Election/Observe",
+                request_serializer=v3election_pb2.LeaderRequest.SerializeToString,
+                response_deserializer=v3election_pb2.LeaderResponse.FromString,
+            )
+            observed = observe(v3election_pb2.LeaderRequest(name=b"e"), metadata=wanting, timeout=SECONDS)
+            # Headers come before there is anything to tell.
+            observed.initial_metadata()
+            for member in others:
+                member.kill()
+            assert (observed.code(), observed.details()) == (grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
         assert ended(strict) == (grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")
         with Stream(survivor.endpoint, metadata=wanting) as late:
             late.create(key=b"k")
