@@ -39,7 +39,7 @@ class Changes:
         self._changed = asyncio.Event()
         self._stream = server.hub.open(self._changed.set)
         filters = [rpc_pb2.WatchCreateRequest.NOPUT] if deletions else []
-        self._stream.create(rpc_pb2.WatchCreateRequest(key=key, range_end=range_end, filters=filters))
+        self._request = rpc_pb2.WatchCreateRequest(key=key, range_end=range_end, filters=filters)
         self._drain()
 
     def __enter__(self) -> "Changes":
@@ -54,9 +54,14 @@ class Changes:
         self._drain()
 
     def _drain(self) -> None:
-        self._changed.clear()
         while self._stream.take():
             pass
+        if not self._stream.watchers:
+            # Not begun yet, or ended because its history was compacted: what is now is looked at anyway.
+            self._stream.create(self._request)
+            while self._stream.take():
+                pass
+        self._changed.clear()
 
 
 class Turn:
@@ -109,6 +114,8 @@ class Turn:
     async def wait(self) -> bool:
         """Wait until no older key is left; whether our key is still there then.
 
+        By the time a member answers, it may have applied the end of our lease with that of everyone before us.
+
         Raises:
             Timeout, Stopped: nobody knows.
         """
@@ -118,10 +125,9 @@ class Turn:
             with Changes(self._server, older, deletions=True) as changes:
                 if self._server.store.newest(older) is not None:
                     await changes.next()
-        if not waited:
-            return True
-        await self._server.linearizable()
-        self.revision = self._server.store.revision
+        if waited:
+            await self._server.linearizable()
+            self.revision = self._server.store.revision
         kv = newest(self._server, self.key)
         return kv is not None and kv.create_revision == self.create_revision
 

@@ -1,0 +1,144 @@
+"""Locks and elections on a member whose log is in the hands of the test."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from raftkv.api.election import ElectionService
+from raftkv.api.lock import EXPIRED, LockService
+from raftkv.lease import LeaseStore
+from raftkv.mvcc import Store
+from raftkv.pb import rpc_pb2, v3election_pb2, v3lock_pb2
+from raftkv.raft import Entry, EntryKind
+from raftkv.rpc import Context
+from raftkv.server import proposals as p
+from raftkv.server.apply import Applier
+from raftkv.server.headers import Headers
+from raftkv.server.membership import Membership
+from raftkv.server.server import Server
+from raftkv.status import StatusError
+from raftkv.watch import Hub
+from tests.support.memory import MemoryBackend
+
+BOUND_SECONDS = 10.0
+CONTEXT = Context([], None, None)
+A, B = 0xA, 0xB
+
+
+class Node:
+    term = 1
+
+
+class Member:
+    """What the services use of a server; what is proposed waits for `commit`, which applies it in one go."""
+
+    node = Node()
+
+    def __init__(self) -> None:
+        self.headers = Headers(1, 1)
+        loop = asyncio.get_running_loop()
+        self.proposals = p.Proposals(loop, 1, random.Random(1), timeout_seconds=7.0)
+        self.store = Store(MemoryBackend())
+        self.hub = Hub(self.store, lambda revision: self.headers.encode(revision, 1))
+        self.applier = self._applier(self.store)
+        self.proposed = asyncio.Event()
+
+    def _applier(self, store: Store) -> Applier:
+        return Applier(store, LeaseStore(store), Membership(store), self.proposals, self.headers)
+
+    def propose(self, operation: p.Operation, request: bytes) -> "asyncio.Future[list[bytes]]":
+        self.proposed.set()
+        return self.proposals.add(operation, request)
+
+    async def linearizable(self) -> None:
+        """All that was committed is applied."""
+
+    def commit(self) -> None:
+        batches: list[bytes] = []
+        self.proposals.hand_over(1, 1 << 20, batches.append)
+        self.applier.apply([Entry(1, self.applier.index + 1, EntryKind.NORMAL, batches[0])])
+        self.hub.distribute()
+        self.proposed.clear()
+
+    async def do(self, operation: p.Operation, request: Any) -> None:
+        future = self.propose(operation, request.SerializeToString())
+        self.commit()
+        await future
+
+    def be_given(self, store: Store) -> None:
+        """A snapshot takes the place of what this member had."""
+        self.store = store
+        self.hub.become(store)
+        self.applier = self._applier(store)
+
+    def server(self) -> Server:
+        return cast(Server, self)
+
+
+def scenario(test: Callable[[Member], Awaitable[None]]) -> Callable[[], None]:
+    def run() -> None:
+        async def main() -> None:
+            async with asyncio.timeout(BOUND_SECONDS):
+                await test(Member())
+
+        asyncio.run(main())
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+async def begin(member: Member, call: AsyncIterator[bytes]) -> "asyncio.Task[bytes]":
+    """Start a call and wait until it has proposed something."""
+
+    async def first() -> bytes:
+        return await anext(call)
+
+    task = asyncio.ensure_future(first())
+    await member.proposed.wait()
+    return task
+
+
+@scenario
+async def test_a_turn_that_came_to_a_lease_that_is_gone_already_is_no_turn(member: Member) -> None:
+    """A member that applies much at once may see nobody before a caller whose own lease has ended, too."""
+    service = LockService(member.server())
+    for lease_id in (A, B):
+        await member.do(p.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=lease_id, TTL=60))
+    first = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=A).SerializeToString(), CONTEXT))
+    member.commit()
+    await first
+    second = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=B).SerializeToString(), CONTEXT))
+    for lease_id in (A, B):
+        member.propose(p.LEASE_REVOKE, rpc_pb2.LeaseRevokeRequest(ID=lease_id).SerializeToString())
+    member.commit()
+    with pytest.raises(StatusError, match=EXPIRED):
+        await second
+
+
+@scenario
+async def test_observing_goes_on_when_the_history_it_needs_is_gone(member: Member) -> None:
+    def elect(value: bytes) -> rpc_pb2.PutRequest:
+        return rpc_pb2.PutRequest(key=b"n/a", value=value)
+
+    service = ElectionService(member.server())
+    await member.do(p.PUT, elect(b"first"))
+    heard = service.observe(v3election_pb2.LeaderRequest(name=b"n").SerializeToString(), CONTEXT)
+    assert b"first" in await anext(heard)
+    next_one = asyncio.ensure_future(cast("asyncio.Future[bytes]", anext(heard)))
+    await asyncio.sleep(0)
+    further = Store(MemoryBackend())
+    for number in range(5):
+        further.put(elect(b"second" if number == 4 else b"missed"))
+    further.compact(5)
+    member.be_given(further)
+    member.hub.catch_up()
+    assert b"second" in await next_one
+    next_one = asyncio.ensure_future(cast("asyncio.Future[bytes]", anext(heard)))
+    await asyncio.sleep(0)
+    await member.do(p.PUT, elect(b"third"))
+    assert b"third" in await next_one
+    await heard.aclose()  # type: ignore[attr-defined]
+    assert member.hub.count().streams == 0
