@@ -38,7 +38,8 @@ _JSON = (b"content-type", b"application/json")
 _CALLED = (b"grpc-metadata-content-type", b"application/grpc")
 _GRPC = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
 _METADATA = b"grpc-metadata-"
-_LARGE_BYTES = 64 << 10
+_LARGE_BYTES = 4 << 10
+"""JSON of this size may take milliseconds, so it is read and written in a thread: the event loop keeps its turns."""
 _MAX_FRAME = (1 << 32) - 1
 
 
@@ -186,13 +187,19 @@ class _Requests:
         piece = await self._body.piece()
         self._ended = self._body.ended
         try:
-            for value in self._values.feed(piece, last=self._ended):
-                self._ready.append(decode(self._kind, value))
+            if self._values.waiting_bytes + len(piece) < _LARGE_BYTES:
+                self._take(piece)
+            else:
+                await asyncio.to_thread(self._take, piece)
         except BadJson:
             if not self._begun and not self._ready:
                 raise
             # The call may have answered: as in etcd, what follows is not read.
             self._ended = True
+
+    def _take(self, piece: bytes) -> None:
+        for value in self._values.feed(piece, last=self._ended):
+            self._ready.append(decode(self._kind, value))
 
 
 def _event(messages: Iterable[Message], *, more: bool) -> dict[str, Any]:
@@ -261,7 +268,6 @@ class _Stream:
 
 
 async def _encoded(kind: type[Message], message: bytes) -> bytes:
-    # Much work goes to a thread, to leave the event loop its turns.
     return _to_json(kind, message) if len(message) < _LARGE_BYTES else await asyncio.to_thread(_to_json, kind, message)
 
 

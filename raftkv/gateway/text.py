@@ -129,6 +129,11 @@ class Splitter:
         """The bracket that is open now, or nothing."""
         return self._open[-1] if self._open else b""
 
+    @property
+    def waiting_bytes(self) -> int:
+        """The length of the value that is not complete yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes, *, last: bool = False) -> Iterator[bytes]:
         """Take bytes; the objects and arrays that are complete now, and after the last bytes whatever is left.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from raftkv import errors
 from raftkv.gateway import Gateway
-from raftkv.pb import rpc_pb2
+from raftkv.gateway import app as app_module
+from raftkv.pb import kv_pb2, rpc_pb2
 from raftkv.rpc import App, Context, Method
 from raftkv.status import Code, StatusError
 
@@ -18,6 +20,8 @@ LIMIT = 1000
 
 class Service:
     """Handlers that answer what they were asked; `ended` is set when a watch was ended from outside."""
+
+    limit = LIMIT
 
     def __init__(self) -> None:
         self.context: Context | None = None
@@ -30,7 +34,9 @@ class Service:
             raise StatusError(Code(wanted.limit), "100 % nö\n")
         if wanted.key == b"wait":
             await asyncio.Event().wait()
-        return rpc_pb2.RangeResponse(count=len(wanted.key)).SerializeToString()
+        response = rpc_pb2.RangeResponse(count=len(wanted.key))
+        response.kvs.extend(kv_pb2.KeyValue(key=b"k", lease=number) for number in range(wanted.limit))
+        return response.SerializeToString()
 
     async def watch(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         try:
@@ -60,9 +66,9 @@ class Service:
                 "/etcdserverpb.Lease/LeaseKeepAlive": Method.bidi(self.keep_alive),
                 "/etcdserverpb.Maintenance/Snapshot": Method.server_stream(self.snapshot),
             },
-            max_receive_bytes=LIMIT,
+            max_receive_bytes=self.limit,
         )
-        return Gateway(app, max_receive_bytes=LIMIT), app
+        return Gateway(app, max_receive_bytes=self.limit), app
 
 
 class Exchange:
@@ -306,6 +312,42 @@ def test_requests_after_a_broken_one_are_not_read() -> None:
         exchange.send(b'{"ID":8}')
         assert await exchange.answer() == (200, b'{"result":{"ID":"7"}}\n')
         assert await ask("/v3/lease/keepalive", b"").answer() == (200, b"")
+
+    run(scenario)
+
+
+def test_what_takes_long_to_read_or_write_leaves_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[bool] = []
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            threads.append(threading.current_thread() is not threading.main_thread())
+            return function(*arguments)
+
+        return noted
+
+    for name in ("decode", "encode"):
+        monkeypatch.setattr(app_module, name, noting(getattr(app_module, name)))
+    monkeypatch.setattr(Service, "limit", 1 << 20)
+
+    async def scenario(service: Service, ask: Ask, app: App) -> None:
+        async def of(body: bytes) -> list[bool]:
+            threads.clear()
+            assert (await ask("/v3/kv/range", body).answer())[0] == 200
+            return threads
+
+        assert await of(b'{"key":"YQ==","limit":10}') == [False, False]
+        assert await of(b'{"key":"YQ==","limit":1000}') == [False, True]
+        assert await of(b'{"x":[' + b"{}," * 3000 + b'{}],"key":"YQ=="}') == [True, False]
+        threads.clear()
+        exchange = ask("/v3/watch", None)
+        # In pieces none of which is large.
+        for piece in (b'{"create_request":{"x":[', *[b"[]," * 500] * 4, b"[]]}}"):
+            exchange.send(piece, more=True)
+        await exchange.start()
+        assert await exchange.line() == {"result": {"created": True}}
+        assert threads == [True, False]
+        exchange.leave()
 
     run(scenario)
 
