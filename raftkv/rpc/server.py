@@ -62,6 +62,8 @@ class HttpServer:
             access_log=False,
             max_concurrent_streams=min(max_concurrent_streams, MAX_STREAMS),
             max_request_body_size=0,
+            # One event loop cannot feed more, and each more makes another processor switch per request.
+            runtime_threads=1,
             h2_initial_stream_window_size=STREAM_WINDOW_BYTES,
             h2_initial_connection_window_size=CONNECTION_WINDOW_BYTES,
             timeout_graceful_shutdown=grace_seconds,
