@@ -196,6 +196,8 @@ class Metrics(Collector):
         yield _many("etcd_network_peer_sent_bytes_total", "counter", "To a peer.", sent)
         yield _many("etcd_network_peer_received_bytes_total", "counter", "From a peer.", received)
         yield _many("etcd_network_peer_sent_failures_total", "counter", "Streams to a peer that ended.", failures)
+        trips = (({"To": f"{peer:x}"}, transport.round_trips[peer]) for peer in connected)
+        yield _histograms("etcd_network_peer_round_trip_time_seconds", "Pings on the stream to a peer.", trips)
 
 
 def _one(name: str, kind: str, text: str, value: float) -> Metric:
@@ -215,11 +217,20 @@ def _many(name: str, kind: str, text: str, samples: Samples) -> Metric:
 
 
 def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
-    buckets, below = [], 0
-    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
-        below += count
-        buckets.append(("+Inf" if bound == float("inf") else repr(bound), float(below)))
-    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=histogram.total)
+    return _histograms(name, text, [({}, histogram)])
+
+
+def _histograms(name: str, text: str, histograms: Iterable[tuple[dict[str, str], Histogram]]) -> Metric:
+    metric = HistogramMetricFamily(name, text)
+    for labels, histogram in histograms:
+        buckets, below = [], 0
+        for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+            below += count
+            buckets.append(("+Inf" if bound == float("inf") else repr(bound), float(below)))
+        parts = HistogramMetricFamily(name, text, labels=tuple(labels))
+        parts.add_metric(tuple(labels.values()), buckets, histogram.total)
+        metric.samples += parts.samples
+    return metric
 
 
 @cache

@@ -6,6 +6,7 @@ general client has and this call does not need is left out: one stream, no push,
 
 import asyncio
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -44,13 +45,23 @@ class Call(asyncio.Protocol):
     """
 
     def __init__(
-        self, path: str, authority: str, metadata: Sequence[tuple[str, str]], on_writable: Callable[[], None]
+        self,
+        path: str,
+        authority: str,
+        metadata: Sequence[tuple[str, str]],
+        on_writable: Callable[[], None],
+        on_round_trip: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """Prepare a call; `on_writable` is called whenever `congested` has turned false."""
+        """Prepare a call; `on_writable` is called whenever `congested` has turned false.
+
+        `on_round_trip` is told how long each answered ping took, in seconds.
+        """
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[tuple[int | None, str]] = self._loop.create_future()
         self._on_writable = on_writable
+        self._on_round_trip = on_round_trip
+        self._pinged_at = 0.0
         self._path = path
         self._authority = authority
         self._metadata = metadata
@@ -190,10 +201,13 @@ class Call(asyncio.Protocol):
         if not flags & _ACK:
             self._put(_frame(_PING, _ACK, 0, payload))
         elif self._timer is not None:
+            # The loop's clock may stand still during a turn.
+            self._on_round_trip(time.monotonic() - self._pinged_at)
             self._timer.cancel()
             self._timer = self._loop.call_later(PING_SECONDS, self._ping)
 
     def _ping(self) -> None:
+        self._pinged_at = time.monotonic()
         self._put(_frame(_PING, 0, 0, bytes(8)))
         silence = f"no sign of life for {PING_SECONDS + PONG_SECONDS:g} s"
         self._timer = self._loop.call_later(PONG_SECONDS, self._end, None, silence)

@@ -14,12 +14,13 @@ Both sides name the cluster, the sender and the member meant. A stranger is refu
 import asyncio
 import logging
 import random
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
 
+from raftkv.histogram import Histogram
 from raftkv.peer import codec
 from raftkv.peer.call import Call
 from raftkv.peer.reception import REFUSAL_LOG_SECONDS, Reception, Seldom, call_metadata
@@ -76,6 +77,8 @@ class PeerTransport:
         self.received_bytes: Counter[NodeId] = Counter()
         self.failures: Counter[NodeId] = Counter()
         """Streams to a peer that broke, or could not be made."""
+        self.round_trips: defaultdict[NodeId, Histogram] = defaultdict(lambda: Histogram(0.0001, 16))
+        """How long pings on the stream to a peer took, in etcd's buckets."""
         self.update(peers)
 
     def start(self) -> None:
@@ -292,7 +295,8 @@ class _Stream:
 
     async def _connect_and_send(self, target: str) -> str:
         """Serve one connection until it ends; why it ended."""
-        call = Call(MESSAGES, target, self._metadata, self._flush)
+        observe = self._counts.round_trips[self._peer].observe
+        call = Call(MESSAGES, target, self._metadata, self._flush, observe)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 url = urlsplit("//" + target)

@@ -30,6 +30,7 @@ WITH_PEERS = {
     "etcd_network_peer_sent_bytes_total": "counter",
     "etcd_network_peer_received_bytes_total": "counter",
     "etcd_network_peer_sent_failures_total": "counter",
+    "etcd_network_peer_round_trip_time_seconds": "histogram",
 }
 OWN = ("python_",)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import h2.config
 import h2.connection
@@ -72,7 +72,9 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def connected(window: int = 1 << 16, frame: int = 16_384) -> AsyncIterator[tuple[Call, Server, list[bool]]]:
+async def connected(
+    window: int = 1 << 16, frame: int = 16_384, on_round_trip: Callable[[float], None] = lambda seconds: None
+) -> AsyncIterator[tuple[Call, Server, list[bool]]]:
     servers: asyncio.Queue[Server] = asyncio.Queue()
     writable: list[bool] = []
 
@@ -83,7 +85,7 @@ async def connected(window: int = 1 << 16, frame: int = 16_384) -> AsyncIterator
         writer.close()
 
     async with asyncio.timeout(BOUND_SECONDS), await asyncio.start_server(accept, "127.0.0.1", 0) as listener:
-        call = Call("/s/M", "there", [("some-name", "value")], lambda: writable.append(True))
+        call = Call("/s/M", "there", [("some-name", "value")], lambda: writable.append(True), on_round_trip)
         port = listener.sockets[0].getsockname()[1]
         await asyncio.get_running_loop().create_connection(lambda: call, "127.0.0.1", port)
         server = await servers.get()
@@ -206,12 +208,16 @@ def test_a_reset_a_lost_connection_and_a_foreign_answer_end_the_call_with_a_reas
 
 def test_silence_ends_the_call_and_an_answered_ping_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(call_module, "PING_SECONDS", 0.01)
+    trips: list[float] = []
 
     async def scenario() -> None:
-        async with connected() as (call, server, _):
+        async with connected(on_round_trip=trips.append) as (call, server, _):
             for _ in range(3):
                 server.news.clear()
                 await server.news.wait()
+            while len(trips) < 2:
+                await asyncio.sleep(0.001)
+            assert all(0 < seconds < BOUND_SECONDS for seconds in trips)
             assert not call.ended.done()
             monkeypatch.setattr(call_module, "PONG_SECONDS", 0.01)
             server.flush = lambda: None  # type: ignore[method-assign]
