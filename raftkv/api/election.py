@@ -78,10 +78,11 @@ class ElectionService:
         """Who leads now."""
         name = decode(pb.LeaderRequest, request).name
         await self._server.linearizable()
-        kv = turns.oldest(self._server, name + b"/")
+        revision = self._server.store.revision
+        kv = await turns.oldest(self._server, name + b"/")
         if kv is None:
             raise turns.failed(NO_LEADER)
-        return [turns.answer(self._server, pb.LeaderResponse(kv=kv), self._server.store.revision)]
+        return [turns.answer(self._server, pb.LeaderResponse(kv=kv), revision)]
 
     async def observe(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Tell who leads and what it says, again at every change; of changes in quick succession the last is told."""
@@ -92,10 +93,11 @@ class ElectionService:
         told = (b"", 0)
         with turns.Changes(server, prefix, turns.prefix_end(prefix)) as changes:
             while True:
-                kv = turns.oldest(server, prefix)
+                revision = server.store.revision
+                kv = await turns.oldest(server, prefix)
                 if kv is not None and (kv.key, kv.mod_revision) != told:
                     told = kv.key, kv.mod_revision
-                    yield turns.answer(server, pb.LeaderResponse(kv=kv), server.store.revision)
+                    yield turns.answer(server, pb.LeaderResponse(kv=kv), revision)
                 await changes.next()
 
 

@@ -11,7 +11,7 @@ some that are gone already. What may be missed is that our own key is gone: that
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 from google.protobuf.message import Message
 
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 SESSION_TTL_SECONDS = 60
 """Of the lease made for a caller that brings none."""
+KEYS_PER_TURN = 1000
+"""Looked at in one turn of the loop, within a few milliseconds."""
 
 
 class Changes:
@@ -120,7 +122,7 @@ class Turn:
             Timeout, Stopped: nobody knows.
         """
         waited = False
-        while (older := self._predecessor()) is not None:
+        while (older := await self._predecessor()) is not None:
             waited = True
             with Changes(self._server, older, deletions=True) as changes:
                 if self._server.store.newest(older) is not None:
@@ -131,9 +133,15 @@ class Turn:
         kv = newest(self._server, self.key)
         return kv is not None and kv.create_revision == self.create_revision
 
-    def _predecessor(self) -> bytes | None:
-        found = [kv for kv in under(self._server, self._prefix) if kv.create_revision < self.create_revision]
-        return max(found, key=lambda kv: kv.create_revision).key if found else None
+    async def _predecessor(self) -> bytes | None:
+        """The key just before ours. Those who come meanwhile are behind us."""
+        found: kv_pb2.KeyValue | None = None
+        async for kv in under(self._server, self._prefix):
+            if kv.create_revision < self.create_revision and (
+                found is None or kv.create_revision > found.create_revision
+            ):
+                found = kv
+        return None if found is None else found.key
 
     def leave(self) -> None:
         """Give the place up, without waiting for it: the caller may be gone, or the member about to stop."""
@@ -186,9 +194,15 @@ def newest(server: Server, key: bytes) -> kv_pb2.KeyValue | None:
     return None if chunk is None else enc.decode_chunk(chunk)
 
 
-def under(server: Server, prefix: bytes) -> list[kv_pb2.KeyValue]:
-    """The keys under a prefix that ends in a slash, as this member has them."""
-    return [enc.decode_chunk(chunk) for chunk in server.store.select(interval(prefix, prefix_end(prefix)))]
+async def under(server: Server, prefix: bytes) -> AsyncIterator[kv_pb2.KeyValue]:
+    """The keys under a prefix that ends in a slash, as this member has them now.
+
+    There may be a million of them, whatever they are for: only some are looked at in one turn of the loop.
+    """
+    for place, chunk in enumerate(server.store.select(interval(prefix, prefix_end(prefix))), 1):
+        yield enc.decode_chunk(chunk)
+        if not place % KEYS_PER_TURN:
+            await asyncio.sleep(0)
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -196,9 +210,13 @@ def prefix_end(prefix: bytes) -> bytes:
     return prefix[:-1] + b"0"
 
 
-def oldest(server: Server, prefix: bytes) -> kv_pb2.KeyValue | None:
-    """The key whose turn it is."""
-    return min(under(server, prefix), key=lambda kv: kv.create_revision, default=None)
+async def oldest(server: Server, prefix: bytes) -> kv_pb2.KeyValue | None:
+    """The key whose turn it is, at the revision of this moment."""
+    found: kv_pb2.KeyValue | None = None
+    async for kv in under(server, prefix):
+        if found is None or kv.create_revision < found.create_revision:
+            found = kv
+    return found
 
 
 def answer(server: Server, body: Message, revision: int) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from raftkv.api import turns
 from raftkv.api.election import ElectionService
 from raftkv.api.lock import EXPIRED, LockService
 from raftkv.lease import LeaseStore
@@ -142,3 +143,24 @@ async def test_observing_goes_on_when_the_history_it_needs_is_gone(member: Membe
     assert b"third" in await next_one
     await heard.aclose()  # type: ignore[attr-defined]
     assert member.hub.count().streams == 0
+
+
+@scenario
+async def test_a_long_queue_leaves_the_loop_its_turns(member: Member) -> None:
+    """So does a lock whose name is the prefix of whatever else there is."""
+    for number in range(5 * turns.KEYS_PER_TURN):
+        member.store.put(rpc_pb2.PutRequest(key=b"n/%05d" % (number * 7919 % 99991)))
+    counted = 0
+
+    async def count() -> None:
+        nonlocal counted
+        while True:
+            counted += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
+    found = await turns.oldest(member.server(), b"n/")
+    assert found is not None
+    assert found.create_revision == 2
+    assert counted >= 4
+    counting.cancel()
