@@ -81,10 +81,13 @@ class LeaseService:
 
     async def leases(self, request: bytes, context: Context) -> list[bytes]:
         """List the leases this member knows; at the leader, those that expire soonest first."""
-        response = rpc_pb2.LeaseLeasesResponse()
-        for lease_id in self._leases.lessor.soonest_first():
-            response.leases.add(ID=lease_id)
-        return [self._server.header(), response.SerializeToString()]
+        header, soonest_first = self._server.header(), self._leases.lessor.soonest_first()
+        return [header, await asyncio.to_thread(_listed, soonest_first)]
+
+
+def _listed(soonest_first: Callable[[], list[int]]) -> bytes:
+    leases = [rpc_pb2.LeaseStatus(ID=lease_id) for lease_id in soonest_first()]
+    return rpc_pb2.LeaseLeasesResponse(leases=leases).SerializeToString()
 
 
 class _Renewals:

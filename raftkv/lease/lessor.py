@@ -168,9 +168,13 @@ class Lessor:
         self._take_up(lease)
         return max(0.0, self._expiry[lease.id] - self._now())
 
-    def soonest_first(self) -> list[int]:
-        """All leases in the order in which they will expire; in order of their ids while not primary."""
-        return sorted(self._store.leases, key=lambda lease_id: (self._expiry.get(lease_id, math.inf), lease_id))
+    def soonest_first(self) -> Callable[[], list[int]]:
+        """All leases in the order in which they will expire; in order of their ids while not primary.
+
+        As a function to call in any thread, since there may be many: it knows the leases of this moment.
+        """
+        ids, expiry = list(self._store.leases), self._expiry.copy()
+        return lambda: sorted(ids, key=lambda lease_id: (expiry.get(lease_id, math.inf), lease_id))
 
     # Expiring
 

@@ -314,11 +314,15 @@ def test_remaining_time_is_told_and_never_below_zero(world: World) -> None:
 def test_leases_are_listed_soonest_first_at_the_leader(world: World) -> None:
     for lease_id, ttl in ((1, 30), (2, 10), (3, 20)):
         world.grant(lease_id, ttl)
-    assert world.leader.lessor.soonest_first() == [2, 3, 1]
+    soonest_first = world.leader.lessor.soonest_first()
+    world.revoke(3)
+    world.grant(4, 15)
+    assert soonest_first() == [2, 3, 1]
+    assert world.leader.lessor.soonest_first()() == [2, 4, 1]
     world.renew(2)
     follower = world.members[1]
     world.catch_up(follower)
-    assert follower.lessor.soonest_first() == [1, 2, 3]
+    assert follower.lessor.soonest_first()() == [1, 2, 4]
 
 
 @pytest.mark.parametrize(("known", "seconds"), [(2, 0), (9, 0), (10, 5), (60, 30), (120, 60), (9_000_000_000, 60)])
