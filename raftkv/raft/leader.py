@@ -328,6 +328,13 @@ class Leader:
         if name is not None:
             self._broadcast_heartbeat(name)
 
+    def sole_read_index(self) -> int | None:
+        """The index at which a read is linearizable now, if our own word is a quorum; else None."""
+        commit = self._log.commit
+        if self._log.term(commit) != self._term or not self._wins({self._id}):
+            return None
+        return commit
+
     def reads_announced(self) -> None:
         """Our heartbeats have been handed out."""
         self._reads.announced()

@@ -205,6 +205,11 @@ class RaftNode:
             self._out.messages.append(ReadIndex(self.id, self.leader, 0, context))
 
     @_guarded
+    def sole_read_index(self) -> int | None:
+        """The index at which a read is linearizable now, if nobody else need be asked: a cluster of one. Else None."""
+        return None if self._leading is None else self._leading.sole_read_index()
+
+    @_guarded
     def transfer_leader(self, to: NodeId) -> None:
         """Hand leadership to a voter once its log is complete; given up after an election timeout (thesis 3.10)."""
         if self._leading is None or to == self.id or to not in self.conf_state.voters:

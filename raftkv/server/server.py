@@ -126,6 +126,8 @@ class Server:
         """Ends calls under way that want no member without a leader."""
         self._leaderless_seconds = 3 * election_ticks * tick_seconds
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
+        self._current: asyncio.Future[None] = self._loop.create_future()
+        self._current.set_result(None)
         self._unsynced: deque[tuple[Ready, Group | None]] = deque()
         self._syncing = False
         self._sync_started_at = 0.0
@@ -182,6 +184,9 @@ class Server:
         """
         if self._closed or self.failed.done():
             raise errors.Stopped
+        index = self.node.sole_read_index()
+        if index is not None and index <= self.applier.index:
+            return self._current
         future = self.reads.wait()
         self.wake()
         return future

@@ -422,6 +422,22 @@ def test_a_new_leader_answers_reads_only_after_its_first_commit() -> None:
     assert [state.index for state in core.ready().read_states] == [2]
 
 
+def test_only_a_sole_voter_that_has_committed_in_its_term_reads_without_asking() -> None:
+    group = Group(3)
+    group.elect(1)
+    assert [core.sole_read_index() for core in group.nodes.values()] == [None, None, None]
+    alone = Group(1)
+    core = alone.nodes[1]
+    assert core.sole_read_index() is None
+    core.campaign()
+    alone.take(1)
+    alone.sync(1, 1)
+    assert core.role is Role.LEADER
+    assert core.sole_read_index() is None, "its no-op is not committed yet"
+    alone.settle()
+    assert core.sole_read_index() == core.commit_index == 1
+
+
 def test_a_followers_read_is_answered_by_the_leader() -> None:
     group = Group(3)
     group.elect(1)
