@@ -8,6 +8,7 @@ take part (`raftkv.peer.introduction`), and creates its data then.
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import socket
 import time
@@ -33,6 +34,7 @@ from raftkv.rpc.app import ASGIApp
 from raftkv.rpc.server import HttpServer, listen
 from raftkv.server import compactor
 from raftkv.server.apply import applied_position
+from raftkv.server.backup import SENDING
 from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
 from raftkv.server.datadir import DataDir, StartError
 from raftkv.server.headers import Headers
@@ -180,7 +182,10 @@ class Member:
     def _client_methods(self, server: Server) -> dict[str, Method]:
         limits = api.Limits(max_request_bytes=self.config.max_request_bytes, max_txn_ops=self.config.max_txn_ops)
         methods = api.services(
-            server, limits, watch_progress_seconds=self.config.watch_progress_notify_interval_seconds
+            server,
+            limits,
+            scratch=os.path.join(self.config.data_dir, SENDING),
+            watch_progress_seconds=self.config.watch_progress_notify_interval_seconds,
         )
         methods.update(health.methods(lambda: not server.failed.done()))
         methods.update(reflection.methods({path.split("/")[1] for path in methods}))

@@ -15,6 +15,7 @@ from cli.raftctl.lock import lock
 from cli.raftctl.maintenance import alarm, move_leader
 from cli.raftctl.member import member
 from cli.raftctl.session import Session, global_options
+from cli.raftctl.snapshot import snapshot
 from cli.raftctl.txn import txn
 from cli.raftctl.watch import watch
 from raftkv import ETCD_API_VERSION, __version__
@@ -71,7 +72,10 @@ def completion(shell: str) -> None:
     print(found(raftctl, {}, "raftctl", "_RAFTCTL_COMPLETE").source())
 
 
-for command in (put, get, delete, txn, compaction, watch, lease, lock, elect, endpoint, member, alarm, move_leader):
+KEYS = (put, get, delete, txn, compaction, watch, lease, lock, elect)
+UPKEEP = (endpoint, member, alarm, move_leader, snapshot)
+
+for command in (*KEYS, *UPKEEP):
     raftctl.add_command(command)
 
 

@@ -1,20 +1,33 @@
 """etcdserverpb.Maintenance: the state of this member, and what is done for its upkeep."""
 
+from collections.abc import AsyncIterator
+
 from raftkv import ETCD_API_VERSION, errors
 from raftkv.api.kv import decode
 from raftkv.mvcc import HistoryHash, hash_history
 from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Method
+from raftkv.server.backup import copy_store
 from raftkv.server.proposals import ALARM
 from raftkv.server.server import Server
 from raftkv.server.transfer import move_leader
 
+READ_BYTES = 1 << 20
+PIECE_BYTES = 32 << 10
+
+
+def _piece(left: int, data: bytes) -> bytes:
+    response = rpc_pb2.SnapshotResponse(remaining_bytes=left, blob=data, version=ETCD_API_VERSION)
+    return response.SerializeToString()
+
 
 class MaintenanceService:
-    """Alarm, Status, Hash, HashKV and MoveLeader."""
+    """Alarm, Status, Hash, HashKV, Snapshot and MoveLeader."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, scratch: str) -> None:
+        """`scratch` is a directory on the disk of the store."""
         self._server = server
+        self._scratch = scratch
 
     def methods(self) -> dict[str, Method]:
         """The service's method table."""
@@ -24,6 +37,7 @@ class MaintenanceService:
             prefix + "Status": Method.unary(self.status),
             prefix + "Hash": Method.unary(self.hash),
             prefix + "HashKV": Method.unary(self.hash_kv),
+            prefix + "Snapshot": Method.server_stream(self.snapshot),
             prefix + "MoveLeader": Method.unary(self.move_leader),
         }
 
@@ -69,10 +83,30 @@ class MaintenanceService:
     async def _hash(self, revision: int) -> tuple[HistoryHash, int]:
         store = self._server.store
         store.check_revision(revision)
-        while store.compacting:
-            await self._server.wait_compaction()
+        await self._compacted()
         hashed = hash_history(store, revision)
         return hashed, await self._server.aside(hashed.compute)
+
+    async def _compacted(self) -> None:
+        while self._server.store.compacting:
+            await self._server.wait_compaction()
+
+    async def snapshot(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        """Send the store as of now, in pieces, and its SHA-256 at the end."""
+        server = self._server
+        await self._compacted()
+        await server.flushed()
+        backup = await server.aside(lambda: copy_store(server.store.backend, self._scratch))
+        try:
+            while backup.left_bytes:
+                data = await server.aside(lambda: backup.read(READ_BYTES))
+                end = backup.left_bytes + len(data)
+                for place in range(0, len(data), PIECE_BYTES):
+                    piece = data[place : place + PIECE_BYTES]
+                    yield _piece(end - place - len(piece), piece)
+            yield _piece(0, backup.digest())
+        finally:
+            backup.close()
 
     async def move_leader(self, request: bytes, context: Context) -> bytes:
         """Hand leadership over; like etcd's, the answer has no header."""

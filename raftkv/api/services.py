@@ -12,8 +12,11 @@ from raftkv.rpc import Method
 from raftkv.server.server import Server
 
 
-def services(server: Server, limits: Limits, *, watch_progress_seconds: float = 5.0) -> dict[str, Method]:
-    """Build the method table of the etcd API; methods that are absent answer UNIMPLEMENTED."""
+def services(server: Server, limits: Limits, *, scratch: str, watch_progress_seconds: float = 5.0) -> dict[str, Method]:
+    """Build the method table of the etcd API; methods that are absent answer UNIMPLEMENTED.
+
+    `scratch` is a directory on the disk of the store, for copies of it.
+    """
     table: dict[str, Method] = {}
     table.update(KVService(server, limits).methods())
     table.update(WatchService(server, progress_seconds=watch_progress_seconds).methods())
@@ -21,5 +24,5 @@ def services(server: Server, limits: Limits, *, watch_progress_seconds: float = 
     table.update(LockService(server).methods())
     table.update(ElectionService(server).methods())
     table.update(ClusterService(server).methods())
-    table.update(MaintenanceService(server).methods())
+    table.update(MaintenanceService(server, scratch).methods())
     return {path: guarded(server, method) for path, method in table.items()}

@@ -15,6 +15,7 @@ from raftkv import errors
 from raftkv.client import requests as req
 from raftkv.client import stm
 from raftkv.client.electing import AsyncElection
+from raftkv.client.errors import classify
 from raftkv.client.failover import Attempts, Rotation
 from raftkv.client.leasing import AsyncLease, KeepAlive, keep_alive_on, keep_alive_once
 from raftkv.client.locking import AsyncLock
@@ -304,6 +305,24 @@ class AsyncClient:
     async def status(self, endpoint: str | None = None) -> rpc_pb2.StatusResponse:
         """What the member behind an endpoint says of itself; without one, any member that answers."""
         return await self.call(req.STATUS, rpc_pb2.StatusRequest(), endpoint=endpoint)
+
+    async def snapshot(self) -> AsyncIterator[rpc_pb2.SnapshotResponse]:
+        """The store of a member, in pieces; the last piece is the SHA-256 of the others. Without a time limit.
+
+        Raises:
+            NotConnected, Unavailable, Refused
+        """
+        _, channel = await self._connected()
+        stream = channel.unary_stream(
+            req.SNAPSHOT,
+            request_serializer=rpc_pb2.SnapshotRequest.SerializeToString,
+            response_deserializer=rpc_pb2.SnapshotResponse.FromString,
+        )
+        try:
+            async for piece in stream(rpc_pb2.SnapshotRequest()):
+                yield piece
+        except grpc.aio.AioRpcError as error:
+            raise classify(Code(error.code().value[0]), error.details() or "", read=True) from error
 
     async def health(self, endpoint: str | None = None) -> float:
         """Seconds that a linearizable read took; raises when it fails. A read that is not permitted is healthy too."""

@@ -49,6 +49,7 @@ MEMBER_LIST = Rpc(
 )
 STATUS = Rpc("/etcdserverpb.Maintenance/Status", rpc_pb2.StatusRequest, rpc_pb2.StatusResponse, True, False)
 ALARM = Rpc("/etcdserverpb.Maintenance/Alarm", rpc_pb2.AlarmRequest, rpc_pb2.AlarmResponse, False)
+SNAPSHOT = "/etcdserverpb.Maintenance/Snapshot"
 HASH_KV = Rpc("/etcdserverpb.Maintenance/HashKV", rpc_pb2.HashKVRequest, rpc_pb2.HashKVResponse, True, False)
 MOVE_LEADER = Rpc("/etcdserverpb.Maintenance/MoveLeader", rpc_pb2.MoveLeaderRequest, rpc_pb2.MoveLeaderResponse, False)
 

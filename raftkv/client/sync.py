@@ -279,6 +279,16 @@ class Client:
         """What the member behind an endpoint says of itself; without one, any member that answers."""
         return self._run(self._client.status(endpoint))
 
+    def snapshot(self) -> Iterator[rpc_pb2.SnapshotResponse]:
+        """The store of a member, in pieces; the last piece is the SHA-256 of the others. Without a time limit."""
+        pieces = self._client.snapshot()
+
+        async def following() -> rpc_pb2.SnapshotResponse | None:
+            return await anext(pieces, None)
+
+        while (piece := self._run(following())) is not None:
+            yield piece
+
     def health(self, endpoint: str | None = None) -> float:
         """Seconds that a linearizable read took; raises when it fails. A read that is not permitted is healthy too."""
         return self._run(self._client.health(endpoint))

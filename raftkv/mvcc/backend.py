@@ -85,6 +85,9 @@ class Backend(Protocol):
     def end_flush(self, flush: Flush) -> None:
         """Forget the frozen changes, which are durable now."""
 
+    def copy_to(self, directory: str) -> None:
+        """Write what is durable, of one moment, to a directory, compacted and not synced. Blocks: for threads."""
+
     def close(self) -> None: ...
 
 
@@ -292,6 +295,9 @@ class LmdbBackend:
         self._frozen = _empty()
         self._frozen_order = []
         self._blocks.clear()
+
+    def copy_to(self, directory: str) -> None:
+        self._env.copy(directory, compact=True)
 
     def close(self) -> None:
         self._env.close()

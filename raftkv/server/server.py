@@ -17,7 +17,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from raftkv import errors
@@ -132,6 +132,7 @@ class Server:
         self._syncing = False
         self._sync_started_at = 0.0
         self._flushing = False
+        self._flush_waiters: list[asyncio.Future[None]] = []
         self._flushed_at = self._loop.time()
         self._pump_due = False
         self._closed = False
@@ -263,6 +264,25 @@ class Server:
         outcomes: list[Callable[[], None]] = []
         self._run(self._run_aside, attempt, done)
         return future
+
+    async def flushed(self) -> None:
+        """Wait until the store holds durably what has been applied by now.
+
+        Raises:
+            Stopped: this member has failed or is closed.
+        """
+        # A flush that is under way began too early.
+        for _ in range(2 if self._flushing else 1):
+            if self._closed or self.failed.done():
+                raise errors.Stopped
+            self._flush()
+            if self._flushing:
+                ended: asyncio.Future[None] = self._loop.create_future()
+                self._flush_waiters.append(ended)
+                either: list[asyncio.Future[Any]] = [ended, self.failed]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self.failed.done():
+            raise errors.Stopped
 
     async def wait_compaction(self) -> None:
         """Wait until the compaction under way has removed what it must."""
@@ -458,6 +478,10 @@ class Server:
         def flushed() -> None:
             self.store.backend.end_flush(flush)
             self._flushing = False
+            waiters, self._flush_waiters = self._flush_waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
         self._flushing = True
         self._run(self._run_flush, flush.write, flushed)

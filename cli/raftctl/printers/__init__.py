@@ -37,6 +37,15 @@ class Health(NamedTuple):
         return golang.format_duration(self.took_nanoseconds)
 
 
+class Snapshot(NamedTuple):
+    """What a snapshot holds; `hash` is what `endpoint hashkv` said when it was taken, after a compaction had ended."""
+
+    hash: int
+    revision: int
+    records: int
+    size_bytes: int
+
+
 class Printer:
     """Prints answers; a subclass overrides what its form has."""
 
@@ -121,6 +130,9 @@ class Printer:
     def alarms(self, response: "rpc_pb2.AlarmResponse") -> None:
         raise self._lacking()
 
+    def snapshot(self, found: Snapshot) -> None:
+        raise self._lacking()
+
     def move_leader(self, leader: int, target: int, response: "rpc_pb2.MoveLeaderResponse") -> None:
         raise self._lacking()
 
@@ -161,6 +173,11 @@ def member_rows(response: "rpc_pb2.MemberListResponse") -> Iterable[tuple[str, .
             ",".join(member.clientURLs),
             str(member.isLearner).lower(),
         )
+
+
+def snapshot_row(found: Snapshot) -> tuple[str, ...]:
+    """hash, revision, records, size."""
+    return f"{found.hash:x}", str(found.revision), str(found.records), golang.humanize(found.size_bytes)
 
 
 def status_rows(statuses: Sequence[Status]) -> Iterable[tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cli.raftctl import golang
-from cli.raftctl.printers import HashKV, Health, Printer, Status, write_line
+from cli.raftctl.printers import HashKV, Health, Printer, Snapshot, Status, write_line
 from raftkv.pb import kv_pb2, rpc_pb2
 
 
@@ -131,6 +131,12 @@ class Fields(Printer):
             _line("MemberID", one.memberID)
             _line("AlarmType", rpc_pb2.AlarmType.Name(one.alarm))
             write_line("")
+
+    def snapshot(self, found: Snapshot) -> None:
+        _line("Hash", found.hash)
+        _line("Revision", found.revision)
+        _line("Keys", found.records)
+        _line("Size", found.size_bytes)
 
     def hashes(self, hashes: Sequence[HashKV]) -> None:
         for one in hashes:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import Message
 
-from cli.raftctl.printers import HashKV, Health, Printer, Status, write_line
+from cli.raftctl.printers import HashKV, Health, Printer, Snapshot, Status, write_line
 from raftkv.pb import rpc_pb2
 
 _HTML = {"&": "\\u0026", "<": "\\u003c", ">": "\\u003e", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -81,6 +81,15 @@ class Json(Printer):
 
     def alarms(self, response: rpc_pb2.AlarmResponse) -> None:
         _print(render(response))
+
+    def snapshot(self, found: Snapshot) -> None:
+        told = {
+            "hash": found.hash,
+            "revision": found.revision,
+            "totalKey": found.records,
+            "totalSize": found.size_bytes,
+        }
+        _print(told)
 
     def move_leader(self, leader: int, target: int, response: rpc_pb2.MoveLeaderResponse) -> None:
         _print(render(response))

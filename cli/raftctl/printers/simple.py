@@ -4,7 +4,18 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from cli.raftctl import golang
-from cli.raftctl.printers import HashKV, Health, Printer, Status, member_rows, status_rows, write, write_line
+from cli.raftctl.printers import (
+    HashKV,
+    Health,
+    Printer,
+    Snapshot,
+    Status,
+    member_rows,
+    snapshot_row,
+    status_rows,
+    write,
+    write_line,
+)
 from raftkv.pb import kv_pb2, rpc_pb2
 
 
@@ -100,6 +111,9 @@ class Simple(Printer):
         for one in response.alarms:
             # etcd's rendering ends in a blank.
             write_line(f"memberID:{one.memberID} alarm:{rpc_pb2.AlarmType.Name(one.alarm)} ")
+
+    def snapshot(self, found: Snapshot) -> None:
+        write_line(", ".join(snapshot_row(found)))
 
     def move_leader(self, leader: int, target: int, response: rpc_pb2.MoveLeaderResponse) -> None:
         write_line(f"Leadership transferred from {leader:x} to {target:x}")

@@ -2,7 +2,17 @@
 
 from collections.abc import Sequence
 
-from cli.raftctl.printers import HashKV, Health, Printer, Status, member_rows, status_rows, write_line
+from cli.raftctl.printers import (
+    HashKV,
+    Health,
+    Printer,
+    Snapshot,
+    Status,
+    member_rows,
+    snapshot_row,
+    status_rows,
+    write_line,
+)
 from raftkv.pb import rpc_pb2
 
 
@@ -21,6 +31,9 @@ class Table(Printer):
     def healths(self, healths: Sequence[Health]) -> None:
         rows = [(one.endpoint, str(not one.error).lower(), one.took, one.error) for one in healths]
         _print(("ENDPOINT", "HEALTH", "TOOK", "ERROR"), rows)
+
+    def snapshot(self, found: Snapshot) -> None:
+        _print(("HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE"), [snapshot_row(found)])
 
     def hashes(self, hashes: Sequence[HashKV]) -> None:
         _print(("ENDPOINT", "HASH"), [(one.endpoint, str(one.answer.hash)) for one in hashes])
