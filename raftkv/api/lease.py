@@ -17,6 +17,8 @@ from raftkv.server.leases import PEER_RENEW, PEER_TIME_TO_LIVE, Leases
 from raftkv.server.proposals import LEASE_GRANT, LEASE_REVOKE
 from raftkv.server.server import Server
 
+LEASE_BYTES = 64
+"""What a lease costs of the quota, as in etcd."""
 KEEPALIVES_UNDER_WAY = 1024
 """Of one stream; then it is read no further until some are answered."""
 
@@ -48,6 +50,7 @@ class LeaseService:
         await self._server.admit(validate.LEASE_BYTES)
         wanted.TTL = max(wanted.TTL, self._leases.min_ttl_seconds)
         wanted.ID = wanted.ID or self._free_id()
+        await self._server.admit(LEASE_BYTES)
         return await self._server.propose(LEASE_GRANT, wanted.SerializeToString())
 
     def _free_id(self) -> int:

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from raftkv import errors
 from raftkv.api.lease import LeaseService
 from raftkv.mvcc import encoding as enc
+from raftkv.mvcc import validate
 from raftkv.mvcc.interval import interval
 from raftkv.pb import kv_pb2, rpc_pb2
 from raftkv.rpc import Context
@@ -90,6 +91,8 @@ class Turn:
         put = request.success.add().request_put
         put.key, put.value, put.lease = self.key, value, self.lease_id
         request.failure.add().request_range.key = self.key
+        with codeless():
+            await self._server.admit(validate.put_cost(request))
         future = self._server.propose(proposals.TXN, request.SerializeToString())
         try:
             with codeless():
@@ -175,6 +178,7 @@ def guarded(key: bytes, create_revision: int) -> rpc_pb2.TxnRequest:
 async def transact(server: Server, request: rpc_pb2.TxnRequest) -> rpc_pb2.TxnResponse:
     """Run a transaction through the log."""
     with codeless():
+        await server.admit(validate.put_cost(request))
         pieces = await server.propose(proposals.TXN, request.SerializeToString())
     return rpc_pb2.TxnResponse.FromString(b"".join(pieces))
 

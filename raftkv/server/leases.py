@@ -217,22 +217,29 @@ class Leases:
 
     async def _renew_batch(self, batch: list[tuple[int, asyncio.Future[int]]]) -> None:
         lease_ids = [lease_id for lease_id, _ in batch]
+        failure: Exception
         try:
             encoded = await self._at_leader(
                 lambda: self._renew_encoded(lease_ids),
                 PEER_RENEW,
                 peer_pb2.LeaseRenewRequest(ids=lease_ids).SerializeToString(),
             )
-        except (StatusError, asyncio.CancelledError) as error:
-            failure = error if isinstance(error, StatusError) else errors.Stopped()
-            for _, future in batch:
+            ttls = peer_pb2.LeaseRenewResponse.FromString(encoded).ttls
+            if len(ttls) != len(batch):
+                raise ValueError(f"{len(ttls)} answers to {len(batch)} renewals")
+        except asyncio.CancelledError:
+            failure = errors.Stopped()
+        except Exception as error:
+            # Whatever it is, somebody waits to hear of it.
+            failure = error
+        else:
+            for (_, future), ttl in zip(batch, ttls, strict=True):
                 if not future.done():
-                    future.set_exception(failure)
+                    future.set_result(ttl)
             return
-        ttls = peer_pb2.LeaseRenewResponse.FromString(encoded).ttls
-        for (_, future), ttl in zip(batch, ttls, strict=True):
+        for _, future in batch:
             if not future.done():
-                future.set_result(ttl)
+                future.set_exception(failure)
 
     async def _renew_encoded(self, lease_ids: Sequence[int]) -> bytes:
         return peer_pb2.LeaseRenewResponse(ttls=await self.renew_here(lease_ids)).SerializeToString()

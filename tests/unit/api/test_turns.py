@@ -2,13 +2,16 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from raftkv import errors
 from raftkv.api import turns
 from raftkv.api.election import ElectionService
+from raftkv.api.lease import LeaseService
 from raftkv.api.lock import EXPIRED, LockService
 from raftkv.lease import LeaseStore
 from raftkv.mvcc import Store
@@ -46,6 +49,8 @@ class Member:
         self.hub = Hub(self.store, lambda revision: self.headers.encode(revision, 1))
         self.applier = self._applier(self.store)
         self.proposed = asyncio.Event()
+        self.quota = 1 << 30
+        self.leases = SimpleNamespace(min_ttl_seconds=2, store=SimpleNamespace(exists=lambda lease_id: False))
 
     def _applier(self, store: Store) -> Applier:
         return Applier(store, LeaseStore(store), Membership(store), self.proposals, self.headers)
@@ -53,6 +58,10 @@ class Member:
     def propose(self, operation: p.Operation, request: bytes) -> "asyncio.Future[list[bytes]]":
         self.proposed.set()
         return self.proposals.add(operation, request)
+
+    async def admit(self, cost_bytes: int) -> None:
+        if cost_bytes > self.quota:
+            raise errors.NoSpace
 
     async def linearizable(self) -> None:
         """All that was committed is applied."""
@@ -102,6 +111,12 @@ async def begin(member: Member, call: AsyncIterator[bytes]) -> "asyncio.Task[byt
     return task
 
 
+async def begin_unary(member: Member, call: Coroutine[Any, Any, list[bytes]]) -> "asyncio.Task[list[bytes]]":
+    task = asyncio.create_task(call)
+    await member.proposed.wait()
+    return task
+
+
 @scenario
 async def test_a_turn_that_came_to_a_lease_that_is_gone_already_is_no_turn(member: Member) -> None:
     """A member that applies much at once may see nobody before a caller whose own lease has ended, too."""
@@ -143,6 +158,28 @@ async def test_observing_goes_on_when_the_history_it_needs_is_gone(member: Membe
     assert b"third" in await next_one
     await heard.aclose()  # type: ignore[attr-defined]
     assert member.hub.count().streams == 0
+
+
+@scenario
+async def test_a_full_store_takes_neither_leases_nor_places(member: Member) -> None:
+    await member.do(p.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=A, TTL=60))
+    member.quota = 10
+    key = v3election_pb2.LeaderKey(key=b"n/a", rev=1)
+    election = ElectionService(member.server())
+    with pytest.raises(errors.NoSpace):
+        await LeaseService(member.server()).grant(rpc_pb2.LeaseGrantRequest(TTL=60).SerializeToString(), CONTEXT)
+    for call in (
+        anext(LockService(member.server()).lock(v3lock_pb2.LockRequest(lease=A).SerializeToString(), CONTEXT)),
+        anext(election.campaign(v3election_pb2.CampaignRequest(lease=A).SerializeToString(), CONTEXT)),
+        election.proclaim(v3election_pb2.ProclaimRequest(leader=key, value=b"v").SerializeToString(), CONTEXT),
+    ):
+        with pytest.raises(StatusError, match="database space exceeded"):
+            await call
+    resigned = await begin_unary(
+        member, election.resign(v3election_pb2.ResignRequest(leader=key).SerializeToString(), CONTEXT)
+    )
+    member.commit()
+    assert await resigned
 
 
 @scenario

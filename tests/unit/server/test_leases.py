@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
+from google.protobuf.message import DecodeError
 
 from raftkv import errors
 from raftkv.lease import LeaseStore
@@ -108,6 +109,7 @@ class Group:
         self.commits = True
         self.confirms = True
         self.refuses = False
+        self.garbled = b""
         self.turn_seconds = 0.0
         """How far real time is ahead of the loop's, which stands still during a turn."""
         self.queue: list[bytes] = []
@@ -167,6 +169,8 @@ class Group:
         if peer in self.cut:
             await asyncio.sleep(timeout)
             raise ConnectionError("no answer")
+        if self.garbled:
+            return self.garbled
         leases = self.members[peer].leases
         if path == PEER_RENEW:
             ids = peer_pb2.LeaseRenewRequest.FromString(request).ids
@@ -338,6 +342,14 @@ async def test_renewals_of_a_follower_travel_together(group: Group) -> None:
     assert answers == [10] * 100 + [0, 0]
     assert len(group.calls) == 1
     assert group.remaining(50) == pytest.approx(10, abs=0.3)
+
+
+@scenario
+async def test_an_answer_that_makes_no_sense_leaves_nobody_waiting(group: Group) -> None:
+    await group.grant(7, 10)
+    for group.garbled in (b"\xff", peer_pb2.LeaseRenewResponse(ttls=[1, 2]).SerializeToString()):
+        with pytest.raises((ValueError, DecodeError)):
+            await asyncio.wait_for(group.members[2].leases.renew(7), 20)
 
 
 @scenario
