@@ -42,6 +42,9 @@ class Config:
     heartbeat_interval_ms: int = 100
     election_timeout_ms: int = 1000
     quota_backend_bytes: int = 0
+    snapshot_count: int = 10_000
+    snapshot_catchup_entries: int = 5_000
+    snapshot_send_bytes_per_second: int = 64 << 20
     max_request_bytes: int = 1_572_864
     max_txn_ops: int = 128
     auto_compaction_mode: str = "periodic"

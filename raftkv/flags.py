@@ -14,6 +14,7 @@ import click
 from raftkv import ETCD_API_VERSION, __version__
 from raftkv.config import Config, ConfigError, Members, check, url_problem
 from raftkv.duration import parse_duration
+from raftkv.failpoints import VARIABLE
 
 ENVIRONMENT_PREFIX = "RAFTKV_"
 
@@ -46,7 +47,7 @@ def environment_warnings(environ: Mapping[str, str]) -> list[str]:
     return [
         _unknown("environment variable", name, list(known)) + " (ignored)"
         for name in sorted(environ)
-        if name.startswith(ENVIRONMENT_PREFIX) and name not in known and not foreign.match(name)
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in (*known, VARIABLE) and not foreign.match(name)
     ]
 
 
@@ -177,6 +178,27 @@ def _options() -> list[_Option]:
             _POSITIVE,
             default.election_timeout_ms,
             "Milliseconds; at least 5 heartbeats, ≤ 50 s.",
+        ),
+        _Option(
+            "snapshot-count",
+            _MEMBER,
+            _POSITIVE,
+            default.snapshot_count,
+            "The log is compacted each time it has so many entries more.",
+        ),
+        _Option(
+            "snapshot-catchup-entries",
+            _MEMBER,
+            click.IntRange(min=0),
+            default.snapshot_catchup_entries,
+            "So many entries are kept for members that lag; others get a snapshot.",
+        ),
+        _Option(
+            "snapshot-send-bytes-per-second",
+            _MEMBER,
+            _POSITIVE,
+            default.snapshot_send_bytes_per_second,
+            "How fast a snapshot is sent at most.",
         ),
         _Option(
             "advertise-client-urls",

@@ -26,9 +26,11 @@ from raftkv.histogram import Histogram
 from raftkv.metrics import Metrics
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import log_pb2, rpc_pb2
-from raftkv.peer import MESSAGES, Acquaintance, PeerCalls, PeerTransport, introduction
+from raftkv.peer import MESSAGES, SNAPSHOT, Acquaintance, PeerCalls, PeerTransport, introduction
+from raftkv.peer import snapshot as peer_snapshot
+from raftkv.peer.reception import call_metadata
 from raftkv.raft import Config as RaftConfig
-from raftkv.raft import Entry, EntryKind, HardState, RaftNode, Role
+from raftkv.raft import Entry, EntryKind, HardState, InstallSnapshot, RaftNode, Role
 from raftkv.rpc import App, Context, Method, Requests, health, reflection
 from raftkv.rpc.app import ASGIApp
 from raftkv.rpc.server import HttpServer, listen
@@ -40,10 +42,12 @@ from raftkv.server.datadir import DataDir, StartError
 from raftkv.server.headers import Headers
 from raftkv.server.heard import Heard
 from raftkv.server.identity import Identity, check_settings, check_token, first_members
-from raftkv.server.membership import Membership
+from raftkv.server.membership import Membership, decode_conf_state
 from raftkv.server.proposals import COMPACTION, MEMBER_ATTRIBUTES
-from raftkv.server.server import Blocking, Server
-from raftkv.server.worker import Worker
+from raftkv.server.server import Server
+from raftkv.server.snapshot_transfer import Transfers
+from raftkv.server.snapshots import Copy, settle_at_start
+from raftkv.server.worker import Blocking, Worker
 from raftkv.status import Code, StatusError
 from raftkv.wal import CorruptLog, Wal, WalContents
 from raftkv.web import Checks, Front, client_pages, metrics_pages
@@ -68,6 +72,7 @@ class Member:
         self._identity: Identity | None = None
         self._server: Server | None = None
         self._transport: PeerTransport | None = None
+        self._transfers: Transfers | None = None
         self._publishing: asyncio.Task[None] | None = None
         self._compacting: asyncio.Task[None] | None = None
         self.client_addresses: tuple[str, ...] = ()
@@ -121,6 +126,8 @@ class Member:
         server, transport, calls = self._assemble(wal, contents, store, membership)
         self._server, self._transport = server, transport
         self._exit.push_async_callback(server.close)
+        assert self._transfers is not None
+        self._exit.push_async_callback(self._transfers.close)
         if not self.peer_addresses:
             await self._serve_peers(peers)
         self._exit.push_async_callback(calls.close)
@@ -214,7 +221,10 @@ class Member:
                 f"the store in {data_dir.store} cannot be opened: {error}. Check space and owner"
             ) from error
         self._exit.callback(backend.close)
-        return Store(backend)
+        store = Store(backend)
+        # A snapshot may bring another backend.
+        self._exit.callback(lambda: store.backend.close())
+        return store
 
     async def _first_start(self, data_dir: DataDir, listeners: list[socket.socket]) -> tuple[Wal, Store]:
         self._identity, members = first_members(self.config)
@@ -229,6 +239,11 @@ class Member:
         self._identity = Identity.decode(contents.identity)
         check_token(self.config, self._identity)
         check_store_exists(data_dir)
+        try:
+            if settle_at_start(data_dir.path, contents.snapshot[0]):
+                logger.info("the installation of a snapshot of index %d is finished", contents.snapshot[0])
+        except (OSError, lmdb.Error) as error:
+            raise StartError(f"cannot finish the installation of a snapshot in {data_dir.path}: {error}") from error
         store = self._open_store(data_dir)
         check_store_follows(data_dir, store, contents)
         ignored = check_settings(self.config, self._identity, Membership(store).members)
@@ -243,6 +258,7 @@ class Member:
         methods = {
             introduction.INTRODUCE: introduction.method(self.cluster_id, self.member_id, self._acquaintance),
             MESSAGES: Method.client_stream(self._receive),
+            SNAPSHOT: Method.client_stream(self._receive_snapshot),
             **api.peer_methods(self.cluster_id, self.member_id, lambda: self._server),
         }
         self.peer_addresses = await self._serve(App(methods, max_receive_bytes=PEER_MESSAGE_BYTES), listeners)
@@ -251,6 +267,12 @@ class Member:
         if self._transport is None:
             raise StatusError(Code.UNAVAILABLE, "raftkv: this member has not started yet")
         return await self._transport.receive(batches, context)
+
+    async def _receive_snapshot(self, parts: Requests, context: Context) -> bytes:
+        if self._transport is None or self._transfers is None:
+            raise StatusError(Code.UNAVAILABLE, "raftkv: this member has not started yet")
+        sender = await self._transport.admit(context)
+        return await peer_snapshot.receive_snapshot(parts, sender, self.member_id, self._transfers.begin)
 
     def _acquaintance(self, member: int) -> Acquaintance:
         if self._server is None or self._server.blank:
@@ -285,13 +307,20 @@ class Member:
         election_ticks = max(2, round(config.election_timeout_ms / config.heartbeat_interval_ms))
         hard_state = contents.hard_state if contents else (0, 0, 0)
         entries = contents.entries if contents else []
+        snapshot_index, snapshot_term, conf_state = contents.snapshot if contents else (0, 0, b"")
+        applied = applied_position(store.backend)[0]
         node = RaftNode(
             RaftConfig(id=self.member_id, random=self._rng, election_ticks=election_ticks),
-            membership.conf_state,
+            decode_conf_state(conf_state) if conf_state else membership.conf_state,
             HardState(term=hard_state[0], voted_for=hard_state[1], commit=hard_state[2]),
             [Entry(term, index, EntryKind(kind), data) for term, index, kind, data in entries],
-            applied=applied_position(store)[0],
+            snapshot_index=snapshot_index,
+            snapshot_term=snapshot_term,
+            applied=applied,
         )
+        if node.conf_state != membership.conf_state:
+            # Changes behind the snapshot point are in the store already, and will not be applied again.
+            node.apply_conf_state(membership.conf_state, applied)
         transport = PeerTransport(
             self.cluster_id,
             self.member_id,
@@ -300,6 +329,17 @@ class Member:
             on_unreachable=lambda peer: server.unreachable(peer),
             admit=self._admit,
             rng=self._rng,
+            on_snapshot=lambda message: transfers.send(message),
+        )
+        run_aside = self._thread("aside")
+        self._transfers = transfers = Transfers(
+            config.data_dir,
+            backend=lambda: store.backend,
+            install=lambda message, loaded: server.install(message, loaded),
+            report=lambda peer, ok: server.report_snapshot(peer, ok),
+            matched=lambda peer: node.status().match_indexes.get(peer),
+            send=lambda message, copy, read: self._send_snapshot(membership, message, copy, read),
+            run=run_aside,
         )
         calls = PeerCalls(
             self.cluster_id, self.member_id, lambda: {member.ID: member.peerURLs for member in membership.members}
@@ -314,7 +354,7 @@ class Member:
             call_peer=calls.call,
             run_wal=self._thread("wal"),
             run_flush=self._thread("flush", self._flushes),
-            run_aside=self._thread("aside"),
+            run_aside=run_aside,
             rng=self._rng,
             tick_seconds=config.heartbeat_interval_ms / 1000,
             election_ticks=election_ticks,
@@ -322,8 +362,26 @@ class Member:
             watch_fragment_bytes=config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
             warning_seconds=config.warning_apply_duration_seconds,
             clock=time.monotonic,
+            snapshot_count=config.snapshot_count,
+            catch_up_entries=config.snapshot_catchup_entries,
+            hold_log=lambda: transfers.holding,
         )
         return server, transport, calls
+
+    async def _send_snapshot(
+        self, membership: Membership, message: InstallSnapshot, copy: Copy, read: Callable[[int, int], Awaitable[bytes]]
+    ) -> None:
+        urls = next((member.peerURLs for member in membership.members if message.to == member.ID), ())
+        if not urls:
+            raise ConnectionError(f"member {message.to:x} is not known")
+        await peer_snapshot.send_snapshot(
+            self._rng.choice(urls),
+            call_metadata(self.cluster_id, self.member_id, message.to),
+            message,
+            copy.size_bytes,
+            read,
+            bytes_per_second=self.config.snapshot_send_bytes_per_second,
+        )
 
     def _thread(self, name: str, times: Histogram | None = None) -> Blocking:
         """A thread of its own for one kind of blocking work, whose times are observed if wanted."""

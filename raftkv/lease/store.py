@@ -74,11 +74,16 @@ class LeaseStore:
         """How often this member applied each since it started."""
         self.observer: Observer | None = None
         store.leases = self
-        self.load()
+        self._load()
 
-    def load(self) -> None:
-        """Take what the backend and the keyspace hold now."""
-        self._leases = {}
+    def replace(self, other: "LeaseStore") -> None:
+        """Take the leases of another store, which must not be used any more; the keyspace was replaced with it.
+
+        Nobody keeps time here: a member that leads is never given the state of another.
+        """
+        self._leases, self.grants = other._leases, other.grants
+
+    def _load(self) -> None:
         for packed, record in self._store.backend.scan(LEASES):
             (lease_id,) = _ID.unpack(packed)
             ttl, remaining, serial = _RECORD.unpack(record)

@@ -3,9 +3,20 @@
 Nothing here knows of Raft or of an event loop: the server calls `Store` in log order.
 """
 
-from raftkv.mvcc.backend import LEASES, Backend, Flush, LmdbBackend
+from raftkv.mvcc.backend import LEASES, META, Backend, Flush, LmdbBackend
 from raftkv.mvcc.hashing import HistoryHash, hash_history
 from raftkv.mvcc.ranges import Part
 from raftkv.mvcc.store import Change, Store
 
-__all__ = ["LEASES", "Backend", "Change", "Flush", "HistoryHash", "LmdbBackend", "Part", "Store", "hash_history"]
+__all__ = [
+    "LEASES",
+    "META",
+    "Backend",
+    "Change",
+    "Flush",
+    "HistoryHash",
+    "LmdbBackend",
+    "Part",
+    "Store",
+    "hash_history",
+]

@@ -115,6 +115,19 @@ class Store:
         if self.compacted_revision > 0:
             self._compaction = self._compact_history()
 
+    def replace(self, other: "Store") -> None:
+        """Become what another store is, a later one of the same cluster; whoever holds this one goes on with it.
+
+        The other must not be used any more; the backend of before is the caller's to close.
+        """
+        if other.revision < self.revision:
+            raise RuntimeError(f"a store at revision {other.revision} cannot replace one at {self.revision}")
+        self.backend = other.backend
+        self.revision, self.compacted_revision = other.revision, other.compacted_revision
+        self._newest, self._history, self._subs = other._newest, other._history, other._subs
+        self._turnover = other._turnover
+        self._compaction = self._compact_history() if self.compacted_revision > 0 else None
+
     def _number(self, name: bytes, default: int) -> int:
         packed = self.backend.get(META, name)
         return default if packed is None else int(_NUMBER.unpack(packed)[0])

@@ -26,51 +26,55 @@ from raftkv.pb import log_pb2 as raftkv_dot_pb_dot_log__pb2
 from raftkv.pb import rpc_pb2 as raftkv_dot_pb_dot_rpc__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14raftkv/pb/peer.proto\x12\x08raftkvpb\x1a\x13raftkv/pb/log.proto\x1a\x13raftkv/pb/rpc.proto\" \n\x11LeaseRenewRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x03\"\"\n\x12LeaseRenewResponse\x12\x0c\n\x04ttls\x18\x01 \x03(\x03\"\x0e\n\x0cIntroduction\"0\n\x0c\x41\x63quaintance\x12\r\n\x05\x62lank\x18\x01 \x01(\x08\x12\x11\n\ttook_part\x18\x02 \x01(\x08\"3\n\x0cMessageBatch\x12#\n\x08messages\x18\x01 \x03(\x0b\x32\x11.raftkvpb.Message\"\x0e\n\x0cMessagesDone\"\xf7\x04\n\x07Message\x12\x0e\n\x06sender\x18\x01 \x01(\x04\x12\n\n\x02to\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12-\n\x0crequest_vote\x18\x04 \x01(\x0b\x32\x15.raftkvpb.RequestVoteH\x00\x12>\n\x15request_vote_response\x18\x05 \x01(\x0b\x32\x1d.raftkvpb.RequestVoteResponseH\x00\x12\x31\n\x0e\x61ppend_entries\x18\x06 \x01(\x0b\x32\x17.raftkvpb.AppendEntriesH\x00\x12\x42\n\x17\x61ppend_entries_response\x18\x07 \x01(\x0b\x32\x1f.raftkvpb.AppendEntriesResponseH\x00\x12(\n\theartbeat\x18\x08 \x01(\x0b\x32\x13.raftkvpb.HeartbeatH\x00\x12\x39\n\x12heartbeat_response\x18\t \x01(\x0b\x32\x1b.raftkvpb.HeartbeatResponseH\x00\x12\x35\n\x10install_snapshot\x18\n \x01(\x0b\x32\x19.raftkvpb.InstallSnapshotH\x00\x12+\n\x0btimeout_now\x18\x0b \x01(\x0b\x32\x14.raftkvpb.TimeoutNowH\x00\x12$\n\x07propose\x18\x0c \x01(\x0b\x32\x11.raftkvpb.ProposeH\x00\x12)\n\nread_index\x18\r \x01(\x0b\x32\x13.raftkvpb.ReadIndexH\x00\x12:\n\x13read_index_response\x18\x0e \x01(\x0b\x32\x1b.raftkvpb.ReadIndexResponseH\x00\x42\x06\n\x04kind\"@\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04kind\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"`\n\x0bRequestVote\x12\x16\n\x0elast_log_index\x18\x01 \x01(\x04\x12\x15\n\rlast_log_term\x18\x02 \x01(\x04\x12\x10\n\x08pre_vote\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"8\n\x13RequestVoteResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x10\n\x08pre_vote\x18\x02 \x01(\x08\"\x80\x01\n\rAppendEntries\x12\x16\n\x0eprev_log_index\x18\x01 \x01(\x04\x12\x15\n\rprev_log_term\x18\x02 \x01(\x04\x12 \n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x0f.raftkvpb.Entry\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\x04\x12\x0e\n\x06silent\x18\x05 \x01(\x08\"_\n\x15\x41ppendEntriesResponse\x12\x10\n\x08rejected\x18\x01 \x01(\x08\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x12\n\nhint_index\x18\x03 \x01(\x04\x12\x11\n\thint_term\x18\x04 \x01(\x04\",\n\tHeartbeat\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\x04\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\x0c\"$\n\x11HeartbeatResponse\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"?\n\x0fInstallSnapshot\x12,\n\x08metadata\x18\x01 \x01(\x0b\x32\x1a.raftkvpb.SnapshotMetadata\"\x0c\n\nTimeoutNow\"\x17\n\x07Propose\x12\x0c\n\x04\x64\x61ta\x18\x01 \x03(\x0c\"\x1c\n\tReadIndex\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"3\n\x11ReadIndexResponse\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x32\xaa\x02\n\x04Peer\x12<\n\x08Messages\x12\x16.raftkvpb.MessageBatch\x1a\x16.raftkvpb.MessagesDone(\x01\x12;\n\tIntroduce\x12\x16.raftkvpb.Introduction\x1a\x16.raftkvpb.Acquaintance\x12G\n\nLeaseRenew\x12\x1b.raftkvpb.LeaseRenewRequest\x1a\x1c.raftkvpb.LeaseRenewResponse\x12^\n\x0fLeaseTimeToLive\x12$.etcdserverpb.LeaseTimeToLiveRequest\x1a%.etcdserverpb.LeaseTimeToLiveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14raftkv/pb/peer.proto\x12\x08raftkvpb\x1a\x13raftkv/pb/log.proto\x1a\x13raftkv/pb/rpc.proto\"\\\n\x0cSnapshotPart\x12\"\n\x07message\x18\x01 \x01(\x0b\x32\x11.raftkvpb.Message\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0c\n\x04hash\x18\x04 \x01(\x0c\"\x13\n\x11SnapshotInstalled\" \n\x11LeaseRenewRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x03\"\"\n\x12LeaseRenewResponse\x12\x0c\n\x04ttls\x18\x01 \x03(\x03\"\x0e\n\x0cIntroduction\"0\n\x0c\x41\x63quaintance\x12\r\n\x05\x62lank\x18\x01 \x01(\x08\x12\x11\n\ttook_part\x18\x02 \x01(\x08\"3\n\x0cMessageBatch\x12#\n\x08messages\x18\x01 \x03(\x0b\x32\x11.raftkvpb.Message\"\x0e\n\x0cMessagesDone\"\xf7\x04\n\x07Message\x12\x0e\n\x06sender\x18\x01 \x01(\x04\x12\n\n\x02to\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12-\n\x0crequest_vote\x18\x04 \x01(\x0b\x32\x15.raftkvpb.RequestVoteH\x00\x12>\n\x15request_vote_response\x18\x05 \x01(\x0b\x32\x1d.raftkvpb.RequestVoteResponseH\x00\x12\x31\n\x0e\x61ppend_entries\x18\x06 \x01(\x0b\x32\x17.raftkvpb.AppendEntriesH\x00\x12\x42\n\x17\x61ppend_entries_response\x18\x07 \x01(\x0b\x32\x1f.raftkvpb.AppendEntriesResponseH\x00\x12(\n\theartbeat\x18\x08 \x01(\x0b\x32\x13.raftkvpb.HeartbeatH\x00\x12\x39\n\x12heartbeat_response\x18\t \x01(\x0b\x32\x1b.raftkvpb.HeartbeatResponseH\x00\x12\x35\n\x10install_snapshot\x18\n \x01(\x0b\x32\x19.raftkvpb.InstallSnapshotH\x00\x12+\n\x0btimeout_now\x18\x0b \x01(\x0b\x32\x14.raftkvpb.TimeoutNowH\x00\x12$\n\x07propose\x18\x0c \x01(\x0b\x32\x11.raftkvpb.ProposeH\x00\x12)\n\nread_index\x18\r \x01(\x0b\x32\x13.raftkvpb.ReadIndexH\x00\x12:\n\x13read_index_response\x18\x0e \x01(\x0b\x32\x1b.raftkvpb.ReadIndexResponseH\x00\x42\x06\n\x04kind\"@\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04kind\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"`\n\x0bRequestVote\x12\x16\n\x0elast_log_index\x18\x01 \x01(\x04\x12\x15\n\rlast_log_term\x18\x02 \x01(\x04\x12\x10\n\x08pre_vote\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"8\n\x13RequestVoteResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x10\n\x08pre_vote\x18\x02 \x01(\x08\"\x80\x01\n\rAppendEntries\x12\x16\n\x0eprev_log_index\x18\x01 \x01(\x04\x12\x15\n\rprev_log_term\x18\x02 \x01(\x04\x12 \n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x0f.raftkvpb.Entry\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\x04\x12\x0e\n\x06silent\x18\x05 \x01(\x08\"_\n\x15\x41ppendEntriesResponse\x12\x10\n\x08rejected\x18\x01 \x01(\x08\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x12\n\nhint_index\x18\x03 \x01(\x04\x12\x11\n\thint_term\x18\x04 \x01(\x04\",\n\tHeartbeat\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\x04\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\x0c\"$\n\x11HeartbeatResponse\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"?\n\x0fInstallSnapshot\x12,\n\x08metadata\x18\x01 \x01(\x0b\x32\x1a.raftkvpb.SnapshotMetadata\"\x0c\n\nTimeoutNow\"\x17\n\x07Propose\x12\x0c\n\x04\x64\x61ta\x18\x01 \x03(\x0c\"\x1c\n\tReadIndex\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"3\n\x11ReadIndexResponse\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x32\xed\x02\n\x04Peer\x12<\n\x08Messages\x12\x16.raftkvpb.MessageBatch\x1a\x16.raftkvpb.MessagesDone(\x01\x12\x41\n\x08Snapshot\x12\x16.raftkvpb.SnapshotPart\x1a\x1b.raftkvpb.SnapshotInstalled(\x01\x12;\n\tIntroduce\x12\x16.raftkvpb.Introduction\x1a\x16.raftkvpb.Acquaintance\x12G\n\nLeaseRenew\x12\x1b.raftkvpb.LeaseRenewRequest\x1a\x1c.raftkvpb.LeaseRenewResponse\x12^\n\x0fLeaseTimeToLive\x12$.etcdserverpb.LeaseTimeToLiveRequest\x1a%.etcdserverpb.LeaseTimeToLiveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raftkv.pb.peer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEASERENEWREQUEST']._serialized_start=76
-  _globals['_LEASERENEWREQUEST']._serialized_end=108
-  _globals['_LEASERENEWRESPONSE']._serialized_start=110
-  _globals['_LEASERENEWRESPONSE']._serialized_end=144
-  _globals['_INTRODUCTION']._serialized_start=146
-  _globals['_INTRODUCTION']._serialized_end=160
-  _globals['_ACQUAINTANCE']._serialized_start=162
-  _globals['_ACQUAINTANCE']._serialized_end=210
-  _globals['_MESSAGEBATCH']._serialized_start=212
-  _globals['_MESSAGEBATCH']._serialized_end=263
-  _globals['_MESSAGESDONE']._serialized_start=265
-  _globals['_MESSAGESDONE']._serialized_end=279
-  _globals['_MESSAGE']._serialized_start=282
-  _globals['_MESSAGE']._serialized_end=913
-  _globals['_ENTRY']._serialized_start=915
-  _globals['_ENTRY']._serialized_end=979
-  _globals['_REQUESTVOTE']._serialized_start=981
-  _globals['_REQUESTVOTE']._serialized_end=1077
-  _globals['_REQUESTVOTERESPONSE']._serialized_start=1079
-  _globals['_REQUESTVOTERESPONSE']._serialized_end=1135
-  _globals['_APPENDENTRIES']._serialized_start=1138
-  _globals['_APPENDENTRIES']._serialized_end=1266
-  _globals['_APPENDENTRIESRESPONSE']._serialized_start=1268
-  _globals['_APPENDENTRIESRESPONSE']._serialized_end=1363
-  _globals['_HEARTBEAT']._serialized_start=1365
-  _globals['_HEARTBEAT']._serialized_end=1409
-  _globals['_HEARTBEATRESPONSE']._serialized_start=1411
-  _globals['_HEARTBEATRESPONSE']._serialized_end=1447
-  _globals['_INSTALLSNAPSHOT']._serialized_start=1449
-  _globals['_INSTALLSNAPSHOT']._serialized_end=1512
-  _globals['_TIMEOUTNOW']._serialized_start=1514
-  _globals['_TIMEOUTNOW']._serialized_end=1526
-  _globals['_PROPOSE']._serialized_start=1528
-  _globals['_PROPOSE']._serialized_end=1551
-  _globals['_READINDEX']._serialized_start=1553
-  _globals['_READINDEX']._serialized_end=1581
-  _globals['_READINDEXRESPONSE']._serialized_start=1583
-  _globals['_READINDEXRESPONSE']._serialized_end=1634
-  _globals['_PEER']._serialized_start=1637
-  _globals['_PEER']._serialized_end=1935
+  _globals['_SNAPSHOTPART']._serialized_start=76
+  _globals['_SNAPSHOTPART']._serialized_end=168
+  _globals['_SNAPSHOTINSTALLED']._serialized_start=170
+  _globals['_SNAPSHOTINSTALLED']._serialized_end=189
+  _globals['_LEASERENEWREQUEST']._serialized_start=191
+  _globals['_LEASERENEWREQUEST']._serialized_end=223
+  _globals['_LEASERENEWRESPONSE']._serialized_start=225
+  _globals['_LEASERENEWRESPONSE']._serialized_end=259
+  _globals['_INTRODUCTION']._serialized_start=261
+  _globals['_INTRODUCTION']._serialized_end=275
+  _globals['_ACQUAINTANCE']._serialized_start=277
+  _globals['_ACQUAINTANCE']._serialized_end=325
+  _globals['_MESSAGEBATCH']._serialized_start=327
+  _globals['_MESSAGEBATCH']._serialized_end=378
+  _globals['_MESSAGESDONE']._serialized_start=380
+  _globals['_MESSAGESDONE']._serialized_end=394
+  _globals['_MESSAGE']._serialized_start=397
+  _globals['_MESSAGE']._serialized_end=1028
+  _globals['_ENTRY']._serialized_start=1030
+  _globals['_ENTRY']._serialized_end=1094
+  _globals['_REQUESTVOTE']._serialized_start=1096
+  _globals['_REQUESTVOTE']._serialized_end=1192
+  _globals['_REQUESTVOTERESPONSE']._serialized_start=1194
+  _globals['_REQUESTVOTERESPONSE']._serialized_end=1250
+  _globals['_APPENDENTRIES']._serialized_start=1253
+  _globals['_APPENDENTRIES']._serialized_end=1381
+  _globals['_APPENDENTRIESRESPONSE']._serialized_start=1383
+  _globals['_APPENDENTRIESRESPONSE']._serialized_end=1478
+  _globals['_HEARTBEAT']._serialized_start=1480
+  _globals['_HEARTBEAT']._serialized_end=1524
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1526
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1562
+  _globals['_INSTALLSNAPSHOT']._serialized_start=1564
+  _globals['_INSTALLSNAPSHOT']._serialized_end=1627
+  _globals['_TIMEOUTNOW']._serialized_start=1629
+  _globals['_TIMEOUTNOW']._serialized_end=1641
+  _globals['_PROPOSE']._serialized_start=1643
+  _globals['_PROPOSE']._serialized_end=1666
+  _globals['_READINDEX']._serialized_start=1668
+  _globals['_READINDEX']._serialized_end=1696
+  _globals['_READINDEXRESPONSE']._serialized_start=1698
+  _globals['_READINDEXRESPONSE']._serialized_end=1749
+  _globals['_PEER']._serialized_start=1752
+  _globals['_PEER']._serialized_end=2117
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class SnapshotPart(_message.Message):
+    __slots__ = ("message", "size", "data", "hash")
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    message: Message
+    size: int
+    data: bytes
+    hash: bytes
+    def __init__(self, message: _Optional[_Union[Message, _Mapping]] = ..., size: _Optional[int] = ..., data: _Optional[bytes] = ..., hash: _Optional[bytes] = ...) -> None: ...
+
+class SnapshotInstalled(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class LeaseRenewRequest(_message.Message):
     __slots__ = ("ids",)
     IDS_FIELD_NUMBER: _ClassVar[int]

@@ -3,7 +3,8 @@ know of one that is new."""
 
 from raftkv.peer.introduction import Acquaintance
 from raftkv.peer.reception import Reception
+from raftkv.peer.snapshot import SNAPSHOT
 from raftkv.peer.transport import MESSAGES, PeerTransport
 from raftkv.peer.unary import PeerCalls
 
-__all__ = ["MESSAGES", "Acquaintance", "PeerCalls", "PeerTransport", "Reception"]
+__all__ = ["MESSAGES", "SNAPSHOT", "Acquaintance", "PeerCalls", "PeerTransport", "Reception"]

@@ -41,7 +41,7 @@ CONNECT_SECONDS = 5.0
 """How long one URL is tried before the next."""
 BACKOFF_SECONDS = (0.05, 1.0)
 
-_BULK = (AppendEntries, Propose, InstallSnapshot)
+_BULK = (AppendEntries, Propose)
 
 
 class PeerTransport:
@@ -57,16 +57,19 @@ class PeerTransport:
         on_unreachable: Callable[[NodeId], None],
         admit: Callable[[NodeId], Awaitable[None]],
         rng: random.Random,
+        on_snapshot: Callable[[InstallSnapshot], None] = lambda _: None,
     ) -> None:
         """Prepare streams to `peers` (id to URLs). The callbacks run in the event loop, never inside `send`.
 
-        `admit` is awaited before the first message of a stream is taken; what it raises ends the stream.
+        The exception is `on_snapshot`: it takes what does not go by these streams. `admit` is awaited before the first
+        message of a stream is taken; what it raises ends the stream.
         """
         self._cluster_id = cluster_id
         self._member_id = member_id
         self._on_message = on_message
         self._on_unreachable = on_unreachable
         self._admit = admit
+        self._on_snapshot = on_snapshot
         self._rng = rng
         self._streams: dict[NodeId, _Stream] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -109,7 +112,9 @@ class PeerTransport:
         """Queue messages; they leave at the end of this turn of the loop. Those for strangers are dropped."""
         for message in messages:
             stream = self._streams.get(message.to)
-            if stream is not None:
+            if type(message) is InstallSnapshot:
+                self._on_snapshot(message)
+            elif stream is not None:
                 stream.put(message)
 
     def methods(self) -> dict[str, Method]:
@@ -134,10 +139,15 @@ class PeerTransport:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def receive(self, batches: Requests, context: Context) -> bytes:
-        """Take the stream of another member: the handler of `MESSAGES`."""
+    async def admit(self, context: Context) -> NodeId:
+        """Whose call this is; a stranger's is refused."""
         sender = self._reception.sender(context)
         await self._admit(sender)
+        return sender
+
+    async def receive(self, batches: Requests, context: Context) -> bytes:
+        """Take the stream of another member: the handler of `MESSAGES`."""
+        sender = await self.admit(context)
         reader = asyncio.ensure_future(batches.each(lambda batch: self._take_batch(batch, sender, context.peer)))
         try:
             # A stream ends when the sender leaves or we do, so that our server need not wait for its end.

@@ -181,6 +181,17 @@ class RaftLog:
             return self.snapshot_index, self.snapshot_term
         return self.snapshot_index + count, self._entries[count - 1].term
 
+    def retained_from(self, index: int, *, max_entries: int, max_bytes: int) -> int:
+        """How far to compact so that of the entries up to `index` at most so many, and so many bytes, stay."""
+        size = 0
+        lowest = max(self.snapshot_index, index - max_entries)
+        while index > lowest:
+            size += len(self._entries[index - self.snapshot_index - 1].data)
+            if size > max_bytes:
+                break
+            index -= 1
+        return index
+
     def compact(self, index: int) -> None:
         """Forget entries up to `index`, which must be applied."""
         if index > self.applied:

@@ -28,6 +28,10 @@ class Membership:
         """The configuration at the snapshot point."""
         return self._history[0][1]
 
+    def at(self, index: int) -> ConfState:
+        """The configuration at an index that is applied and not before the snapshot point."""
+        return next(conf_state for start, conf_state in reversed(self._history) if start <= index)
+
     def apply(self, conf_state: ConfState, index: int) -> None:
         """Put the configuration of the entry at `index` in force."""
         self._history.append((index, conf_state))

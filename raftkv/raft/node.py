@@ -245,6 +245,17 @@ class RaftNode:
         self.log.compact(index)
         self._membership.compact(index)
 
+    def snapshot_point(self, index: int, *, max_entries: int, max_bytes: int) -> SnapshotMetadata:
+        """Where the log may be compacted to when a snapshot of `index` or later exists; `index` is applied.
+
+        So many entries, and bytes of them, stay before `index` for followers that lag.
+        """
+        index = self.log.retained_from(index, max_entries=max_entries, max_bytes=max_bytes)
+        term = self.log.term(index)
+        if term is None:
+            raise InvariantViolation(f"no entry {index}: the log begins behind {self.log.snapshot_index}")
+        return SnapshotMetadata(index=index, term=term, conf_state=self._membership.at(index))
+
     # Outputs
 
     def has_ready(self) -> bool:
@@ -327,6 +338,11 @@ class RaftNode:
         return self._membership.current
 
     @property
+    def installing(self) -> bool:
+        """Whether a snapshot was taken whose Ready is not advanced yet."""
+        return self._installing
+
+    @property
     def commit_index(self) -> int:
         """Highest index known to be committed."""
         return self.log.commit
@@ -335,6 +351,11 @@ class RaftNode:
     def applied(self) -> int:
         """Highest index the state machine has applied."""
         return self.log.applied
+
+    @property
+    def snapshot_index(self) -> int:
+        """The log holds the entries behind this index."""
+        return self.log.snapshot_index
 
     @property
     def last_index(self) -> int:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Sequence
 
 from raftkv.lease import LeaseStore
-from raftkv.mvcc import Store
+from raftkv.mvcc import META, Backend, Store
 from raftkv.mvcc.encoding import varint
 from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.raft import Entry, EntryKind
@@ -23,9 +23,9 @@ _APPLIED = b"applied"
 _APPLIED_FORMAT = struct.Struct(">QQ")
 
 
-def applied_position(store: Store) -> tuple[int, int]:
+def applied_position(backend: Backend) -> tuple[int, int]:
     """Index and term of the last entry whose effects the store holds."""
-    encoded = store.get_meta(_APPLIED)
+    encoded = backend.get(META, _APPLIED)
     if encoded is None:
         return 0, 0
     index, term = _APPLIED_FORMAT.unpack(encoded)
@@ -49,7 +49,7 @@ class Applier:
         self._proposals = proposals
         self._headers = headers
         self.alarms = Alarms(store)
-        self.index, self.term = applied_position(store)
+        self.load()
         self.on_compaction: Callable[[], None] = lambda: None
         self._operations: dict[str, Callable[[log_pb2.Proposal], list[bytes]]] = {
             "put": self._put,
@@ -63,6 +63,11 @@ class Applier:
             "alarm": self._alarm,
             "member_attributes": self._member_attributes,
         }
+
+    def load(self) -> None:
+        """Take what the store holds now."""
+        self.index, self.term = applied_position(self._store.backend)
+        self.alarms.load()
 
     def apply(self, entries: Sequence[Entry]) -> None:
         """Apply committed entries in order.

@@ -26,7 +26,7 @@ def bootstrap(
     Raises:
         StartError: the disk is full or not writable, or the store is in use while its log is gone.
     """
-    index, _ = applied_position(store)
+    index, _ = applied_position(store.backend)
     if index:
         raise StartError(
             f"{data_dir.store} has entries up to {index} applied, but the log is missing, and with it this "
@@ -59,12 +59,21 @@ def check_store_exists(data_dir: DataDir) -> None:
 
 
 def check_store_follows(data_dir: DataDir, store: Store, contents: WalContents) -> None:
-    """Refuse a store that is ahead of the log: the log lost entries that were acknowledged, or is an older copy.
+    """Refuse a store and a log that do not belong together.
+
+    A store ahead of the log: the log lost entries that were acknowledged, or is an older copy. A store that ends before
+    the log begins: it is an older copy itself.
 
     Raises:
         StartError: it is.
     """
-    index, term = applied_position(store)
+    index, term = applied_position(store.backend)
+    first = contents.snapshot[0] + 1
+    if index < first - 1 or (contents.entries and contents.entries[0][1] != first):
+        raise StartError(
+            f"{data_dir.store} has entries up to {index} applied, but the log begins behind {first - 1}: restore store "
+            f"and log of {data_dir.path} from one moment, or remove the member and add it as a new one"
+        )
     last = contents.entries[-1][1] if contents.entries else contents.snapshot[0]
     found = next((entry[0] for entry in reversed(contents.entries) if entry[1] == index), term)
     if index > last or found != term:

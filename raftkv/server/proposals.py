@@ -208,6 +208,16 @@ class Proposals:
             self._waiting[proposal_id].term = 0
         self._queued = lost + self._queued
 
+    def entries_skipped(self, error: Callable[[], StatusError]) -> None:
+        """A snapshot stands for entries that were never seen here: what was handed over may be among them, or lost.
+
+        Those calls end, their outcome unknown: a later entry does not prove any more that they were not applied.
+        """
+        for proposal_id, call in list(self._waiting.items()):
+            if call.term:
+                self.failed += 1
+                self.reject(proposal_id, error())
+
     def resolve(self, proposal_id: int, response: list[bytes]) -> None:
         """Answer the call that waits for this proposal, if it waits here."""
         call = self._waiting.pop(proposal_id, None)

@@ -21,19 +21,33 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from raftkv import errors
+from raftkv.failpoints import failpoint
 from raftkv.lease import LeaseStore
-from raftkv.mvcc import Store
+from raftkv.mvcc import Backend, Store
 from raftkv.pb import rpc_pb2
-from raftkv.raft import Message, NodeId, ProposalDropped, RaftNode, Ready, Role, SoftState
+from raftkv.raft import (
+    InstallSnapshot,
+    Message,
+    NodeId,
+    ProposalDropped,
+    RaftNode,
+    Ready,
+    Role,
+    SnapshotMetadata,
+    SoftState,
+)
 from raftkv.server.alarms import ACTIVATE, NOSPACE
 from raftkv.server.apply import Applier
 from raftkv.server.headers import Headers
 from raftkv.server.leases import CallPeer, Leases
-from raftkv.server.membership import Membership
+from raftkv.server.membership import Membership, encode_conf_state
 from raftkv.server.proposals import ALARM, Operation, Proposals
 from raftkv.server.quota import Quota
 from raftkv.server.reads import Reads
+from raftkv.server.retention import Retention
 from raftkv.server.slow import Slow
+from raftkv.server.snapshots import Loaded
+from raftkv.server.worker import Blocking, Work
 from raftkv.wal import Group, Wal
 from raftkv.watch import Hub
 
@@ -45,16 +59,14 @@ BATCH_BYTES = 1 << 20
 FLUSH_BYTES = 8 << 20
 FLUSH_SECONDS = 2.0
 
-Blocking = Callable[[Callable[[], None], Callable[[BaseException | None], None]], None]
-"""Runs a blocking function elsewhere, then calls the second in the event loop with what the first raised."""
-
 
 class Server:
     """One member's replicated state machine.
 
     Invariants:
     1. `_unsynced` holds the Readys handed out and not yet durable, oldest first; they are advanced in that order.
-    2. At most one WAL write and one store flush are under way.
+       Between them stand the points up to which the log is to be forgotten.
+    2. At most one WAL write, one store flush and one installation are under way.
     3. After `failed` is set nothing is sent, written or answered any more.
     """
 
@@ -78,6 +90,9 @@ class Server:
         watch_fragment_bytes: int = 2 << 20,
         warning_seconds: float = 0.1,
         clock: Callable[[], float] | None = None,
+        snapshot_count: int = 10_000,
+        catch_up_entries: int = 5_000,
+        hold_log: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.node = node
@@ -113,7 +128,7 @@ class Server:
         )
         self.applier = Applier(store, leases, membership, self.proposals, headers)
         self.alarms = self.applier.alarms
-        self.quota = Quota(store.backend, quota_bytes)
+        self.quota = Quota(store, quota_bytes)
         self.applier.on_compaction = self._start_compaction
         self.hub = Hub(
             store,
@@ -128,7 +143,11 @@ class Server:
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         self._current: asyncio.Future[None] = self._loop.create_future()
         self._current.set_result(None)
-        self._unsynced: deque[tuple[Ready, Group | None]] = deque()
+        self._retention = Retention(
+            node, snapshot_count=snapshot_count, catch_up_entries=catch_up_entries, hold=hold_log
+        )
+        self._installation: tuple[Loaded, asyncio.Future[None]] | None = None
+        self._unsynced: deque[tuple[Ready | SnapshotMetadata, Group | None]] = deque()
         self._syncing = False
         self._sync_started_at = 0.0
         self._flushing = False
@@ -194,12 +213,45 @@ class Server:
 
     def receive(self, message: Message) -> None:
         """Take a message from a peer."""
-        if self._closed or self.failed.done():
+        if self._closed or self.failed.done() or isinstance(message, InstallSnapshot):
+            # A snapshot without its store is nothing: `install` takes the two together.
             return
         if self._silent:
             self._silent.discard(message.sender)
+        self._step(message)
+
+    def _step(self, message: Message) -> None:
         try:
             self.node.step(message)
+        except Exception as error:
+            self.fail(error)
+        else:
+            self.wake()
+
+    async def install(self, message: InstallSnapshot, loaded: Loaded) -> bool:
+        """Go on from a store that a leader sent and that is put aside; whether this member had use for it.
+
+        Raises:
+            Stopped: this member has failed or is closed, now or before it came to that.
+        """
+        if self._closed or self.failed.done():
+            raise errors.Stopped
+        self._step(message)
+        if self.failed.done():
+            raise errors.Stopped
+        if not self.node.installing:
+            return False
+        installed: asyncio.Future[None] = self._loop.create_future()
+        self._installation = loaded, installed
+        await installed
+        return True
+
+    def report_snapshot(self, peer: int, ok: bool) -> None:
+        """Note how the transfer of a snapshot to this peer ended."""
+        if self._closed or self.failed.done():
+            return
+        try:
+            self.node.report_snapshot(peer, ok=ok)
         except Exception as error:
             self.fail(error)
         else:
@@ -227,6 +279,7 @@ class Server:
             self.proposals.fail_all(errors.Stopped)
             self.reads.fail_all(errors.Stopped())
             self.leases.close()
+            self._end_installation()
 
     @property
     def blank(self) -> bool:
@@ -328,6 +381,7 @@ class Server:
         self.reads.fail_all(errors.Stopped())
         self.leases.close()
         await self._until_idle()
+        self._end_installation()
         if not self.failed.done():
             self._flush()
             await self._until_idle()
@@ -401,7 +455,9 @@ class Server:
         if ready.messages:
             self._send(ready.messages)
         if ready.must_sync or ready.messages_after_persist:
-            group = self._wal.encode(_hard_state(ready), ready.entries) if ready.must_sync else None
+            group = self._encode(ready) if ready.must_sync else None
+            if group is not None:
+                self._retention.logged(len(group.records))
             self._unsynced.append((ready, group))
         elif self._unsynced:
             self._unsynced.append((ready, None))
@@ -413,6 +469,11 @@ class Server:
         if ready.read_states:
             self.reads.confirmed(ready.read_states, self.applier.index)
             self.reads.start_round()
+
+    def _encode(self, ready: Ready) -> Group:
+        if ready.snapshot is None:
+            return self._wal.encode(_hard_state(ready), ready.entries)
+        return self._wal.encode(_hard_state(ready), ready.entries, snapshot=_recorded(ready.snapshot), restored=True)
 
     def _apply(self, ready: Ready) -> None:
         started = self.slow.clock()
@@ -445,24 +506,42 @@ class Server:
             if groups:
                 self._syncing = True
                 self._sync_started_at = self.slow.clock()
-                self._run(self._run_wal, partial(self._wal.write, groups), partial(self._written, batch))
+                self._run(self._run_wal, self._writing(batch, groups), partial(self._written, batch))
                 return
             self._unsynced.clear()
-            self._persisted([ready for ready, _ in batch])
+            self._persisted([owed for owed, _ in batch])
             while self.node.has_ready():
                 self._handle(self.node.ready())
 
-    def _written(self, batch: list[tuple[Ready, Group | None]]) -> None:
+    def _writing(self, batch: list[tuple[Ready | SnapshotMetadata, Group | None]], groups: list[Group]) -> Work:
+        write = partial(self._wal.write, groups)
+        if not any(isinstance(owed, Ready) and owed.snapshot is not None for owed, _ in batch):
+            return write
+        assert self._installation is not None
+        loaded, _ = self._installation
+
+        def write_and_move() -> None:
+            write()
+            loaded.move_into_place()
+
+        return write_and_move
+
+    def _written(self, batch: list[tuple[Ready | SnapshotMetadata, Group | None]]) -> None:
         self.slow.last_fsync_seconds = self.slow.clock() - self._sync_started_at
         for _ in batch:
             self._unsynced.popleft()
         self._syncing = False
         if not self._closed and not self.failed.done():
-            self._persisted([ready for ready, _ in batch])
+            self._persisted([owed for owed, _ in batch])
             self._pump()
 
-    def _persisted(self, readys: list[Ready]) -> None:
-        for ready in readys:
+    def _persisted(self, owed: list[Ready | SnapshotMetadata]) -> None:
+        for ready in owed:
+            if isinstance(ready, SnapshotMetadata):
+                self._forget_log(ready.index)
+                continue
+            if ready.snapshot is not None:
+                self._become_installed()
             self.node.advance(ready)
             if ready.messages_after_persist:
                 self._send(ready.messages_after_persist)
@@ -475,16 +554,63 @@ class Server:
         if flush is None:
             return
 
+        applied, backend = self.applier.index, self.store.backend
+
         def flushed() -> None:
-            self.store.backend.end_flush(flush)
+            backend.end_flush(flush)
             self._flushing = False
             waiters, self._flush_waiters = self._flush_waiters, []
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+            if backend is self.store.backend:
+                self._compact_log(applied)
+            else:
+                self._retire(backend)
 
         self._flushing = True
         self._run(self._run_flush, flush.write, flushed)
+
+    def _compact_log(self, durable_index: int) -> None:
+        """If the log has grown enough, record where it begins from now on; the rest follows when that is durable."""
+        point = None if self._closed else self._retention.point(durable_index)
+        if point is not None:
+            self._unsynced.append((point, self._wal.encode(None, (), snapshot=_recorded(point))))
+            self.wake()
+
+    def _forget_log(self, index: int) -> None:
+        failpoint("log-point-recorded")
+        self.node.compact(index)
+        logger.info("the log begins behind %d", index)
+        self._run(self._run_wal, partial(self._wal.release, index), lambda: None)
+
+    def _become_installed(self) -> None:
+        """Go on in memory from the store that has taken the place of ours on disk."""
+        assert self._installation is not None
+        loaded, installed = self._installation
+        self._installation = None
+        old = self.store.backend
+        self.store.replace(loaded.store)
+        self.leases.store.replace(loaded.leases)
+        self.membership.load()
+        self.applier.load()
+        self.hub.become(self.store)
+        self.proposals.entries_skipped(self._timeout_error)
+        self.reads.applied(self.applier.index)
+        if not self._flushing:
+            self._retire(old)
+        if not installed.done():
+            installed.set_result(None)
+        self._start_compaction()
+        logger.info("member %x goes on from a snapshot of index %d", self.node.id, self.applier.index)
+
+    def _end_installation(self) -> None:
+        if self._installation is not None and not self._installation[1].done():
+            self._installation[1].set_exception(errors.Stopped())
+
+    def _retire(self, backend: Backend) -> None:
+        """Close a store that was replaced, behind what the thread for long work still does with it."""
+        self._run(self._run_aside, backend.close, lambda: None)
 
     def _start_compaction(self) -> None:
         if self._compaction is None or self._compaction.done():
@@ -540,6 +666,10 @@ class Server:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.fail(error)
+
+
+def _recorded(point: SnapshotMetadata) -> tuple[int, int, bytes]:
+    return point.index, point.term, encode_conf_state(point.conf_state)
 
 
 def _hard_state(ready: Ready) -> tuple[int, int, int] | None:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 Done = Callable[[BaseException | None], None]
+Work = Callable[[], None]
+Blocking = Callable[[Work, Done], None]
+"""Runs a blocking function elsewhere, then calls the second in the event loop with what the first raised."""
 
 
 class Worker:

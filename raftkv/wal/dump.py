@@ -58,9 +58,9 @@ def _describe(record: Record) -> str:
     if record.type is RecordType.STATE:
         term, vote, commit = fmt.decode_state(record.payload)
         return f"state term={term} vote={vote:x} commit={commit}"
-    if record.type is RecordType.SNAPSHOT:
+    if record.type in (RecordType.SNAPSHOT, RecordType.RESTORE):
         index, term, _ = fmt.decode_snapshot(record.payload)
-        return f"snapshot index={index} term={term}"
+        return f"{record.type.name.lower()} index={index} term={term}"
     return "marker: its group was written whole"
 
 

@@ -57,6 +57,7 @@ class RecordType(IntEnum):
     ENTRY = 3
     MARKER = 4
     SNAPSHOT = 5
+    RESTORE = 6
 
 
 @dataclass(frozen=True, slots=True)

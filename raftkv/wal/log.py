@@ -42,6 +42,7 @@ class Group:
     end_chain: int
     last_index: int
     hard_state: tuple[int, int, int]
+    snapshot: tuple[int, int, bytes]
 
 
 @dataclass(slots=True)
@@ -55,11 +56,16 @@ class WalContents:
     repaired: str | None = None
 
     def add(self, record: Record) -> None:
-        """Take a record in the order of writing: a rewritten index drops everything behind it."""
+        """Take a record in order of writing: a rewritten index drops what is behind it, a snapshot what it covers."""
         if record.type is RecordType.STATE:
             self.hard_state = fmt.decode_state(record.payload)
         elif record.type is RecordType.SNAPSHOT:
             self.snapshot = fmt.decode_snapshot(record.payload)
+            if self.entries:
+                del self.entries[: max(0, self.snapshot[0] + 1 - self.entries[0][1])]
+        elif record.type is RecordType.RESTORE:
+            self.snapshot = fmt.decode_snapshot(record.payload)
+            self.entries.clear()
         elif record.type is RecordType.ENTRY:
             entry = fmt.decode_entry(record.payload)
             if self.entries and entry[1] <= self.entries[-1][1]:
@@ -97,6 +103,7 @@ class Wal:
         self._hard_state = (0, 0, 0)
         self._written_state = (0, 0, 0)
         self._snapshot: tuple[int, int, bytes] = (0, 0, b"")
+        self._written_snapshot = self._snapshot
         self._failed: BaseException | None = None
         self._unsettled: tuple[int, bytes] | None = None
 
@@ -149,8 +156,13 @@ class Wal:
         entries: Iterable[EntryLike],
         *,
         snapshot: tuple[int, int, bytes] | None = None,
+        restored: bool = False,
     ) -> Group:
-        """Encode what must become durable together. Groups must be written in the order of encoding."""
+        """Encode what must become durable together. Groups must be written in the order of encoding.
+
+        A snapshot stands for the log up to its index; one that was `restored` came from elsewhere and replaces all
+        entries before it, those of higher indexes too.
+        """
         start = chain = self._chain
         parts = []
         if hard_state is not None:
@@ -159,7 +171,8 @@ class Wal:
             parts.append(record)
         if snapshot is not None:
             self._snapshot = snapshot
-            record, chain = fmt.encode_record(RecordType.SNAPSHOT, fmt.encode_snapshot(*snapshot), chain)
+            kind = RecordType.RESTORE if restored else RecordType.SNAPSHOT
+            record, chain = fmt.encode_record(kind, fmt.encode_snapshot(*snapshot), chain)
             parts.append(record)
         last_index = 0
         for entry in entries:
@@ -169,7 +182,7 @@ class Wal:
             parts.append(record)
         # The marker's crc depends on its place, which the writer knows: the chain goes on from the last record.
         self._chain = chain
-        return Group(b"".join(parts), start, chain, last_index, self._hard_state)
+        return Group(b"".join(parts), start, chain, last_index, self._hard_state, self._snapshot)
 
     def write(self, groups: Sequence[Group]) -> None:
         """Make groups durable with one write and one fdatasync. Blocks: call it in a thread, one call at a time.
@@ -198,11 +211,15 @@ class Wal:
         self._file.sync()
         self._position += needed
         self._written_state = groups[-1].hard_state
+        self._written_snapshot = groups[-1].snapshot
         segment = self._segments[-1]
         segment.last_index = max(segment.last_index, *(group.last_index for group in groups))
 
     def release(self, index: int) -> None:
-        """Remove segments that hold nothing behind `index`; the last one stays. Blocks."""
+        """Remove segments that hold nothing behind `index`; the last one stays. Blocks, in the thread of `write`.
+
+        A snapshot record of `index` or later must be durable: without it the entries that stay have no beginning.
+        """
         while len(self._segments) > 1 and self._segments[0].last_index <= index:
             self._disk.remove(self._segments.pop(0).path)
             # Each before the next: removals may reach the disk in any order, and a gap would look like a lost segment.
@@ -222,9 +239,9 @@ class Wal:
                 sequence=sequence,
                 chain=chain,
                 hard_state=self._written_state,
-                snapshot_index=self._snapshot[0],
-                snapshot_term=self._snapshot[1],
-                conf_state=self._snapshot[2],
+                snapshot_index=self._written_snapshot[0],
+                snapshot_term=self._written_snapshot[1],
+                conf_state=self._written_snapshot[2],
                 identity=self._identity,
             )
         )
@@ -262,7 +279,7 @@ class Wal:
             raise FileNotFoundError(f"{self._directory} holds no log")
         self._chain = chain
         self._hard_state = self._written_state = contents.hard_state
-        self._snapshot = contents.snapshot
+        self._snapshot = self._written_snapshot = contents.snapshot
         return contents
 
     def _begin(self, header: SegmentHeader) -> WalContents:

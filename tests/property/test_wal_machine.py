@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from raftkv.raft import Entry, EntryKind
-from raftkv.wal import CorruptLog, Wal, WalError
+from raftkv.wal import CorruptLog, Wal, WalContents, WalError
 from tests.support.faulty_disk import FaultyDisk, PowerCut
 
 SEGMENT = 2 << 10
@@ -33,13 +33,17 @@ class Log:
 
     entries: list[tuple[int, int, int, bytes]] = field(default_factory=list)
     hard_state: tuple[int, int, int] = (0, 0, 0)
+    snapshot: tuple[int, int, bytes] = (0, 0, b"")
 
     def with_group(self, hard_state: tuple[int, int, int] | None, entries: list[Entry]) -> "Log":
         log = list(self.entries)
         for entry in entries:
             log = [old for old in log if old[1] < entry.index]
             log.append((entry.term, entry.index, int(entry.kind), entry.data))
-        return Log(log, hard_state or self.hard_state)
+        return Log(log, hard_state or self.hard_state, self.snapshot)
+
+    def compacted(self, snapshot: tuple[int, int, bytes]) -> "Log":
+        return Log([entry for entry in self.entries if entry[1] > snapshot[0]], self.hard_state, snapshot)
 
 
 class WalMachine(RuleBasedStateMachine):
@@ -71,9 +75,9 @@ class WalMachine(RuleBasedStateMachine):
             self.disk.cut_power(after=cut)
         groups, log = [], self.log
         for group_sizes in sizes:
-            last = log.entries[-1][1] if log.entries else self.released
-            if rewrite == 0 and last > self.released:
-                last, rewrite = data.draw(st.integers(self.released, last - 1)), 1
+            last, floor = self._last(log), max(self.released, log.snapshot[0])
+            if rewrite == 0 and last > floor:
+                last, rewrite = data.draw(st.integers(floor, last - 1)), 1
                 self.term += 1
             entries = [
                 Entry(self.term, last + 1 + place, EntryKind.NORMAL, self.disk.rng.randbytes(size))
@@ -84,6 +88,36 @@ class WalMachine(RuleBasedStateMachine):
             assert self.wal is not None
             groups.append(self.wal.encode(state, entries))
         self._write(groups, log)
+
+    def _last(self, log: Log) -> int:
+        return log.entries[-1][1] if log.entries else max(self.released, log.snapshot[0])
+
+    @rule(where=st.floats(0, 1), cut=CUTS)
+    @precondition(lambda self: self.wal is not None and self.log.entries)
+    def compact(self, where: float, cut: int | None) -> None:
+        """Record that the store holds a part of the log."""
+        if cut is not None:
+            self.disk.cut_power(after=cut)
+        term, index, _, _ = self.log.entries[int(where * (len(self.log.entries) - 1))]
+        assert self.wal is not None
+        snapshot = (index, term, b"members")
+        self._write([self.wal.encode(None, (), snapshot=snapshot)], self.log.compacted(snapshot))
+
+    @rule(data=st.data(), cut=CUTS)
+    @precondition(lambda self: self.wal is not None)
+    def restore(self, data: st.DataObject, cut: int | None) -> None:
+        """A store from elsewhere replaces the log: entries of another history, behind it too, are void."""
+        if cut is not None:
+            self.disk.cut_power(after=cut)
+        last, floor = self._last(self.log), max(self.released, self.log.snapshot[0])
+        index = data.draw(st.integers(floor + 1, max(floor + 1, last + 2)))
+        self.term += 1
+        snapshot = (index, self.term, b"others")
+        entries = [Entry(self.term, index + 1, EntryKind.NORMAL, b"behind it")] * data.draw(st.integers(0, 1))
+        state = (self.term, 7, index)
+        assert self.wal is not None
+        group = self.wal.encode(state, entries, snapshot=snapshot, restored=True)
+        self._write([group], Log([], state, snapshot).with_group(None, entries))
 
     def _write(self, groups: list[object], log: Log) -> None:
         assert self.wal is not None
@@ -154,13 +188,16 @@ class WalMachine(RuleBasedStateMachine):
             return
         assert contents.identity == b"identity"
         for log in self.possible:
-            if self._equal(contents.entries, log) and contents.hard_state == log.hard_state:
+            if self._equal(contents, log):
                 self.wal, self.log, self.possible = wal, log, [log]
                 return
         raise AssertionError(f"found {contents}, possible {self.possible}")
 
-    def _equal(self, found: list[tuple[int, int, int, bytes]], log: Log) -> bool:
+    def _equal(self, contents: WalContents, log: Log) -> bool:
         """Whether the log was found; what is released may be gone, but not what lies behind it."""
+        if (contents.hard_state, contents.snapshot) != (log.hard_state, log.snapshot):
+            return False
+        found = contents.entries
         behind = [entry for entry in log.entries if entry[1] > self.released]
         return found == log.entries[len(log.entries) - len(found) :] and len(found) >= len(behind)
 
@@ -185,7 +222,7 @@ class WalMachine(RuleBasedStateMachine):
             assert name in str(refused)
             self.disk.flip(path, at, bit)
             return
-        if not (self._equal(contents.entries, self.log) and contents.hard_state == self.log.hard_state):
+        if not self._equal(contents, self.log):
             # The very marker of the last group: it cannot be told from a write that was torn.
             assert contents.repaired
             assert name == names[-1]
@@ -217,6 +254,36 @@ def test_segments_half_removed_leave_no_gap(seed: int) -> None:
     disk.crash()
     _, contents = Wal.open(disk, DIRECTORY, SEGMENT)
     assert contents.entries[-1][1] == 6
+
+
+def test_a_log_whose_snapshot_record_went_with_its_segment_still_knows_where_it_begins() -> None:
+    disk, wal = written(1, [100] * 3)
+    wal.write([wal.encode(None, (), snapshot=(3, 1, b"members"))])
+    # The next segment begins before the second record is durable, and its header must not speak of that.
+    groups = [wal.encode(None, [Entry(1, 4, EntryKind.NORMAL, bytes(3000))])]
+    behind = wal.encode(None, (), snapshot=(4, 1, b"later"))
+    wal.write(groups)
+    wal.release(3)
+    assert len(disk.list(DIRECTORY)) == 1
+    disk.kill()
+    wal, contents = Wal.open(disk, DIRECTORY, SEGMENT)
+    assert contents.snapshot == (3, 1, b"members")
+    assert [entry[1] for entry in contents.entries] == [4]
+    assert behind.snapshot == (4, 1, b"later")
+
+
+def test_entries_of_another_history_behind_a_restored_snapshot_are_void() -> None:
+    disk, wal = written(1, [10] * 9)
+    wal.write([wal.encode((2, 0, 5), (), snapshot=(5, 2, b"members"), restored=True)])
+    disk.kill()
+    wal, contents = Wal.open(disk, DIRECTORY, SEGMENT)
+    assert contents.entries == []
+    wal.settle()
+    wal.write([wal.encode(None, [Entry(2, 6, EntryKind.NORMAL, b"")])])
+    disk.kill()
+    _, contents = Wal.open(disk, DIRECTORY, SEGMENT)
+    assert [entry[:2] for entry in contents.entries] == [(2, 6)]
+    assert contents.snapshot == (5, 2, b"members")
 
 
 @pytest.mark.parametrize("size", range(0, 512, 8))

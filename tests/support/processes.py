@@ -1,6 +1,7 @@
 """Members as processes, on ports the kernel chose, stopped whatever happens."""
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -43,11 +44,17 @@ class Process:
             *("--initial-cluster", initial),
             *flags,
         ]
+        self.environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([sys.executable, "-m", "raftkv", *self.arguments], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "raftkv", *self.arguments],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
+            )
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -127,10 +134,10 @@ class Cluster:
             member.kill()
 
 
-def wait_log(member: Process, words: str) -> None:
-    """Wait until a member has logged these words."""
+def wait_log(member: Process, words: str, times: int = 1) -> None:
+    """Wait until a member has logged these words so often."""
     deadline = time.monotonic() + START_SECONDS
-    while words not in member.log():
+    while member.log().count(words) < times:
         assert time.monotonic() < deadline, member.log()
         time.sleep(0.05)
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from raftkv import errors
 from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.server.proposals import PUT, Proposals
 from raftkv.status import Code, StatusError
@@ -38,6 +39,27 @@ def test_a_request_that_could_not_be_read_back_from_the_log_never_gets_there() -
         assert not calls[0].done()
         assert not calls[2].done()
         assert proposals.pending_bytes == len(entries[0])
+
+    asyncio.run(main())
+
+
+def test_what_a_snapshot_may_hold_is_never_proposed_again() -> None:
+    """Its entry may be among those that the snapshot stands for: proposing it anew might apply it twice."""
+
+    async def main() -> None:
+        proposals = Proposals(asyncio.get_running_loop(), 1, Fixed(), timeout_seconds=5.0)  # type: ignore[arg-type]
+        handed_over = proposals.add(PUT, put(b"a"))
+        proposals.hand_over(3, 1 << 20, lambda _: None)
+        queued = proposals.add(PUT, put(b"b"))
+        proposals.entries_skipped(errors.Timeout)
+        proposals.term_applied(4)
+        with pytest.raises(errors.Timeout):
+            await handed_over
+        entries: list[bytes] = []
+        proposals.hand_over(4, 1 << 20, entries.append)
+        batch = log_pb2.Batch.FromString(b"".join(entries))
+        assert [proposal.put.key for proposal in batch.proposals] == [b"b"]
+        assert not queued.done()
 
     asyncio.run(main())
 

@@ -1,0 +1,139 @@
+"""A follower that needs more than the log holds is given the store: real members, real disks, kills at every step."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raftkv.client import Client
+from tests.cluster.test_kill import check_agreement, check_writes
+from tests.support.objects import Writers
+from tests.support.processes import Cluster, Process, cluster, wait_log
+from tests.support.watching import Stream
+
+FLAGS = ("--snapshot-count", "20", "--snapshot-catchup-entries", "5")
+INSTALLED = "goes on from a snapshot"
+COMPACTED = "the log begins behind"
+DECISIVE_STEPS = ("snapshot-receiving", "snapshot-aside", "snapshot-recorded")
+OTHER_STEPS = ("snapshot-received", "snapshot-moved", "snapshot-in-place")
+"""tests/unit/server/test_snapshots.py dies at every step too, in a moment."""
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Cluster]:
+    with cluster(tmp_path, 3, *FLAGS) as running:
+        yield running
+
+
+def a_follower(running: Cluster) -> Process:
+    leader = running.leader()
+    return next(member for member in running.members if member is not leader)
+
+
+def test_a_follower_that_was_away_is_given_the_store_while_writes_go_on(three: Cluster) -> None:
+    writers = Writers([member.endpoint for member in three.members], 20_000)
+    writers.wait(200)
+    follower = a_follower(three)
+    follower.kill()
+    writers.wait(writers.acknowledged + 3_000)
+    follower.start()
+    wait_log(follower, INSTALLED)
+    writers.wait(writers.acknowledged + 300)
+    writers.end()
+    check_writes(check_agreement(three), writers)
+
+
+def wait_compacted(member: Process, index: int) -> None:
+    """Wait until a member's log begins behind this index."""
+    deadline = time.monotonic() + 20
+    while max(map(int, re.findall(COMPACTED + r" (\d+)", member.log())), default=0) < index:
+        assert time.monotonic() < deadline, member.log()
+        time.sleep(0.05)
+
+
+def arm(member: Process, *names: str) -> None:
+    member.environment = {"RAFTKV_FAILPOINTS": ",".join(f"{name}=exit" for name in names)} if names else {}
+
+
+def leave_behind(running: Cluster, follower: Process, writers: Writers) -> None:
+    """Stop a follower until the others have compacted what it needs."""
+    follower.kill()
+    compacted = {m.name: m.log().count(COMPACTED) for m in running.members if m is not follower}
+    writers.wait(writers.acknowledged + 200)
+    for member in running.members:
+        if member is not follower:
+            wait_log(member, COMPACTED, compacted[member.name] + 1)
+
+
+@pytest.mark.parametrize("steps", [DECISIVE_STEPS, pytest.param(OTHER_STEPS, marks=pytest.mark.soak)])
+def test_a_follower_killed_at_each_step_of_an_installation_comes_back_right(
+    three: Cluster, steps: tuple[str, ...]
+) -> None:
+    writers = Writers([member.endpoint for member in three.members], 100_000)
+    writers.wait(100)
+    follower = a_follower(three)
+    for step in steps:
+        leave_behind(three, follower, writers)
+        arm(follower, step)
+        follower.start()
+        assert follower.wait() == -signal.SIGKILL, step
+        arm(follower)
+        follower.start()
+        three.wait_ready(follower)
+        left = {name for name in os.listdir(follower.data) if name.startswith("snapshot")}
+        assert not left - {"snapshot.receiving"}, left
+    writers.end()
+    check_writes(check_agreement(three), writers)
+
+
+@pytest.mark.parametrize("step", [pytest.param("snapshot-copied", marks=pytest.mark.soak), "snapshot-sending"])
+def test_a_leader_killed_while_it_sends_is_followed_by_one_that_sends(three: Cluster, step: str) -> None:
+    writers = Writers([member.endpoint for member in three.members], 100_000)
+    writers.wait(100)
+    follower = a_follower(three)
+    leave_behind(three, follower, writers)
+    leader = three.leader()
+    others = [member for member in three.members if member not in (follower, leader)]
+    for member in (*others, leader):
+        member.kill()
+        arm(member, step)
+        member.start()
+        three.wait_ready(member)
+    leader = three.leader()
+    follower.start()
+    assert leader.wait() == -signal.SIGKILL
+    for member in three.members:
+        if member is not follower:
+            member.kill()
+            arm(member)
+            member.start()
+    wait_log(follower, INSTALLED)
+    writers.end()
+    check_writes(check_agreement(three), writers)
+
+
+def test_a_watch_on_a_follower_that_is_reset_hears_every_change_once(three: Cluster) -> None:
+    leader, follower = three.leader(), a_follower(three)
+    writers_at = [member.endpoint for member in three.members if member is not follower]
+    with Client(writers_at, timeout=20.0) as client, Stream(follower.endpoint) as stream:
+        stream.create(key=b"k", range_end=b"l")
+        assert stream.next().created
+        first = client.put("k", "0").header.revision
+        stream.next()
+        follower.signal(signal.SIGSTOP)
+        try:
+            # More than what is on its way to the follower already, 256 messages at most.
+            for number in range(1, 600):
+                client.put("k", str(number))
+            wait_compacted(leader, 500)
+        finally:
+            follower.signal(signal.SIGCONT)
+        wait_log(follower, INSTALLED)
+        last = client.put("k", "600").header.revision
+        heard = [event for answer in stream.until(last) for event in answer.events]
+    assert [event.kv.mod_revision for event in heard] == list(range(first + 1, last + 1))
+    assert [int(event.kv.value) for event in heard] == list(range(1, 601))
