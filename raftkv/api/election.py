@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from raftkv.api import guard, turns
 from raftkv.api.kv import decode
+from raftkv.pb import kv_pb2
 from raftkv.pb import v3election_pb2 as pb
 from raftkv.rpc import Context, Method
 from raftkv.server.server import Server
@@ -85,20 +86,36 @@ class ElectionService:
         return [turns.answer(self._server, pb.LeaderResponse(kv=kv), revision)]
 
     async def observe(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
-        """Tell who leads and what it says, again at every change; of changes in quick succession the last is told."""
+        """Tell who leads, everything it says, and who leads next; of leaders in quick succession the last is told."""
         prefix = decode(pb.LeaderRequest, request).name + b"/"
         server = self._server
         guard.end_without_leader(server, context)
         await server.linearizable()
         told = (b"", 0)
-        with turns.Changes(server, prefix, turns.prefix_end(prefix)) as changes:
-            while True:
-                revision = server.store.revision
-                kv = await turns.oldest(server, prefix)
-                if kv is not None and (kv.key, kv.mod_revision) != told:
+        while True:
+            revision = server.store.revision
+            leader = await turns.oldest(server, prefix)
+            if leader is None:
+                with turns.Changes(server, prefix, turns.prefix_end(prefix), after=revision) as changes:
+                    await changes.next()
+                continue
+            if (leader.key, leader.mod_revision) != told:
+                yield turns.answer(server, pb.LeaderResponse(kv=leader), revision)
+            # It leads as long as its key is there: whoever comes is younger.
+            told = leader.key, leader.mod_revision
+            with turns.Changes(server, leader.key, after=revision) as changes:
+                async for kv in _said(changes):
                     told = kv.key, kv.mod_revision
-                    yield turns.answer(server, pb.LeaderResponse(kv=kv), revision)
-                await changes.next()
+                    yield turns.answer(server, pb.LeaderResponse(kv=kv), server.store.revision)
+
+
+async def _said(changes: turns.Changes) -> AsyncIterator[kv_pb2.KeyValue]:
+    """What is put to a key until it is deleted, or its history is lost."""
+    while (events := await changes.next()) is not None:
+        for event in events:
+            if event.type == kv_pb2.Event.DELETE:
+                return
+            yield event.kv
 
 
 def _leader_key(request: pb.ProclaimRequest | pb.ResignRequest) -> pb.LeaderKey:

@@ -11,6 +11,7 @@ some that are gone already. What may be missed is that our own key is gone: that
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 from google.protobuf.message import Message
@@ -22,6 +23,7 @@ from raftkv.mvcc import validate
 from raftkv.mvcc.interval import interval
 from raftkv.pb import kv_pb2, rpc_pb2
 from raftkv.rpc import Context
+from raftkv.rpc.framing import Deframer
 from raftkv.server import proposals
 from raftkv.server.server import Server
 from raftkv.status import Code, StatusError
@@ -35,15 +37,17 @@ KEYS_PER_TURN = 1000
 
 
 class Changes:
-    """Tells that something changed under a key or prefix. Begin, then look at the state: nothing is missed."""
+    """Tells what changes under a key or prefix behind a revision: nothing is missed, nothing is told twice."""
 
-    def __init__(self, server: Server, key: bytes, range_end: bytes = b"", *, deletions: bool = False) -> None:
-        """`deletions`: of those alone."""
+    def __init__(self, server: Server, key: bytes, range_end: bytes = b"", *, after: int, puts: bool = True) -> None:
+        """`puts`: of those too, not of deletions alone."""
         self._changed = asyncio.Event()
         self._stream = server.hub.open(self._changed.set)
-        filters = [rpc_pb2.WatchCreateRequest.NOPUT] if deletions else []
-        self._request = rpc_pb2.WatchCreateRequest(key=key, range_end=range_end, filters=filters)
-        self._drain()
+        self._frames = Deframer(b"", sys.maxsize)
+        filters = [] if puts else [rpc_pb2.WatchCreateRequest.NOPUT]
+        self._stream.create(
+            rpc_pb2.WatchCreateRequest(key=key, range_end=range_end, start_revision=after + 1, filters=filters)
+        )
 
     def __enter__(self) -> "Changes":
         return self
@@ -51,20 +55,17 @@ class Changes:
     def __exit__(self, *_: object) -> None:
         self._stream.close()
 
-    async def next(self) -> None:
-        """Wait until something changed since the last time."""
-        await self._changed.wait()
-        self._drain()
-
-    def _drain(self) -> None:
-        while self._stream.take():
-            pass
-        if not self._stream.watchers:
-            # Not begun yet, or ended because its history was compacted: what is now is looked at anyway.
-            self._stream.create(self._request)
-            while self._stream.take():
-                pass
-        self._changed.clear()
+    async def next(self) -> list[kv_pb2.Event] | None:
+        """Wait for changes; None: history was compacted before it was told, so look at the state and begin anew."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            messages = self._frames.feed(b"".join(iter(self._stream.take, b"")))
+            answers = [rpc_pb2.WatchResponse.FromString(message) for message in messages]
+            if events := [event for answer in answers for event in answer.events]:
+                return events
+            if any(answer.canceled for answer in answers):
+                return None
 
 
 class Turn:
@@ -127,8 +128,10 @@ class Turn:
         waited = False
         while (older := await self._predecessor()) is not None:
             waited = True
-            with Changes(self._server, older, deletions=True) as changes:
-                if self._server.store.newest(older) is not None:
+            with Changes(self._server, older, after=self._server.store.revision, puts=False) as changes:
+                kv = newest(self._server, older)
+                # While we looked it may have gone, and come back behind us.
+                if kv is not None and kv.create_revision < self.create_revision:
                     await changes.next()
         if waited:
             await self._server.linearizable()

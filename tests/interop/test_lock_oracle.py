@@ -197,6 +197,28 @@ def test_observers_hear_of_every_leader(endpoint: str) -> None:
     asyncio.run(main())
 
 
+def test_observers_hear_of_everything_that_is_said(endpoint: str) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(BOUND_SECONDS), caller(endpoint) as on:
+            await on.campaign(A, b"first")
+            kv = await on.client.get("name/a1")
+            assert kv is not None
+            key = election.LeaderKey(name=NAME, key=kv.key, rev=kv.create_revision, lease=A)
+            method = on.channel.unary_stream(
+                ELECTION + "Observe",
+                request_serializer=election.LeaderRequest.SerializeToString,
+                response_deserializer=election.LeaderResponse.FromString,
+            )
+            heard = aiter(method(election.LeaderRequest(name=NAME)))
+            versions = [(await anext(heard)).kv.version]
+            # At once, so that many are applied together.
+            await asyncio.gather(*(on.proclaim(key, b"%d" % number) for number in range(50)))
+            versions += [(await anext(heard)).kv.version for _ in range(50)]
+            assert versions == list(range(1, 52))
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("kind", ["lock", "campaign"])
 def test_a_turn_never_comes_to_a_lease_that_ended(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """etcd 3.4 grants it."""

@@ -201,3 +201,25 @@ async def test_a_long_queue_leaves_the_loop_its_turns(member: Member) -> None:
     assert found.create_revision == 2
     assert counted >= 4
     counting.cancel()
+
+
+@scenario
+async def test_whoever_leaves_and_comes_back_while_we_look_is_behind_us(member: Member) -> None:
+    """To wait for the end of that key would be to wait for ourselves."""
+    service = LockService(member.server())
+    for lease_id in (A, B):
+        await member.do(p.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=lease_id, TTL=60))
+    first = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=A).SerializeToString(), CONTEXT))
+    member.commit()
+    await first
+    second = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=B).SerializeToString(), CONTEXT))
+    member.commit()
+    for number in range(5 * turns.KEYS_PER_TURN):
+        member.store.put(rpc_pb2.PutRequest(key=b"n/%05d" % number))
+    # The second has begun to look, and finds the first where it stood.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    await member.do(p.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=b"n/a"))
+    await member.do(p.PUT, rpc_pb2.PutRequest(key=b"n/a"))
+    assert not second.done()
+    assert v3lock_pb2.LockResponse.FromString(await second).key == b"n/b"
