@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 from raftkv.api import guard, turns
+from raftkv.api.guard import Limits
 from raftkv.api.kv import decode
 from raftkv.pb import kv_pb2
 from raftkv.pb import v3election_pb2 as pb
@@ -17,8 +18,9 @@ NO_KEY = '"leader" field must be provided'
 class ElectionService:
     """Campaign, Proclaim, Leader, Observe and Resign."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, limits: Limits) -> None:
         self._server = server
+        self._limits = limits
 
     def methods(self) -> dict[str, Method]:
         """The service's method table; Campaign is served as a stream of one answer, for the reasons of Lock."""
@@ -33,7 +35,7 @@ class ElectionService:
 
     async def campaign(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Stand, and wait until elected; never elected is who lost the lease meanwhile."""
-        wanted = decode(pb.CampaignRequest, request)
+        wanted = turns.bounded(pb.CampaignRequest, request, self._limits)
         server = self._server
         lease_id = await turns.session(server, wanted.lease, context)
         turn = turns.Turn(server, wanted.name, lease_id)
@@ -53,7 +55,7 @@ class ElectionService:
 
     async def proclaim(self, request: bytes, context: Context) -> list[bytes]:
         """Change what the leader says, if it still leads."""
-        wanted = decode(pb.ProclaimRequest, request)
+        wanted = turns.bounded(pb.ProclaimRequest, request, self._limits)
         return [await self._proclaim(_leader_key(wanted), wanted.value)]
 
     async def _proclaim(self, key: pb.LeaderKey, value: bytes) -> bytes:
@@ -69,7 +71,7 @@ class ElectionService:
 
     async def resign(self, request: bytes, context: Context) -> list[bytes]:
         """Give leadership up; one that is lost already is no error."""
-        key = _leader_key(decode(pb.ResignRequest, request))
+        key = _leader_key(turns.bounded(pb.ResignRequest, request, self._limits))
         txn = turns.guarded(key.key, key.rev)
         txn.success.add().request_delete_range.key = key.key
         response = await turns.transact(self._server, txn)

@@ -7,7 +7,7 @@ key (the fencing token) in every write.
 from collections.abc import AsyncIterator
 
 from raftkv.api import turns
-from raftkv.api.kv import decode
+from raftkv.api.guard import Limits
 from raftkv.mvcc import validate
 from raftkv.pb import rpc_pb2, v3lock_pb2
 from raftkv.rpc import Context, Method
@@ -20,8 +20,9 @@ EXPIRED = "mutex: session is expired"
 class LockService:
     """Lock and Unlock."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, limits: Limits) -> None:
         self._server = server
+        self._limits = limits
 
     def methods(self) -> dict[str, Method]:
         """The service's method table.
@@ -36,7 +37,7 @@ class LockService:
 
     async def lock(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Wait for the lock; never granted to a caller whose lease ended meanwhile."""
-        wanted = decode(v3lock_pb2.LockRequest, request)
+        wanted = turns.bounded(v3lock_pb2.LockRequest, request, self._limits)
         server = self._server
         lease_id = await turns.session(server, wanted.lease, context)
         turn = turns.Turn(server, wanted.name, lease_id)
@@ -53,7 +54,7 @@ class LockService:
 
     async def unlock(self, request: bytes, context: Context) -> list[bytes]:
         """Delete the key of a lock; one that is gone already is no error."""
-        delete = rpc_pb2.DeleteRangeRequest(key=decode(v3lock_pb2.UnlockRequest, request).key)
+        delete = rpc_pb2.DeleteRangeRequest(key=turns.bounded(v3lock_pb2.UnlockRequest, request, self._limits).key)
         with turns.codeless():
             validate.check_delete_range(delete)
         answer = await self._server.propose(proposals.DELETE_RANGE, delete.SerializeToString())

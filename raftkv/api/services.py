@@ -21,8 +21,8 @@ def services(server: Server, limits: Limits, *, scratch: str, watch_progress_sec
     table.update(KVService(server, limits).methods())
     table.update(WatchService(server, progress_seconds=watch_progress_seconds).methods())
     table.update(LeaseService(server).methods())
-    table.update(LockService(server).methods())
-    table.update(ElectionService(server).methods())
+    table.update(LockService(server, limits).methods())
+    table.update(ElectionService(server, limits).methods())
     table.update(ClusterService(server).methods())
     table.update(MaintenanceService(server, scratch).methods())
     return {path: guarded(server, method) for path, method in table.items()}

@@ -13,10 +13,13 @@ import contextlib
 import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from raftkv import errors
+from raftkv.api.guard import Limits
+from raftkv.api.kv import decode
 from raftkv.api.lease import LeaseService
 from raftkv.mvcc import encoding as enc
 from raftkv.mvcc import validate
@@ -27,6 +30,8 @@ from raftkv.rpc.framing import Deframer
 from raftkv.server import proposals
 from raftkv.server.server import Server
 from raftkv.status import Code, StatusError
+
+M = TypeVar("M", bound=Message)
 
 logger = logging.getLogger(__name__)
 
@@ -229,6 +234,17 @@ async def oldest(server: Server, prefix: bytes) -> kv_pb2.KeyValue | None:
 def answer(server: Server, body: Message, revision: int) -> bytes:
     """A response with its header."""
     return server.headers.encode(revision, server.node.term) + body.SerializeToString()
+
+
+def bounded(kind: type[M], request: bytes, limits: Limits) -> M:
+    """Decode a request that goes through the log, unless it is too large for that.
+
+    Raises:
+        StatusError
+    """
+    if len(request) > limits.max_request_bytes:
+        raise failed(errors.RequestTooLarge.TEXT)
+    return decode(kind, request)
 
 
 def failed(text: str) -> StatusError:

@@ -11,6 +11,7 @@ import pytest
 from raftkv import errors
 from raftkv.api import turns
 from raftkv.api.election import ElectionService
+from raftkv.api.guard import Limits
 from raftkv.api.lease import LeaseService
 from raftkv.api.lock import EXPIRED, LockService
 from raftkv.lease import LeaseStore
@@ -120,7 +121,7 @@ async def begin_unary(member: Member, call: Coroutine[Any, Any, list[bytes]]) ->
 @scenario
 async def test_a_turn_that_came_to_a_lease_that_is_gone_already_is_no_turn(member: Member) -> None:
     """A member that applies much at once may see nobody before a caller whose own lease has ended, too."""
-    service = LockService(member.server())
+    service = LockService(member.server(), Limits())
     for lease_id in (A, B):
         await member.do(p.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=lease_id, TTL=60))
     first = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=A).SerializeToString(), CONTEXT))
@@ -139,7 +140,7 @@ async def test_observing_goes_on_when_the_history_it_needs_is_gone(member: Membe
     def elect(value: bytes) -> rpc_pb2.PutRequest:
         return rpc_pb2.PutRequest(key=b"n/a", value=value)
 
-    service = ElectionService(member.server())
+    service = ElectionService(member.server(), Limits())
     await member.do(p.PUT, elect(b"first"))
     heard = service.observe(v3election_pb2.LeaderRequest(name=b"n").SerializeToString(), CONTEXT)
     assert b"first" in await anext(heard)
@@ -165,11 +166,11 @@ async def test_a_full_store_takes_neither_leases_nor_places(member: Member) -> N
     await member.do(p.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=A, TTL=60))
     member.quota = 10
     key = v3election_pb2.LeaderKey(key=b"n/a", rev=1)
-    election = ElectionService(member.server())
+    lock, election = LockService(member.server(), Limits()), ElectionService(member.server(), Limits())
     with pytest.raises(errors.NoSpace):
         await LeaseService(member.server()).grant(rpc_pb2.LeaseGrantRequest(TTL=60).SerializeToString(), CONTEXT)
     for call in (
-        anext(LockService(member.server()).lock(v3lock_pb2.LockRequest(lease=A).SerializeToString(), CONTEXT)),
+        anext(lock.lock(v3lock_pb2.LockRequest(lease=A).SerializeToString(), CONTEXT)),
         anext(election.campaign(v3election_pb2.CampaignRequest(lease=A).SerializeToString(), CONTEXT)),
         election.proclaim(v3election_pb2.ProclaimRequest(leader=key, value=b"v").SerializeToString(), CONTEXT),
     ):
@@ -180,6 +181,23 @@ async def test_a_full_store_takes_neither_leases_nor_places(member: Member) -> N
     )
     member.commit()
     assert await resigned
+
+
+@scenario
+async def test_what_is_too_large_for_the_log_is_refused(member: Member) -> None:
+    limits = Limits(max_request_bytes=1000)
+    large = bytes(1000)
+    lock, election = LockService(member.server(), limits), ElectionService(member.server(), limits)
+    key = v3election_pb2.LeaderKey(key=large)
+    for call in (
+        anext(lock.lock(v3lock_pb2.LockRequest(name=large, lease=A).SerializeToString(), CONTEXT)),
+        lock.unlock(v3lock_pb2.UnlockRequest(key=large).SerializeToString(), CONTEXT),
+        anext(election.campaign(v3election_pb2.CampaignRequest(value=large, lease=A).SerializeToString(), CONTEXT)),
+        election.proclaim(v3election_pb2.ProclaimRequest(value=large).SerializeToString(), CONTEXT),
+        election.resign(v3election_pb2.ResignRequest(leader=key).SerializeToString(), CONTEXT),
+    ):
+        with pytest.raises(StatusError, match="request is too large"):
+            await call
 
 
 @scenario
