@@ -224,7 +224,7 @@ async def test_a_long_queue_leaves_the_loop_its_turns(member: Member) -> None:
 @scenario
 async def test_whoever_leaves_and_comes_back_while_we_look_is_behind_us(member: Member) -> None:
     """To wait for the end of that key would be to wait for ourselves."""
-    service = LockService(member.server())
+    service = LockService(member.server(), Limits())
     for lease_id in (A, B):
         await member.do(p.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=lease_id, TTL=60))
     first = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=A).SerializeToString(), CONTEXT))
