@@ -8,7 +8,6 @@ take part (`raftkv.peer.introduction`), and creates its data then.
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import socket
 import time
@@ -36,7 +35,6 @@ from raftkv.rpc.app import ASGIApp
 from raftkv.rpc.server import HttpServer, listen
 from raftkv.server import compactor
 from raftkv.server.apply import applied_position
-from raftkv.server.backup import SENDING
 from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
 from raftkv.server.datadir import DataDir, StartError
 from raftkv.server.headers import Headers
@@ -191,7 +189,7 @@ class Member:
         methods = api.services(
             server,
             limits,
-            scratch=os.path.join(self.config.data_dir, SENDING),
+            data_dir=self.config.data_dir,
             watch_progress_seconds=self.config.watch_progress_notify_interval_seconds,
         )
         methods.update(health.methods(lambda: not server.failed.done()))

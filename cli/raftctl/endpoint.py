@@ -25,7 +25,8 @@ def endpoint() -> None:
     help_unless_command()
 
 
-def _endpoints(cluster: bool) -> list[str]:
+def endpoints(cluster: bool) -> list[str]:
+    """The endpoints of this run, or those that the members advertise."""
     if not cluster:
         return session().endpoints
     from raftkv.client import ClientError
@@ -55,7 +56,7 @@ def status(words: tuple[str, ...], cluster: bool) -> None:
 
     found, failed = [], False
     with session().client() as client:
-        for one in _endpoints(cluster):
+        for one in endpoints(cluster):
             try:
                 found.append(Status(one, client.status(one)))
             except ClientError as error:
@@ -87,7 +88,7 @@ def hashkv(words: tuple[str, ...], cluster: bool, rev: int) -> None:
 
     found, failed = [], ""
     with session().client() as client:
-        for one in _endpoints(cluster):
+        for one in endpoints(cluster):
             try:
                 found.append(HashKV(one, client.call(HASH_KV, HashKVRequest(revision=rev), endpoint=one)))
             except ClientError as error:
@@ -111,7 +112,7 @@ def health(words: tuple[str, ...], cluster: bool) -> None:
       raftctl endpoint health -w json
     """
     printer = session().printer().able("healths")
-    found = _check_all(_endpoints(cluster))
+    found = _check_all(endpoints(cluster))
     printer.healths(found)
     if any(one.error for one in found):
         raise Failure("unhealthy cluster")

@@ -12,7 +12,7 @@ from cli.raftctl.flags import Command, Group, help_unless_command
 from cli.raftctl.kv import compaction, delete, get, put
 from cli.raftctl.lease import lease
 from cli.raftctl.lock import lock
-from cli.raftctl.maintenance import alarm, move_leader
+from cli.raftctl.maintenance import alarm, defrag, move_leader
 from cli.raftctl.member import member
 from cli.raftctl.session import Session, global_options
 from cli.raftctl.snapshot import snapshot
@@ -73,7 +73,7 @@ def completion(shell: str) -> None:
 
 
 KEYS = (put, get, delete, txn, compaction, watch, lease, lock, elect)
-UPKEEP = (endpoint, member, alarm, move_leader, snapshot)
+UPKEEP = (endpoint, member, alarm, move_leader, defrag, snapshot)
 
 for command in (*KEYS, *UPKEEP):
     raftctl.add_command(command)

@@ -1,9 +1,12 @@
-"""move-leader, alarm: what is done for a cluster's upkeep."""
+"""move-leader, defrag, alarm: what is done for a cluster's upkeep."""
+
+import sys
 
 import click
 
 from cli.raftctl import golang
-from cli.raftctl.failure import BAD_ARGUMENTS, Failure
+from cli.raftctl.endpoint import endpoints
+from cli.raftctl.failure import BAD_ARGUMENTS, ERROR, Failure, text
 from cli.raftctl.flags import Command, Group, help_unless_command
 from cli.raftctl.session import global_options, session
 
@@ -36,6 +39,40 @@ def move_leader(words: tuple[str, ...]) -> None:
                 printer.move_leader(status.leader, target, answer)
                 return
     raise Failure(f"no leader endpoint given at [{' '.join(session().endpoints)}]", BAD_ARGUMENTS)
+
+
+@click.command("defrag", cls=Command)
+@click.argument("words", nargs=-1, metavar="")
+@click.option("--cluster", is_flag=True, help="All members of the cluster, at the addresses they advertise.")
+@global_options
+def defrag(words: tuple[str, ...], cluster: bool) -> None:
+    """Give the space of what was deleted and compacted back to the file system, member by member; they go on meanwhile.
+
+    \b
+    Example:
+      raftctl defrag --cluster --command-timeout 60s
+    """
+    from raftkv.client import ClientError
+    from raftkv.client.requests import DEFRAGMENT
+    from raftkv.pb.rpc_pb2 import DefragmentRequest
+
+    failed = False
+    with session().client() as client:
+        for one in endpoints(cluster):
+            try:
+                before = client.status(one).dbSize
+                client.call(DEFRAGMENT, DefragmentRequest(), endpoint=one)
+                after = client.status(one).dbSize
+            except ClientError as error:
+                print(f"Failed to defragment etcd member[{one}] ({text(error)})", file=sys.stderr)
+                failed = True
+            else:
+                print(f"Finished defragmenting etcd member[{one}]")
+                sizes = f"{golang.humanize(before)} before, {golang.humanize(after)} now"
+                print(f"{one}: {sizes}", file=sys.stderr)
+    if failed:
+        sys.stdout.flush()
+        sys.exit(ERROR)
 
 
 @click.group("alarm", cls=Group)

@@ -1,17 +1,23 @@
 """etcdserverpb.Maintenance: the state of this member, and what is done for its upkeep."""
 
+import os
+import re
 from collections.abc import AsyncIterator
+
+import lmdb
 
 from raftkv import ETCD_API_VERSION, errors
 from raftkv.api.kv import decode
 from raftkv.mvcc import HistoryHash, hash_history
 from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Method
-from raftkv.server.backup import copy_store
+from raftkv.server.backup import SENDING, copy_store
 from raftkv.server.proposals import ALARM
 from raftkv.server.server import Server
 from raftkv.server.transfer import move_leader
+from raftkv.status import Code, StatusError
 
+_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?")
 READ_BYTES = 1 << 20
 PIECE_BYTES = 32 << 10
 
@@ -22,12 +28,11 @@ def _piece(left: int, data: bytes) -> bytes:
 
 
 class MaintenanceService:
-    """Alarm, Status, Hash, HashKV, Snapshot and MoveLeader."""
+    """Alarm, Status, Defragment, Hash, HashKV, Snapshot, MoveLeader and Downgrade."""
 
-    def __init__(self, server: Server, scratch: str) -> None:
-        """`scratch` is a directory on the disk of the store."""
+    def __init__(self, server: Server, data_dir: str) -> None:
         self._server = server
-        self._scratch = scratch
+        self._data_dir = data_dir
 
     def methods(self) -> dict[str, Method]:
         """The service's method table."""
@@ -35,6 +40,8 @@ class MaintenanceService:
         return {
             prefix + "Alarm": Method.unary(self.alarm),
             prefix + "Status": Method.unary(self.status),
+            prefix + "Defragment": Method.unary(self.defragment),
+            prefix + "Downgrade": Method.unary(self.downgrade),
             prefix + "Hash": Method.unary(self.hash),
             prefix + "HashKV": Method.unary(self.hash_kv),
             prefix + "Snapshot": Method.server_stream(self.snapshot),
@@ -67,6 +74,23 @@ class MaintenanceService:
         )
         return [server.header(), response.SerializeToString()]
 
+    async def defragment(self, request: bytes, context: Context) -> bytes:
+        """Give the space of what was deleted back to the file system; like etcd's, the answer has no header."""
+        try:
+            await self._server.defragment(self._data_dir)
+        except (OSError, lmdb.Error) as error:
+            raise StatusError(Code.UNKNOWN, f"raftkv: the store was not defragmented: {error}") from error
+        return b""
+
+    async def downgrade(self, request: bytes, context: Context) -> bytes:
+        """Refuse: there is no older version of raftkv to go back to. The errors are those of etcd."""
+        wanted = decode(rpc_pb2.DowngradeRequest, request)
+        if wanted.action == rpc_pb2.DowngradeRequest.CANCEL:
+            raise errors.NoInflightDowngrade
+        if not _VERSION.fullmatch(wanted.version):
+            raise errors.WrongDowngradeVersionFormat
+        raise errors.InvalidDowngradeTargetVersion
+
     async def hash(self, request: bytes, context: Context) -> list[bytes]:
         """Answer the hash of all history."""
         _, crc = await self._hash(0)
@@ -96,7 +120,7 @@ class MaintenanceService:
         server = self._server
         await self._compacted()
         await server.flushed()
-        backup = await server.aside(lambda: copy_store(server.store.backend, self._scratch))
+        backup = await server.aside(lambda: copy_store(server.store.backend, os.path.join(self._data_dir, SENDING)))
         try:
             while backup.left_bytes:
                 data = await server.aside(lambda: backup.read(READ_BYTES))

@@ -12,11 +12,10 @@ from raftkv.rpc import Method
 from raftkv.server.server import Server
 
 
-def services(server: Server, limits: Limits, *, scratch: str, watch_progress_seconds: float = 5.0) -> dict[str, Method]:
-    """Build the method table of the etcd API; methods that are absent answer UNIMPLEMENTED.
-
-    `scratch` is a directory on the disk of the store, for copies of it.
-    """
+def services(
+    server: Server, limits: Limits, *, data_dir: str, watch_progress_seconds: float = 5.0
+) -> dict[str, Method]:
+    """Build the method table of the etcd API; methods that are absent answer UNIMPLEMENTED."""
     table: dict[str, Method] = {}
     table.update(KVService(server, limits).methods())
     table.update(WatchService(server, progress_seconds=watch_progress_seconds).methods())
@@ -24,5 +23,5 @@ def services(server: Server, limits: Limits, *, scratch: str, watch_progress_sec
     table.update(LockService(server, limits).methods())
     table.update(ElectionService(server, limits).methods())
     table.update(ClusterService(server).methods())
-    table.update(MaintenanceService(server, scratch).methods())
+    table.update(MaintenanceService(server, data_dir).methods())
     return {path: guarded(server, method) for path, method in table.items()}

@@ -50,6 +50,9 @@ MEMBER_LIST = Rpc(
 STATUS = Rpc("/etcdserverpb.Maintenance/Status", rpc_pb2.StatusRequest, rpc_pb2.StatusResponse, True, False)
 ALARM = Rpc("/etcdserverpb.Maintenance/Alarm", rpc_pb2.AlarmRequest, rpc_pb2.AlarmResponse, False)
 SNAPSHOT = "/etcdserverpb.Maintenance/Snapshot"
+DEFRAGMENT = Rpc(
+    "/etcdserverpb.Maintenance/Defragment", rpc_pb2.DefragmentRequest, rpc_pb2.DefragmentResponse, False, False
+)
 HASH_KV = Rpc("/etcdserverpb.Maintenance/HashKV", rpc_pb2.HashKVRequest, rpc_pb2.HashKVResponse, True, False)
 MOVE_LEADER = Rpc("/etcdserverpb.Maintenance/MoveLeader", rpc_pb2.MoveLeaderRequest, rpc_pb2.MoveLeaderResponse, False)
 

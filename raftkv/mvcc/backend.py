@@ -10,9 +10,11 @@ back.
 """
 
 import os
+import shutil
 import struct
+import tempfile
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, pairwise
 from typing import Protocol
 
@@ -23,6 +25,7 @@ REVISIONS = b"revisions"
 LEASES = b"leases"
 TABLES = (META, REVISIONS, LEASES)
 
+_FILE = "data.mdb"
 MAP_BYTES = 64 << 30
 BLOCK_BYTES = 64 << 10
 CACHED_BLOCKS = 64
@@ -88,6 +91,18 @@ class Backend(Protocol):
     def copy_to(self, directory: str) -> None:
         """Write what is durable, of one moment, to a directory, compacted and not synced. Blocks: for threads."""
 
+    def copy_aside(self, scratch: str) -> object:
+        """Copy what is durable, without its gaps, to a new directory below `scratch`, synced. Blocks: for threads."""
+
+    def adopt(self, copied: object, place: str) -> Callable[[], None]:
+        """Go on with a copy, moved to `place`, the directory of what it was copied from; nothing was flushed meanwhile.
+
+        What is returned blocks, and comes before the next flush.
+        """
+
+    def abandon(self, copied: object) -> None:
+        """Remove a copy that is of no use any more. Blocks: for threads."""
+
     def close(self) -> None: ...
 
 
@@ -123,8 +138,8 @@ class LmdbBackend:
             lmdb.Error: it cannot be opened, or is not LMDB's.
         """
         os.makedirs(path, mode=0o700, exist_ok=True)
-        # The map is sparse: address space, not memory or disk. Reads are random, so no readahead.
-        self._env = lmdb.open(path, map_size=map_bytes, max_dbs=len(TABLES), readahead=False, mode=0o600)
+        self._map_bytes = map_bytes
+        self._env = self._open(path)
         self._tables = {table: self._env.open_db(table) for table in TABLES}
         self._live = _empty()
         self._live_order: list[bytes] = []
@@ -133,6 +148,10 @@ class LmdbBackend:
         self._pending_bytes = 0
         self._blocks: dict[bytes, dict[bytes, bytes]] = {}
         self._written_bytes = (self.size_bytes, self.size_in_use_bytes)
+
+    def _open(self, path: str) -> lmdb.Environment:
+        # The map is sparse: address space, not memory or disk. Reads are random, so no readahead.
+        return lmdb.open(path, map_size=self._map_bytes, max_dbs=len(TABLES), readahead=False, mode=0o600)
 
     @property
     def pending_bytes(self) -> int:
@@ -299,8 +318,49 @@ class LmdbBackend:
     def copy_to(self, directory: str) -> None:
         self._env.copy(directory, compact=True)
 
+    def copy_aside(self, scratch: str) -> lmdb.Environment:
+        os.makedirs(scratch, mode=0o700, exist_ok=True)
+        directory = tempfile.mkdtemp(prefix="defragment-", dir=scratch)
+        try:
+            self.copy_to(directory)
+            _sync(os.path.join(directory, _FILE))
+            return self._open(directory)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    def adopt(self, copied: object, place: str) -> Callable[[], None]:
+        assert isinstance(copied, lmdb.Environment)
+        directory = copied.path()
+        os.rename(os.path.join(directory, _FILE), os.path.join(place, _FILE))
+        old, self._env = self._env, copied
+        self._tables = {table: copied.open_db(table) for table in TABLES}
+        self._blocks.clear()
+        self._written_bytes = (self.size_bytes, self.size_in_use_bytes)
+
+        def settle() -> None:
+            _sync(place)
+            old.close()
+            shutil.rmtree(directory, ignore_errors=True)
+
+        return settle
+
+    def abandon(self, copied: object) -> None:
+        assert isinstance(copied, lmdb.Environment)
+        directory = copied.path()
+        copied.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
     def close(self) -> None:
         self._env.close()
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _blocks(records: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:

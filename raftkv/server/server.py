@@ -13,6 +13,7 @@ written, the store's frozen overlay.
 import asyncio
 import contextlib
 import logging
+import os
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ from raftkv.raft import (
 )
 from raftkv.server.alarms import ACTIVATE, NOSPACE
 from raftkv.server.apply import Applier
+from raftkv.server.backup import SENDING
 from raftkv.server.headers import Headers
 from raftkv.server.leases import CallPeer, Leases
 from raftkv.server.membership import Membership, encode_conf_state
@@ -152,6 +154,7 @@ class Server:
         self._sync_started_at = 0.0
         self._flushing = False
         self._flush_waiters: list[asyncio.Future[None]] = []
+        self._defragmentation: asyncio.Task[tuple[int, int]] | None = None
         self._flushed_at = self._loop.time()
         self._pump_due = False
         self._closed = False
@@ -336,6 +339,53 @@ class Server:
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self.failed.done():
             raise errors.Stopped
+
+    async def defragment(self, data_dir: str) -> tuple[int, int]:
+        """Replace the store's file by a copy without gaps, while this member goes on; its size before and after.
+
+        Raises:
+            Stopped: this member has failed or is closed.
+            OSError, lmdb.Error: there is no space for the copy, for example; nothing has changed then.
+        """
+        if self._defragmentation is None:
+            self._defragmentation = self._loop.create_task(self._defragment(data_dir))
+            self._defragmentation.add_done_callback(self._defragmented)
+        # Whoever asked may go away: a copy in the making is not left alone.
+        return await asyncio.shield(self._defragmentation)
+
+    def _defragmented(self, task: asyncio.Task[tuple[int, int]]) -> None:
+        self._defragmentation = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("the store was not defragmented: %s", error)
+
+    async def _defragment(self, data_dir: str) -> tuple[int, int]:
+        await self.flushed()
+        while self._flushing:
+            await self.flushed()
+        # No flush begins meanwhile: what changes stays in memory, and in the log.
+        self._flushing = True
+        backend = self.store.backend
+        before = backend.size_bytes
+        try:
+            copied = await self.aside(partial(backend.copy_aside, os.path.join(data_dir, SENDING)))
+            if self._installation is not None or backend is not self.store.backend:
+                # The leader's store takes the place of ours.
+                await self.aside(partial(backend.abandon, copied))
+                raise errors.Stopped
+            await self.aside(backend.adopt(copied, os.path.join(data_dir, "store")))
+        finally:
+            self._flush_ended()
+            if backend is not self.store.backend:
+                self._retire(backend)
+        logger.info("the store is defragmented: %d bytes before, %d now", before, backend.size_bytes)
+        return before, backend.size_bytes
+
+    def _flush_ended(self) -> None:
+        self._flushing = False
+        waiters, self._flush_waiters = self._flush_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def wait_compaction(self) -> None:
         """Wait until the compaction under way has removed what it must."""
@@ -558,11 +608,7 @@ class Server:
 
         def flushed() -> None:
             backend.end_flush(flush)
-            self._flushing = False
-            waiters, self._flush_waiters = self._flush_waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            self._flush_ended()
             if backend is self.store.backend:
                 self._compact_log(applied)
             else:

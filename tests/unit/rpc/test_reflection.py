@@ -23,7 +23,7 @@ VERSIONS = ["v1", "v1alpha"]
 def member_app() -> App:
     """The methods of a member's client port; none is called, so no member is needed behind them."""
     limits = api.Limits(max_request_bytes=1 << 20, max_txn_ops=128)
-    methods = api.services(Mock(), limits, scratch="") | health.methods(lambda: True)
+    methods = api.services(Mock(), limits, data_dir="") | health.methods(lambda: True)
     methods.update(reflection.methods({path.split("/")[1] for path in methods}))
     return App(methods)
 
