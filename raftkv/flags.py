@@ -244,6 +244,13 @@ def _options() -> list[_Option]:
         ),
         _Option("max-request-bytes", _LIMITS, _POSITIVE, default.max_request_bytes, "Largest request of a client."),
         _Option(
+            "corrupt-check-time",
+            _LIMITS,
+            _Duration(),
+            "0s",
+            "How often the leader compares the members' histories; 0: never.",
+        ),
+        _Option(
             "auto-compaction-mode",
             _LIMITS,
             click.Choice(["periodic", "revision"]),
@@ -430,6 +437,7 @@ def _build(context: click.Context) -> Config:
 
 
 _FIELDS = {
+    "corrupt_check_time": "corrupt_check_time_seconds",
     "heartbeat_interval": "heartbeat_interval_ms",
     "election_timeout": "election_timeout_ms",
     "watch_progress_notify_interval": "watch_progress_notify_interval_seconds",

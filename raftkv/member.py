@@ -36,6 +36,7 @@ from raftkv.rpc.server import HttpServer, listen
 from raftkv.server import compactor
 from raftkv.server.apply import applied_position
 from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
+from raftkv.server.corruption import CorruptionChecker
 from raftkv.server.datadir import DataDir, StartError
 from raftkv.server.headers import Headers
 from raftkv.server.heard import Heard
@@ -73,6 +74,7 @@ class Member:
         self._transfers: Transfers | None = None
         self._publishing: asyncio.Task[None] | None = None
         self._compacting: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
         self.client_addresses: tuple[str, ...] = ()
         self.peer_addresses: tuple[str, ...] = ()
         self.metrics_addresses: tuple[str, ...] = ()
@@ -137,6 +139,10 @@ class Member:
         self._publishing = asyncio.get_running_loop().create_task(self._publish(server))
         self._exit.callback(self._publishing.cancel)
         self._start_compactor(server)
+        if self.config.corrupt_check_time_seconds:
+            checker = CorruptionChecker(server, calls.call, self.config.corrupt_check_time_seconds)
+            self._checking = asyncio.get_running_loop().create_task(checker.run())
+            self._exit.callback(self._checking.cancel)
 
     async def stop(self) -> None:
         """Hand leadership over, drain the calls under way, flush and close. Safe to call twice."""

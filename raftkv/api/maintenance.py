@@ -8,10 +8,10 @@ import lmdb
 
 from raftkv import ETCD_API_VERSION, errors
 from raftkv.api.kv import decode
-from raftkv.mvcc import HistoryHash, hash_history
 from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Method
 from raftkv.server.backup import SENDING, copy_store
+from raftkv.server.corruption import hash_kv
 from raftkv.server.proposals import ALARM
 from raftkv.server.server import Server
 from raftkv.server.transfer import move_leader
@@ -93,23 +93,16 @@ class MaintenanceService:
 
     async def hash(self, request: bytes, context: Context) -> list[bytes]:
         """Answer the hash of all history."""
-        _, crc = await self._hash(0)
+        _, crc = await hash_kv(self._server, 0)
         return [self._server.header(), rpc_pb2.HashResponse(hash=crc).SerializeToString()]
 
     async def hash_kv(self, request: bytes, context: Context) -> list[bytes]:
         """Answer the hash of the history up to a revision; members that agree answer alike."""
-        hashed, crc = await self._hash(decode(rpc_pb2.HashKVRequest, request).revision)
+        hashed, crc = await hash_kv(self._server, decode(rpc_pb2.HashKVRequest, request).revision)
         response = rpc_pb2.HashKVResponse(
             hash=crc, compact_revision=hashed.compacted_revision, hash_revision=hashed.revision
         )
         return [self._server.header(), response.SerializeToString()]
-
-    async def _hash(self, revision: int) -> tuple[HistoryHash, int]:
-        store = self._server.store
-        store.check_revision(revision)
-        await self._compacted()
-        hashed = hash_history(store, revision)
-        return hashed, await self._server.aside(hashed.compute)
 
     async def _compacted(self) -> None:
         while self._server.store.compacting:
