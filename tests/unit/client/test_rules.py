@@ -53,7 +53,7 @@ def test_no_ambiguous_error_is_called_definite() -> None:
     ambiguous = {
         *(errors.LeaderChanged, errors.Stopped, errors.Timeout, errors.TimeoutDueToLeaderFail),
         *(errors.TimeoutDueToConnectionLost, errors.TimeoutWaitAppliedIndex, errors.Unhealthy),
-        *(errors.Canceled, errors.DeadlineExceeded, errors.WatchCanceled),
+        *(errors.Canceled, errors.DeadlineExceeded, errors.WatchCanceled, errors.TimeoutLeaderTransfer),
     }
     unknown = {
         kind
