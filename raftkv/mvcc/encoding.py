@@ -18,6 +18,12 @@ def varint(value: int) -> bytes:
     """Encode an integer as protobuf does; negative int64 values take ten bytes."""
     if 0 <= value < 1 << 14:
         return _SMALL[value]
+    if 0 <= value < 1 << 28:
+        # Most revisions there ever are.
+        low, high = value & 127 | 128, value >> 7 & 127 | 128
+        if value < 1 << 21:
+            return bytes((low, high, value >> 14))
+        return bytes((low, high, value >> 14 & 127 | 128, value >> 21))
     value &= (1 << 64) - 1
     out = bytearray()
     while value >= 128:
