@@ -5,7 +5,7 @@ import pytest
 from raftkv.mvcc.encoding import decode_varint, varint
 from raftkv.pb import kv_pb2
 
-EDGES = sorted({0, *(max(0, (1 << bits) + off) for bits in range(0, 64, 7) for off in (-1, 0, 1)), (1 << 63) - 1})
+EDGES = sorted({min(max(0, (1 << bits) + step), (1 << 63) - 1) for bits in range(0, 64, 7) for step in (-1, 0, 1)})
 
 
 @pytest.mark.parametrize("value", [*EDGES, -1, -(1 << 63)])
