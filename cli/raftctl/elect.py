@@ -1,7 +1,5 @@
 """elect: lead, or hear who does."""
 
-import asyncio
-import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -9,12 +7,10 @@ import click
 
 from cli.raftctl.failure import BAD_ARGUMENTS, Failure
 from cli.raftctl.flags import Command
-from cli.raftctl.printers import Printer
 from cli.raftctl.session import global_options, session
-from cli.raftctl.stopping import Stop, first
 
 if TYPE_CHECKING:
-    from raftkv.client import AsyncClient
+    pass
 
 
 @click.command("elect", cls=Command)
@@ -39,31 +35,10 @@ def elect(words: tuple[str, ...], listen: bool) -> None:
     printer = session().printer().able("range")
     name, *value = map(os.fsencode, words)
     client = session().async_client()
-    asyncio.run(_observe(client, name, printer) if listen else _campaign(client, name, value[0], printer))
+    # asyncio comes with it, and costs the start of every other command.
+    from cli.raftctl import electing
 
-
-async def _campaign(client: "AsyncClient", name: bytes, value: bytes, printer: Printer) -> None:
-    stop = Stop()
-    async with client, client.election(name) as election:
-        await stop.unless(election.campaign(value))
-        printer.range(await client.range(election.key))
-        await first(stop.asked, election.lease.lost)
-        if not stop.asked.is_set():
-            raise Failure("elect: session expired")
-
-
-async def _observe(client: "AsyncClient", name: bytes, printer: Printer) -> None:
-    from raftkv.pb import rpc_pb2
-
-    stop = Stop()
-
-    async def show() -> None:
-        async for told in client.election(name).observe():
-            printer.range(rpc_pb2.RangeResponse(header=told.header, kvs=[told.kv]))
-
-    async with client:
-        with contextlib.suppress(asyncio.CancelledError):
-            showing = asyncio.ensure_future(show())
-            await first(showing, stop.asked)
-            showing.cancel()
-            await showing
+    if listen:
+        electing.observe(client, name, printer)
+    else:
+        electing.campaign(client, name, value[0], printer)

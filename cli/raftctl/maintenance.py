@@ -19,7 +19,7 @@ def move_leader(words: tuple[str, ...]) -> None:
 
     \b
     Example:
-      raftctl --endpoints localhost:2379,localhost:22379,localhost:32379 move-leader 8211f1d0f64f3269
+      raftctl move-leader 8211f1d0f64f3269 --endpoints localhost:2379,localhost:22379,localhost:32379
     """
     if len(words) != 1:
         raise Failure("move-leader command needs 1 argument", BAD_ARGUMENTS)

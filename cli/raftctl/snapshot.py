@@ -38,7 +38,7 @@ def save(words: tuple[str, ...]) -> None:
 
     \b
     Example:
-      raftctl --endpoints localhost:2379 snapshot save backup.db
+      raftctl snapshot save backup.db --endpoints localhost:2379
     """
     if len(words) != 1:
         raise Failure("snapshot save expects one argument", BAD_ARGUMENTS)

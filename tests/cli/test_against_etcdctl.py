@@ -379,6 +379,11 @@ VARIES = [
     (re.compile(r'"Took" : \S+'), '"Took" : T'),
     (re.compile(r'"dbSize(InUse)?":\d+'), '"dbSize":N'),
     (re.compile(r'"DBSize" : \d+'), '"DBSize" : N'),
+    # The same etcd answers both tools, one after the other, and writes to its log by itself meanwhile.
+    (re.compile(r'"raft(Applied)?Index":\d+'), '"raft\\1Index":N'),
+    (re.compile(r'"Raft(Applied)?Index" : \d+'), '"Raft\\1Index" : N'),
+    (re.compile(r"(, (?:true|false), (?:true|false), \d+), \d+, \d+, "), "\\1, N, N, "),
+    (re.compile(r"(\| +\d+ \|) +\d+ \| +\d+ \|"), "\\1 N | N |"),
     (re.compile(r"\b\d+(\.\d)? [kM]B\b"), "SIZE"),
     (re.compile(r" +\d[\d.]*(m|µ|)s \|"), " T |"),
     (re.compile(r"\+-[-+]+\+"), "RULE"),

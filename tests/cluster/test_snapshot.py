@@ -123,7 +123,7 @@ def test_the_log_stays_bounded_and_a_compacted_one_is_restarted_from(tmp_path: P
         for number in range(400):
             client.put(f"k{number % 20}", value)
         last = client.put("k0", b"last").header.revision
-        wait_compacted(member, 300)
+        wait_compacted(member, 200)
         size = sum(path.stat().st_size for path in (member.data / "wal").iterdir())
         # What is kept, what may gather before it is compacted, and the segments that both begin and end in.
         assert size < 300 << 20
