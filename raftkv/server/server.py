@@ -5,7 +5,7 @@ takes what Raft owes and sends, persists and applies it. Everything that arrived
 append, one fsync and one message per follower. Messages that are safe to send go out before the fsync, votes and
 acknowledgements after it: `Ready` keeps the two apart.
 
-The event loop is the clock, the generator is handed in, blocking work is handed out (`run_blocking`), and messages
+The event loop is the clock, the generator is handed in, blocking work is handed out (`Blocking`), and messages
 leave through `send`: the same object runs on a virtual loop. Threads see only bytes they own: the WAL group being
 written, the store's frozen overlay.
 """

@@ -257,7 +257,6 @@ CASES = [
     both("alarm list"),
     Case("alarm list -w json"),
     Case("alarm list -w protobuf"),
-    Case("alarm list -w table"),
     Case("alarm list extra"),
     both("alarm disarm"),
     Case("alarm disarm -w json"),
@@ -322,7 +321,9 @@ ALONE = [
     # Behind all that tells the index: these expire soon.
     Case("--endpoints {live} lease grant 0"),
     Case("--endpoints {live} lease grant -- -5"),
-    # Last, because etcdctl writes before it finds that it cannot print; raftctl refuses first.
+    # Last, because etcdctl writes before it finds that it cannot print (reading alarms is an entry of the log, too);
+    # raftctl refuses first.
+    Case("--endpoints {live} alarm list -w table"),
     Case("--endpoints {live} put a 1 -w table"),
     Case("--endpoints {live} del after-a-dead-one -w table"),
 ]
@@ -379,11 +380,6 @@ VARIES = [
     (re.compile(r'"Took" : \S+'), '"Took" : T'),
     (re.compile(r'"dbSize(InUse)?":\d+'), '"dbSize":N'),
     (re.compile(r'"DBSize" : \d+'), '"DBSize" : N'),
-    # The same etcd answers both tools, one after the other, and writes to its log by itself meanwhile.
-    (re.compile(r'"raft(Applied)?Index":\d+'), '"raft\\1Index":N'),
-    (re.compile(r'"Raft(Applied)?Index" : \d+'), '"Raft\\1Index" : N'),
-    (re.compile(r"(, (?:true|false), (?:true|false), \d+), \d+, \d+, "), "\\1, N, N, "),
-    (re.compile(r"(\| +\d+ \|) +\d+ \| +\d+ \|"), "\\1 N | N |"),
     (re.compile(r"\b\d+(\.\d)? [kM]B\b"), "SIZE"),
     (re.compile(r" +\d[\d.]*(m|µ|)s \|"), " T |"),
     (re.compile(r"\+-[-+]+\+"), "RULE"),
