@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from typing import TYPE_CHECKING
 
 from cli.raftctl.failure import Failure
@@ -31,6 +32,7 @@ async def _campaign(client: "AsyncClient", name: bytes, value: bytes, printer: P
     async with client, client.election(name) as election:
         await stop.unless(election.campaign(value))
         printer.range(await client.range(election.key))
+        sys.stdout.flush()
         await first(stop.asked, election.lease.lost)
         if not stop.asked.is_set():
             raise Failure("elect: session expired")
@@ -44,6 +46,7 @@ async def _observe(client: "AsyncClient", name: bytes, printer: Printer) -> None
     async def show() -> None:
         async for told in client.election(name).observe():
             printer.range(rpc_pb2.RangeResponse(header=told.header, kvs=[told.kv]))
+            sys.stdout.flush()
 
     async with client:
         with contextlib.suppress(asyncio.CancelledError):

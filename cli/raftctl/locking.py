@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ async def _hold(client: "AsyncClient", held: "AsyncLock", stop: Stop, printer: P
     if not response.kvs:
         raise Failure("lock lost on init")
     printer.range(response)
+    sys.stdout.flush()
     await first(stop.asked, held.lost)
     if not stop.asked.is_set():
         raise Failure(_EXPIRED)

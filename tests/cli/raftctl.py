@@ -20,8 +20,9 @@ class Result(NamedTuple):
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This one without either tool's variables."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAFTCTL_", "ETCDCTL_"))}
+    """This one without either tool's variables, and without what hides that output is not flushed."""
+    foreign = ("RAFTCTL_", "ETCDCTL_", "PYTHONUNBUFFERED")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return kept | {"PYTHONPATH": str(ROOT)} | variables
 
 

@@ -89,7 +89,7 @@ def settled(text: bytes) -> bytes:
     text = re.sub(rb',"count":1|"Count" : \d+\n', b"", text)
     text = re.sub(rb'"(key|lease|create_revision|mod_revision|revision)":("[^"]*"|\d+)', rb'"\1":X', text)
     text = re.sub(rb'"(Key|Lease|CreateRevision|ModRevision|Revision)" : ("[^"]*"|\d+)', rb'"\1" : X', text)
-    return re.sub(rb"[0-9a-f]{15,16}", b"ID", text)
+    return re.sub(rb"[0-9a-f]{10,16}", b"ID", text)
 
 
 @needs_etcdctl
