@@ -47,7 +47,8 @@ class Config:
     snapshot_send_bytes_per_second: int = 64 << 20
     max_request_bytes: int = 1_572_864
     max_txn_ops: int = 128
-    corrupt_check_time_seconds: float = 0.0
+    corrupt_check_time_seconds: float = 3600.0
+    initial_corrupt_check: bool = True
     auto_compaction_mode: str = "periodic"
     auto_compaction_retention: str = "0"
     max_concurrent_streams: int = 2**32 - 1

@@ -127,9 +127,9 @@ class _Option(click.Option):
         return f"--{self.flag} {metavar}", f"{self.help}  [{self.documented_default}]"
 
 
-def _switch(name: str, group: str, text: str) -> _Option:
-    """An option that is on when it is named without a value, or with `=true`."""
-    return _Option(name, group, click.BOOL, "false", text, is_flag=False, flag_value="true")
+def _switch(name: str, group: str, text: str, *, on: bool = False) -> _Option:
+    """An option that is on when it is named without a value, or with `=true`; `on`: without being named, too."""
+    return _Option(name, group, click.BOOL, str(on).lower(), text, is_flag=False, flag_value="true")
 
 
 _METAVARS = {
@@ -247,8 +247,14 @@ def _options() -> list[_Option]:
             "corrupt-check-time",
             _LIMITS,
             _Duration(),
-            "0s",
+            "1h",
             "How often the leader compares the members' histories; 0: never.",
+        ),
+        _switch(
+            "experimental-initial-corrupt-check",
+            _LIMITS,
+            "Compare this member's history with the others' when it has started.",
+            on=True,
         ),
         _Option(
             "auto-compaction-mode",
@@ -438,6 +444,7 @@ def _build(context: click.Context) -> Config:
 
 _FIELDS = {
     "corrupt_check_time": "corrupt_check_time_seconds",
+    "experimental_initial_corrupt_check": "initial_corrupt_check",
     "heartbeat_interval": "heartbeat_interval_ms",
     "election_timeout": "election_timeout_ms",
     "watch_progress_notify_interval": "watch_progress_notify_interval_seconds",

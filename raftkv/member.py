@@ -139,10 +139,14 @@ class Member:
         self._publishing = asyncio.get_running_loop().create_task(self._publish(server))
         self._exit.callback(self._publishing.cancel)
         self._start_compactor(server)
-        if self.config.corrupt_check_time_seconds:
-            checker = CorruptionChecker(server, calls.call, self.config.corrupt_check_time_seconds)
-            self._checking = asyncio.get_running_loop().create_task(checker.run())
-            self._exit.callback(self._checking.cancel)
+        checker = CorruptionChecker(
+            server,
+            calls.call,
+            at_start=self.config.initial_corrupt_check,
+            interval_seconds=self.config.corrupt_check_time_seconds,
+        )
+        self._checking = asyncio.get_running_loop().create_task(checker.run())
+        self._exit.callback(self._checking.cancel)
 
     async def stop(self) -> None:
         """Hand leadership over, drain the calls under way, flush and close. Safe to call twice."""

@@ -13,7 +13,7 @@ from raftkv.mvcc.encoding import varint
 from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.peer import Reception
 from raftkv.rpc import Context, Method
-from raftkv.server.corruption import PEER_HASH_KV, hash_kv
+from raftkv.server.corruption import PEER_HASH_KV, hash_kv_to_come
 from raftkv.server.leases import PEER_RENEW, PEER_TIME_TO_LIVE, Leases
 from raftkv.server.proposals import LEASE_GRANT, LEASE_REVOKE
 from raftkv.server.server import Server
@@ -167,7 +167,7 @@ def peer_methods(cluster_id: int, member_id: int, server: Callable[[], Server | 
         started = server()
         if started is None:
             raise errors.Stopped
-        found, crc = await hash_kv(started, decode(rpc_pb2.HashKVRequest, request).revision)
+        found, crc = await hash_kv_to_come(started, decode(rpc_pb2.HashKVRequest, request).revision)
         answer = rpc_pb2.HashKVResponse(hash=crc, compact_revision=found.compacted_revision)
         return answer.SerializeToString()
 

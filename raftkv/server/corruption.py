@@ -1,13 +1,16 @@
-"""Whether the members still agree: the leader compares hashes of history, and names who differs.
+"""Whether the members still agree: hashes of history are compared, and whoever differs is named.
 
-A difference is judged among answers of one revision and one compacted revision. Whoever differs from a majority of the
-voters is corrupt; without a majority nobody can tell who is right, and all who answered are named.
+Every member does so when it has started, with what it found on its disk, and the leader again and again. A difference
+is judged among answers of one revision and one compacted revision. Whoever differs from a majority of the voters is
+corrupt; without a majority nobody can tell who is right, and all who answered are named. A member that starts gives
+the others time to start as well before it says that.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from itertools import count
 
 from raftkv.mvcc import HistoryHash, hash_history
 from raftkv.pb import rpc_pb2
@@ -20,6 +23,13 @@ logger = logging.getLogger(__name__)
 
 PEER_HASH_KV = "/raftkvpb.Peer/HashKV"
 CALL_SECONDS = 30.0
+BEHIND_SECONDS = 5.0
+"""How long a member that is asked for the hash of a revision to come waits for it."""
+BEHIND_POLL_SECONDS = 0.02
+START_PAUSE_SECONDS = (0.25, 30.0)
+"""The first and the longest pause between attempts to compare after a start."""
+PATIENT_ATTEMPTS = 7
+"""Of them, so many wait for members that do not answer when those that do disagree: about half a minute."""
 
 CallPeer = Callable[[NodeId, str, bytes, float], Awaitable[bytes]]
 
@@ -38,25 +48,57 @@ async def hash_kv(server: Server, revision: int) -> tuple[HistoryHash, int]:
     return hashed, await server.aside(hashed.compute)
 
 
-def divergent(hashes: Mapping[NodeId, int], voters: int) -> set[NodeId]:
-    """Members whose hash is not that of a majority of the voters; all, if there is no such majority."""
+async def hash_kv_to_come(server: Server, revision: int) -> tuple[HistoryHash, int]:
+    """Hash the history up to a revision that this member may be about to apply: another one has.
+
+    Raises:
+        Compacted, FutureRev, Stopped
+    """
+    deadline = asyncio.get_running_loop().time() + BEHIND_SECONDS
+    while server.store.revision < revision and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(BEHIND_POLL_SECONDS)
+    return await hash_kv(server, revision)
+
+
+def majority(hashes: Mapping[NodeId, int], voters: Collection[NodeId]) -> int | None:
+    """The hash of more than half of the voters; None: there is none."""
+    crcs = [crc for member, crc in hashes.items() if member in voters]
+    crc, votes = Counter(crcs).most_common(1)[0] if crcs else (0, 0)
+    return crc if votes * 2 > len(voters) else None
+
+
+def divergent(hashes: Mapping[NodeId, int], voters: Collection[NodeId]) -> set[NodeId]:
+    """Members whose hash is not that of a majority of the voters; all, if they differ and there is no such majority."""
     if len(set(hashes.values())) < 2:
         return set()
-    crc, count = Counter(hashes.values()).most_common(1)[0]
-    return {member for member, other in hashes.items() if other != crc or count * 2 <= voters}
+    right = majority(hashes, voters)
+    return {member for member, crc in hashes.items() if crc != right}
 
 
 class CorruptionChecker:
-    """Compares the members again and again, while this one leads."""
+    """Compares the members: once when this one has started, and again and again while it leads."""
 
-    def __init__(self, server: Server, call_peer: CallPeer, interval_seconds: float) -> None:
+    def __init__(
+        self,
+        server: Server,
+        call_peer: CallPeer,
+        *,
+        at_start: bool,
+        interval_seconds: float,
+        pause_seconds: tuple[float, float] = START_PAUSE_SECONDS,
+    ) -> None:
+        """`interval_seconds` is that of the leader; 0: never again."""
         self._server = server
         self._call_peer = call_peer
+        self._at_start = at_start
         self._interval = interval_seconds
+        self._pause = pause_seconds
 
     async def run(self) -> None:
-        """Check until cancelled."""
-        while True:
+        """Check until cancelled, or until nothing remains to be done."""
+        if self._at_start:
+            await self.check_at_start()
+        while self._interval:
             await asyncio.sleep(self._interval)
             if self._server.node.role is Role.LEADER:
                 try:
@@ -64,25 +106,53 @@ class CorruptionChecker:
                 except StatusError as error:
                     logger.warning("the members could not be compared: %s", error)
 
+    async def check_at_start(self) -> None:
+        """Compare until a majority agrees or all voters were heard, and raise CORRUPT for each member that differs."""
+        server = self._server
+        first, longest = self._pause
+        for attempt in count():
+            await server.wait_leader()
+            voters = server.node.conf_state.voters
+            if not set(voters) - {server.node.id}:
+                return
+            try:
+                revision, hashes = await self._hashes()
+                told = majority(hashes, voters) is not None or set(voters) <= hashes.keys()
+                if told or attempt >= PATIENT_ATTEMPTS:
+                    await self._name(revision, hashes)
+                if told:
+                    logger.info("compared with %d of %d voters at revision %d", len(hashes), len(voters), revision)
+                    return
+            except StatusError as error:
+                logger.debug("not compared with the others yet: %s", error)
+            await asyncio.sleep(min(first * 2.0 ** min(attempt, 20), longest))
+
     async def check(self) -> None:
         """Compare once, and raise CORRUPT for each member that differs.
 
         Raises:
             StatusError: this member has no hash, or the alarm did not get through.
         """
+        await self._name(*await self._hashes())
+
+    async def _hashes(self) -> tuple[int, dict[NodeId, int]]:
+        """The newest revision here, and the hash at it of each voter that answers and of this member."""
         server = self._server
         own, crc = await hash_kv(server, 0)
-        voters = server.node.conf_state.voters
         request = rpc_pb2.HashKVRequest(revision=own.revision).SerializeToString()
-        others = [member for member in voters if member != server.node.id]
+        others = [member for member in server.node.conf_state.voters if member != server.node.id]
         answers = await asyncio.gather(*(self._ask(member, request) for member in others))
         hashes = {server.node.id: crc}
         for member, answer in zip(others, answers, strict=True):
             if answer is not None and answer.compact_revision == own.compacted_revision:
                 hashes[member] = answer.hash
-        for member in sorted(divergent(hashes, len(voters))):
+        return own.revision, hashes
+
+    async def _name(self, revision: int, hashes: Mapping[NodeId, int]) -> None:
+        server = self._server
+        for member in sorted(divergent(hashes, server.node.conf_state.voters)):
             if not server.alarms.is_on(CORRUPT, member):
-                logger.error("member %x differs from the others at revision %d", member, own.revision)
+                logger.error("member %x differs from the others at revision %d", member, revision)
                 await server.raise_alarm(CORRUPT, member)
 
     async def _ask(self, member: NodeId, request: bytes) -> rpc_pb2.HashKVResponse | None:

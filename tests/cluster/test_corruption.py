@@ -3,52 +3,109 @@
 import time
 from pathlib import Path
 
+import pytest
+
 from raftkv.client import Client
 from raftkv.client.requests import ALARM, DEFRAGMENT
 from raftkv.mvcc.backend import REVISIONS, LmdbBackend
 from raftkv.pb import rpc_pb2
-from raftkv.server.corruption import divergent
-from tests.support.processes import cluster
+from raftkv.server.corruption import divergent, majority
+from tests.support.processes import Cluster, Process, cluster, wait_log
+
+ONLY_LATER = ("--corrupt-check-time=500ms", "--experimental-initial-corrupt-check=false")
+ONLY_AT_START = ("--corrupt-check-time=0",)
+COMPARED = "compared with"
 
 
 def test_who_differs_from_a_majority_is_named() -> None:
-    assert divergent({1: 7, 2: 7, 3: 7}, 3) == set()
-    assert divergent({1: 7, 2: 7, 3: 8}, 3) == {3}
-    assert divergent({1: 8, 2: 7, 3: 7}, 3) == {1}
-    assert divergent({1: 7, 2: 8}, 3) == {1, 2}
+    voters = (1, 2, 3)
+    assert divergent({1: 7, 2: 7, 3: 7}, voters) == set()
+    assert divergent({1: 7, 2: 7, 3: 8}, voters) == {3}
+    assert divergent({1: 8, 2: 7, 3: 7}, voters) == {1}
+    assert divergent({1: 7, 2: 8}, voters) == {1, 2}
+    # A learner has no say, and may differ.
+    assert divergent({4: 7, 1: 7, 2: 8}, voters) == {1, 2, 4}
+    assert divergent({4: 8, 1: 7, 2: 7}, voters) == {4}
+    assert majority({1: 7, 2: 7}, voters) == 7
+    assert majority({4: 7, 1: 7}, voters) is None
 
 
-def test_a_changed_record_raises_an_alarm_of_its_member(tmp_path: Path) -> None:
-    with cluster(tmp_path, 3, "--corrupt-check-time=500ms") as three:
-        with Client(three.endpoints) as client:
-            for number in range(10):
-                client.put(f"key{number}", "value")
-            assert not client.call(ALARM, rpc_pb2.AlarmRequest()).alarms
+def write(three: Cluster) -> None:
+    with Client(three.endpoints) as client:
+        for number in range(10):
+            client.put(f"key{number}", "value")
+        assert not client.call(ALARM, rpc_pb2.AlarmRequest()).alarms
+
+
+def flush(member: Process) -> int:
+    """Bring all that was written to a member's disk; its id."""
+    with Client(member.endpoint) as client:
+        while client.status().header.revision < 11:
+            time.sleep(0.02)
+        client.call(DEFRAGMENT, rpc_pb2.DefragmentRequest())
+        return client.status().header.member_id
+
+
+def change(member: Process) -> None:
+    """Change one record in a store that nobody uses, as an error of disk or memory might."""
+    backend = LmdbBackend(str(member.data / "store"))
+    key, record = next((key, record) for key, record in backend.scan(REVISIONS) if b"value" in record)
+    backend.delete(REVISIONS, key)
+    _write(backend)
+    backend.put(REVISIONS, key, record.replace(b"value", b"vaLue"))
+    _write(backend)
+    backend.close()
+
+
+def _write(backend: LmdbBackend) -> None:
+    flush = backend.begin_flush()
+    assert flush is not None
+    flush.write()
+    backend.end_flush(flush)
+
+
+def wait_alarms(three: Cluster) -> list[tuple[int, int]]:
+    deadline = time.monotonic() + 20.0
+    with Client(three.endpoints) as client:
+        while not (alarms := client.call(ALARM, rpc_pb2.AlarmRequest()).alarms):
+            assert time.monotonic() < deadline, [member.log() for member in three.members]
+            time.sleep(0.1)
+    return [(one.memberID, one.alarm) for one in alarms]
+
+
+@pytest.mark.parametrize("flags", [ONLY_LATER, ONLY_AT_START])
+def test_a_changed_record_raises_an_alarm_of_its_member(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    with cluster(tmp_path, 3, *flags) as three:
+        write(three)
         victim = next(member for member in three.members if member is not three.leader())
-        with Client(victim.endpoint) as client:
-            victim_id = client.status().header.member_id
-            while client.status().header.revision < 11:
-                time.sleep(0.02)
-            client.call(DEFRAGMENT, rpc_pb2.DefragmentRequest())  # flushes
+        victim_id = flush(victim)
         victim.kill()
-        backend = LmdbBackend(str(victim.data / "store"))
-        records = list(backend.scan(REVISIONS))
-        key, record = next((key, record) for key, record in records if b"value" in record)
-        backend.delete(REVISIONS, key)
-        flush = backend.begin_flush()
-        assert flush is not None
-        flush.write()
-        backend.end_flush(flush)
-        backend.put(REVISIONS, key, record.replace(b"value", b"vaLue"))
-        flush = backend.begin_flush()
-        assert flush is not None
-        flush.write()
-        backend.close()
+        change(victim)
         victim.start()
         three.wait_ready(victim)
-        deadline = time.monotonic() + 20.0
+        assert wait_alarms(three) == [(victim_id, rpc_pb2.CORRUPT)]
+
+
+def test_when_all_start_at_once_only_the_one_that_differs_is_named(tmp_path: Path) -> None:
+    with cluster(tmp_path, 3) as three:
+        write(three)
+        ids = [flush(member) for member in three.members]
+        three.kill()
+        change(three.members[1])
+        three.start()
+        assert wait_alarms(three) == [(ids[1], rpc_pb2.CORRUPT)]
+
+
+def test_members_that_agree_find_so_when_they_start(tmp_path: Path) -> None:
+    with cluster(tmp_path, 3) as three:
+        for member in three.members:
+            wait_log(member, COMPARED)
+        write(three)
+        follower = next(member for member in three.members if member is not three.leader())
+        # What it has in its log only is compared as well.
+        follower.kill()
+        follower.start()
+        wait_log(follower, COMPARED, 2)
         with Client(three.endpoints) as client:
-            while not (alarms := client.call(ALARM, rpc_pb2.AlarmRequest()).alarms):
-                assert time.monotonic() < deadline, victim.log()
-                time.sleep(0.1)
-        assert [(one.memberID, one.alarm) for one in alarms] == [(victim_id, rpc_pb2.CORRUPT)]
+            assert not client.call(ALARM, rpc_pb2.AlarmRequest()).alarms
+            client.put("all", "well")
