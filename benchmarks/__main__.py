@@ -14,9 +14,9 @@ from benchmarks import engines, machine, report
 from benchmarks.load import Load
 from benchmarks.measure import Plan, measure
 from benchmarks.watching import WATCH
-from benchmarks.work import MEMORY, WORKS
+from benchmarks.work import MEMORY, RESTART, WORKS
 
-NAMES = (*WORKS, WATCH, MEMORY)
+NAMES = (*WORKS, WATCH, MEMORY, RESTART)
 
 
 def _count(text: str) -> int:

@@ -37,10 +37,24 @@ class Member:
 
     def __init__(self, command: list[str], endpoint: str, log: Path) -> None:
         self.endpoint = endpoint
+        self._command = command
         self._log = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
-        self.connection = Connection(endpoint)
+        self._start()
+
+    def _start(self) -> None:
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+            )
+        self.connection = Connection(self.endpoint)
+
+    def restart(self) -> float:
+        """Kill it and start it again; the seconds until it answers a linearizable read."""
+        self.stop()
+        begin = time.monotonic()
+        self._start()
+        self.wait_ready()
+        return time.monotonic() - begin
 
     def wait_ready(self) -> None:
         """Return when the member answers a linearizable read."""
@@ -67,7 +81,7 @@ class Member:
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
     def stop(self) -> None:
-        """Kill it: the data is thrown away."""
+        """Kill it, as a crash does."""
         self.connection.close()
         self._process.kill()
         self._process.wait()

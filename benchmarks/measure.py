@@ -14,10 +14,13 @@ from benchmarks import engines
 from benchmarks.calm import Patience
 from benchmarks.engines import KINDS, Engine, EngineError
 from benchmarks.load import CallJob, CheckFailed, Job, Load
+from benchmarks.restart import restart, store_each
 from benchmarks.watching import SHAPES, WATCH, Shape, WatchJob
-from benchmarks.work import LIST_KEYS, MEMORY, WORKS, Work, store_many
+from benchmarks.work import LIST_KEYS, MEMORY, RESTART, WORKS, Work, store_many
 
 MEBIBYTE = 2**20
+SMALL_PER_LARGE = 10
+"""How many keys of 256 B there are for each of 1 KiB, where many are stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,8 @@ class Plan:
     """What to measure, and how long.
 
     loads: only these, where a work has them; None: all. seconds: how long one run should take. requests: the number
-    of requests of a run, instead of what fits into `seconds`. keys: how many of 1 KiB `page` and `memory` store.
+    of requests of a run, instead of what fits into `seconds`. keys: how many of 1 KiB `page` and `memory` store;
+    `restart` stores ten times as many of 256 B.
     patience: seconds to put off a run while others use the machine.
     """
 
@@ -86,6 +90,9 @@ def measure(plan: Plan, directory: Path) -> Iterator[Cell]:
                     yield from _phase(plan, size, pair, works, memory, directory / "body")
                     if WATCH in plan.works and not needs_many:
                         yield from _watch(plan, size, pair)
+        if RESTART in plan.works and size == 1:
+            with _both(size, directory / "restart") as pair:
+                yield from _restart(plan, pair)
 
 
 @contextlib.contextmanager
@@ -133,6 +140,27 @@ def _store_and_weigh(size: int, pair: dict[str, Engine], keys: int) -> Cell:
         engine.settle()
         cell.figures[kind].append(engine.leader().resident_bytes() / MEBIBYTE)
     return cell
+
+
+def _restart(plan: Plan, pair: dict[str, Engine]) -> Iterator[Cell]:
+    keys = plan.keys * SMALL_PER_LARGE
+    time_cell, memory_cell = (
+        Cell(members=1, work=RESTART, title=f"{what} with {keys:,} keys of 256 B", load="", unit=unit)
+        for what, unit in (("Restart after kill -9", "s"), ("Memory after a restart", "MiB"))
+    )
+    for kind, engine in pair.items():
+        _say(f"1 member, {kind}: storing {keys:,} keys of 256 B")
+        try:
+            store_each(engine, keys)
+            found = restart(engine, plan.rounds)
+        except (CheckFailed, EngineError, OSError) as error:
+            time_cell.failure = memory_cell.failure = f"{kind}: {error}"
+            break
+        time_cell.figures[kind] += found.seconds
+        memory_cell.figures[kind] += [size / MEBIBYTE for size in found.resident_bytes]
+        _say(f"  {kind} {found.seconds[-1]:.1f} s, {memory_cell.figures[kind][-1]:,.0f} MiB")
+    yield time_cell
+    yield memory_cell
 
 
 def _fill(cell: Cell, plan: Plan, pair: dict[str, Engine], prepare: Callable[[Engine], Job]) -> Cell:

@@ -117,3 +117,5 @@ WORKS = {
 }
 MEMORY = "memory"
 """Not a load, but chosen like one: the leader's memory when the many keys of 1 KiB are stored."""
+RESTART = "restart"
+"""As well: how long a member needs to serve again after kill -9, and its memory then, with many keys of 256 B."""

@@ -9,7 +9,9 @@ import pytest
 
 from benchmarks import calm, engines, report
 from benchmarks.__main__ import main
+from benchmarks.load import CheckFailed
 from benchmarks.measure import Cell
+from benchmarks.restart import restart, store_each
 from benchmarks.wire import Connection
 from benchmarks.work import PUT, WORKS, store_many
 
@@ -73,6 +75,17 @@ def test_the_many_keys_are_really_stored(tmp_path: Path) -> None:
         store_many(connection, 250)
         assert connection.revision() == 4
         connection.close()
+
+
+@needs_programs
+def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
+    with engines.running("raftkv", 1, tmp_path / "raftkv") as engine:
+        store_each(engine, 500)
+        found = restart(engine, 2)
+        assert len(found.seconds) == len(found.resident_bytes) == 2
+        assert min(found.resident_bytes) > 20 << 20
+        with pytest.raises(CheckFailed, match="400 keys were stored, 500 are there"):
+            store_each(engine, 400)
 
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
