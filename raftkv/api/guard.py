@@ -34,7 +34,7 @@ def require_leader(server: Server, context: Context) -> None:
 def end_without_leader(server: Server, context: Context) -> None:
     """Let a streaming call end with `NoLeader` when this member loses its leader, if the caller asks for that."""
     if context.interrupt is not None and wants_leader(context):
-        server.leader_calls.add(context.interrupt)
+        server.leader_calls[context.interrupt] = None
 
 
 def guarded(server: Server, method: Method) -> Method:

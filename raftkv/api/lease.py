@@ -1,7 +1,6 @@
 """etcdserverpb.Lease: leases and what keeps them alive; and the same for other members, at the leader."""
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
@@ -30,7 +29,7 @@ class LeaseService:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._leases = server.leases
-        self._rng = random.Random()
+        self._rng = server.rng
 
     def methods(self) -> dict[str, Method]:
         """The service's method table."""

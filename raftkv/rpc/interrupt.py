@@ -24,7 +24,7 @@ class Interrupt:
     def __init__(self) -> None:
         self._task = asyncio.current_task()
         self._reason: Exception | None = None
-        self._due: set[Interrupt] | None = None
+        self._due: dict[Interrupt, None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self, reason: Exception) -> None:
@@ -47,14 +47,14 @@ class Interrupt:
         """Reasons that come later are too late. Safe to call twice."""
         self._task = None
         if self._due is not None:
-            self._due.discard(self)
+            self._due.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
 
-    def strike_with(self, due: "set[Interrupt]") -> None:
+    def strike_with(self, due: "dict[Interrupt, None]") -> None:
         """Join the calls that end at the same moment."""
         self._due = due
-        due.add(self)
+        due[self] = None
 
     def strike_at(self, deadline: float) -> None:
         """End the call at a loop time, with a timer of its own."""
@@ -69,7 +69,7 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self._due: dict[int, set[Interrupt]] = {}
+        self._due: dict[int, dict[Interrupt, None]] = {}
 
     def add(self, deadline: float, interrupt: Interrupt) -> None:
         """End a call at a loop time (seconds) unless it is disarmed before."""
@@ -81,7 +81,7 @@ class Deadlines:
                 # A moment stays until it has come: far ones, of a caller's choice, would pile up.
                 interrupt.strike_at(deadline)
                 return
-            due = self._due[slot] = set()
+            due = self._due[slot] = {}
             loop.call_at(slot * GRAIN_SECONDS, self._expire, slot)
         interrupt.strike_with(due)
 

@@ -16,10 +16,17 @@ from raftkv.server.datadir import DataDir, StartError, disk_error
 from raftkv.server.identity import Identity
 from raftkv.server.membership import Membership
 from raftkv.wal import Wal, WalContents
+from raftkv.wal.log import SEGMENT_BYTES
 
 
 def bootstrap(
-    disk: Disk, data_dir: DataDir, store: Store, identity: Identity, members: Sequence[rpc_pb2.Member]
+    disk: Disk,
+    data_dir: DataDir,
+    store: Store,
+    identity: Identity,
+    members: Sequence[rpc_pb2.Member],
+    *,
+    segment_bytes: int = SEGMENT_BYTES,
 ) -> Wal:
     """Write what a new member begins with: who it is and who the first members are, durably.
 
@@ -38,7 +45,7 @@ def bootstrap(
         assert flush is not None
         flush.write()
         store.backend.end_flush(flush)
-        return Wal.create(disk, data_dir.wal, identity.encode())
+        return Wal.create(disk, data_dir.wal, identity.encode(), segment_bytes)
     except OSError as error:
         raise disk_error(error, data_dir.path) from error
     except lmdb.Error as error:

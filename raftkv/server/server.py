@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from raftkv import errors
 from raftkv.failpoints import failpoint
@@ -101,6 +101,7 @@ class Server:
         self.store = store
         self.membership = membership
         self.headers = headers
+        self.rng = rng
         self._wal = wal
         self._send = send
         self._run_wal = run_wal
@@ -139,7 +140,8 @@ class Server:
             on_behind=self._start_catching_up,
         )
         self._catching_up = False
-        self.leader_calls: WeakSet[Callable[[Exception], None]] = WeakSet()
+        # Not a WeakSet: calls end in the order in which they came, the same in every run.
+        self.leader_calls: WeakKeyDictionary[Callable[[Exception], None], None] = WeakKeyDictionary()
         """Ends calls under way that want no member without a leader."""
         self._leaderless_seconds = 3 * election_ticks * tick_seconds
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
@@ -470,8 +472,8 @@ class Server:
             self._flush()
 
     def _end_leader_calls(self) -> None:
-        calls, self.leader_calls = self.leader_calls, WeakSet()
-        for end in calls:
+        calls, self.leader_calls = self.leader_calls, WeakKeyDictionary()
+        for end in list(calls):
             end(errors.NoLeader())
 
     def _timeout_error(self) -> errors.EtcdError:

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
 )
 
 from raftkv.raft import Entry, EntryKind
+from raftkv.simulation.disk import FaultyDisk, PowerCut
 from raftkv.wal import CorruptLog, Wal, WalContents, WalError
-from tests.support.faulty_disk import FaultyDisk, PowerCut
 
 SEGMENT = 2 << 10
 DIRECTORY = "data/wal"

@@ -44,6 +44,7 @@ class Member:
 
     def __init__(self) -> None:
         self.headers = Headers(1, 1)
+        self.rng = random.Random(1)
         loop = asyncio.get_running_loop()
         self.proposals = p.Proposals(loop, 1, random.Random(1), timeout_seconds=7.0)
         self.store = Store(MemoryBackend())

@@ -1,0 +1,161 @@
+"""A whole cluster in virtual time: machines, the network between them, and whoever watches."""
+
+import os
+import random
+import tempfile
+from collections.abc import Callable
+
+from raftkv.config import Config
+from raftkv.raft import Message, NodeId, Role
+from raftkv.server.identity import member_id
+from raftkv.simulation.calls import Caller
+from raftkv.simulation.invariants import Invariants, Violation
+from raftkv.simulation.machine import Machine, Process, remove_directory
+from raftkv.simulation.network import Network
+from raftkv.simulation.options import Options
+from raftkv.simulation.scheduler import SECOND, ProcessLoop, Scheduler
+
+CLIENTS = 1000
+"""Number of the loop that all clients run on; their endpoints are negative."""
+
+
+class Cluster:
+    """Machines 0 to n-1 and what connects them. The first violation stops the run and is kept."""
+
+    def __init__(self, options: Options, *, on_message: Callable[[Message], None] | None = None) -> None:
+        self.options = options
+        self.scheduler = Scheduler()
+        self.violation: Violation | None = None
+        self.network = Network(self.scheduler, random.Random(f"{options.seed}/network"), options.weather)
+        self.invariants = Invariants(lambda: self.scheduler.now)
+        self._spy = on_message
+        self.path = tempfile.mkdtemp(prefix="raftkv-sim-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        self._graveyard: list[Process] = []
+        self.clients = ProcessLoop(self.scheduler, CLIENTS, turn_ns=0, on_error=self._client_failed)  # type: ignore[abstract]
+        self.members: dict[NodeId, int] = {}
+        self.machines = [self._machine(number) for number in range(options.nodes)]
+
+    def _machine(self, number: int) -> Machine:
+        options = self.options
+        config = self._config(number)
+        self.members[member_id(config.initial_advertise_peer_urls, config.initial_cluster_token)] = number
+        return Machine(
+            number,
+            config,
+            scheduler=self.scheduler,
+            network=self.network,
+            seed=str(options.seed),
+            members=self.members,
+            find=self.process,
+            on_error=self.fail,
+            after_turn=self._after_turn,
+            on_message=self._sent,
+            rate=options.rates[number],
+            offset=options.offsets[number],
+            segment_bytes=options.segment_bytes,
+            on_wire=options.on_wire,
+        )
+
+    def _config(self, number: int) -> Config:
+        options = self.options
+        urls = [(f"m{place}", (f"http://m{place}:2380",)) for place in range(options.nodes)]
+        return Config(
+            name=f"m{number}",
+            data_dir=os.path.join(self.path, f"m{number}"),
+            initial_advertise_peer_urls=urls[number][1],
+            initial_cluster=tuple(urls),
+            initial_cluster_token="simulation",
+            heartbeat_interval_ms=options.heartbeat_ms,
+            election_timeout_ms=options.heartbeat_ms * options.election_ticks,
+            snapshot_count=options.snapshot_count,
+            snapshot_catchup_entries=options.catch_up_entries,
+        )
+
+    # Parts
+
+    def process(self, number: int) -> Process | None:
+        """The process on a machine that is alive."""
+        return self.machines[number].process
+
+    def processes(self) -> list[Process]:
+        """All that are alive and have started."""
+        found = [machine.process for machine in self.machines]
+        return [process for process in found if process is not None and process.server is not None]
+
+    def caller(self, endpoint: int) -> Caller:
+        """A client's place."""
+        return Caller(self.network, self.scheduler, endpoint, self.clients)
+
+    def leader(self) -> Process | None:
+        """The member that leads in the highest term, as far as it knows itself."""
+        leading = [p for p in self.processes() if p.server is not None and p.server.node.role is Role.LEADER]
+        return max(leading, key=lambda p: p.server.node.term if p.server is not None else 0, default=None)
+
+    # Life
+
+    def start(self, number: int) -> None:
+        """Start a process on a machine that has none."""
+        if self.machines[number].process is None:
+            self.machines[number].start()
+
+    def kill(self, number: int, *, power: bool) -> None:
+        """End the process on a machine, if there is one."""
+        machine = self.machines[number]
+        process = machine.process
+        if process is not None:
+            self._graveyard.append(process)
+            if process.server is not None:
+                self.invariants.died(process.server.node.id)
+        machine.kill(power=power)
+
+    def run_for(self, seconds: float) -> None:
+        """Let time pass."""
+        self.scheduler.run(self.scheduler.now + int(seconds * SECOND))
+        if self.violation is not None:
+            raise self.violation
+
+    def run_until(self, done: Callable[[], bool], seconds: float, step: float = 0.1) -> bool:
+        """Let time pass until `done()`, looked at every `step` seconds; whether it came to that within `seconds`."""
+        until = self.scheduler.now + int(seconds * SECOND)
+        while not done():
+            if self.scheduler.now >= until:
+                return False
+            self.run_for(step)
+        return True
+
+    def close(self) -> None:
+        """End everything and leave nothing behind."""
+        for machine in self.machines:
+            if machine.process is not None:
+                machine.process.kill(lambda _: None)
+        self.clients.kill()
+        remove_directory(self.path)
+
+    # What is watched
+
+    def fail(self, problem: str) -> None:
+        """Note a violation, unless there was one before."""
+        self.violated(Violation(problem))
+
+    def violated(self, violation: Violation) -> None:
+        """Note a violation, unless there was one before."""
+        if self.violation is None:
+            self.violation = violation
+            self.scheduler.stopped = True
+
+    def _client_failed(self, what: str, error: BaseException | None) -> None:
+        self.fail(f"a client: {what}: {error!r}")
+
+    def _after_turn(self, process: Process) -> None:
+        try:
+            self.invariants.turned(process)
+        except Violation as violation:
+            self.violated(violation)
+
+    def _sent(self, message: Message) -> None:
+        try:
+            self.invariants.sent(message)
+        except Violation as violation:
+            self.violated(violation)
+        if self._spy is not None:
+            self._spy(message)

@@ -1,0 +1,449 @@
+"""One member in the simulation: a machine with a disk that stays, and the processes that live on it one after another.
+
+A process is put together from the shipping parts as `raftkv.member` does it; only the ports are others. What a thread
+does elsewhere is an event here: it takes some time, and the process may die in the middle of it.
+
+The log lies on the simulated disk, which loses what was not synced. The store is LMDB's own file in a directory of the
+real system, without waiting for a real disk: a flush that was under way at a crash has happened or not.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import random
+import shutil
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+
+from raftkv import api, errors, failpoints
+from raftkv.config import Config
+from raftkv.mvcc import LmdbBackend, Store
+from raftkv.pb import log_pb2, peer_pb2
+from raftkv.peer import SNAPSHOT, codec
+from raftkv.peer import snapshot as peer_snapshot
+from raftkv.peer.reception import Reception, call_metadata
+from raftkv.raft import Config as RaftConfig
+from raftkv.raft import Entry, EntryKind, HardState, InstallSnapshot, Message, NodeId, RaftNode, Role
+from raftkv.rpc import App, Context, Method, Requests
+from raftkv.rpc.app import ASGIApp
+from raftkv.server.apply import applied_position
+from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
+from raftkv.server.datadir import DataDir, StartError
+from raftkv.server.headers import Headers
+from raftkv.server.identity import Identity, first_members
+from raftkv.server.membership import Membership, decode_conf_state
+from raftkv.server.proposals import MEMBER_ATTRIBUTES
+from raftkv.server.server import Server
+from raftkv.server.snapshot_transfer import Transfers
+from raftkv.server.snapshots import Copy, settle_at_start
+from raftkv.server.worker import Done, Work
+from raftkv.simulation.calls import Caller, Exchange, Served
+from raftkv.simulation.disk import FaultyDisk, PowerCut
+from raftkv.simulation.network import Network
+from raftkv.simulation.scheduler import SECOND, Event, ProcessLoop, Scheduler
+from raftkv.status import Code, StatusError
+from raftkv.wal import CorruptLog, Wal, WalContents
+
+SNAPSHOT_CHUNK_BYTES = 16 << 10
+SNAPSHOT_SECONDS = 20.0
+LOST_SECONDS = 0.05
+"""How soon a sender notices that a message did not arrive, where it can."""
+
+
+class Thread:
+    """What a worker thread is to a process: jobs one after another, each of which takes a while."""
+
+    def __init__(self, loop: ProcessLoop, seconds: Callable[[], float]) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self.jobs: deque[tuple[Work, Done]] = deque()
+
+    def run(self, work: Work, done: Done) -> None:
+        """Do `work` after what was asked before, then call `done` in the loop."""
+        self.jobs.append((work, done))
+        if len(self.jobs) == 1:
+            self._begin()
+
+    def _begin(self) -> None:
+        if not self._loop.dead:
+            scheduler = self._loop.scheduler
+            scheduler.plan(scheduler.now + int(self._seconds() * SECOND), Event(self._loop, self._finish, ()))
+
+    def _finish(self) -> None:
+        work, done = self.jobs.popleft()
+        error: BaseException | None = None
+        try:
+            work()
+        except Exception as raised:
+            error = raised
+        if self.jobs:
+            self._begin()
+        done(error)
+
+
+class Machine:
+    """A place where a member lives: what survives its processes.
+
+    Invariant: at most one process is alive.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        config: Config,
+        *,
+        scheduler: Scheduler,
+        network: Network,
+        seed: str,
+        members: Mapping[NodeId, int],
+        find: Callable[[int], "Process | None"],
+        on_error: Callable[[str], None],
+        after_turn: Callable[["Process"], None],
+        on_message: Callable[[Message], None],
+        rate: float = 1.0,
+        offset: float = 0.0,
+        segment_bytes: int = 32 << 10,
+        on_wire: bool = False,
+    ) -> None:
+        """`members` are the places of all members by id; `find` gives the process at a place."""
+        self.number = number
+        self.config = config
+        self.scheduler = scheduler
+        self.network = network
+        self.members = members
+        self.find = find
+        self.on_error = on_error
+        self.after_turn = after_turn
+        self.on_message = on_message
+        self.rate = rate
+        self.offset = offset
+        self.segment_bytes = segment_bytes
+        self.on_wire = on_wire
+        self.turn_ns = 20_000
+        self.rng = random.Random(f"{seed}/machine/{number}")
+        self.disk = FaultyDisk(f"{seed}/{number}")
+        self.sync_seconds = 0.0008
+        self.stall_until = 0
+        self.process: Process | None = None
+        self.lives = 0
+        self.excused = False
+        """Whether a fault was injected after which a member may stop by itself, or not start."""
+        self.refused: str = ""
+        """Why the last start was refused."""
+
+    def disk_seconds(self) -> float:
+        """Draw how long the next job of a thread takes."""
+        seconds = self.sync_seconds * (0.5 + self.rng.random())
+        return seconds + max(0, self.stall_until - self.scheduler.now) / SECOND
+
+    def start(self) -> None:
+        """Start a process; what hinders it is in `refused`."""
+        self.lives += 1
+        self.refused = ""
+        process = self.process = Process(self)
+        process.loop.run_in(process.start)
+
+    def died(self, process: "Process", reason: str) -> None:
+        """The process has stopped by itself."""
+        if process is not self.process:
+            return
+        if not self.excused:
+            self.on_error(f"member {self.number} stopped by itself: {reason}")
+        self.refused = reason
+        self.kill(power=False)
+
+    def kill(self, *, power: bool) -> None:
+        """End the process at once, with the machine (`power`) or without; jobs under way are done in part."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill(partial(self._interrupt, power=power))
+            for exchange in list(process.exchanges):
+                exchange.broken(5.0 if power else 0.0)
+            process.exchanges.clear()
+        if power:
+            self.disk.crash()
+        else:
+            self.disk.kill()
+
+    def _interrupt(self, work: Work, *, power: bool) -> None:
+        """Do a job up to some point: nothing of it, all of it, or what came before the end."""
+        chance = self.rng.random()
+        if chance < 0.3:
+            return
+        if chance < 0.8:
+            self.disk.cut_power(after=self.rng.randrange(5))
+            failpoints.arm(_Countdown(self.rng.randrange(4)))
+        try:
+            work()
+        except (PowerCut, Exception):
+            # Nobody is left to hear of it.
+            pass
+        finally:
+            failpoints.disarm()
+
+
+class _Countdown:
+    """Lets the power fail at the n-th failpoint."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def __call__(self, name: str) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise PowerCut(name)
+
+
+class Process(Served):
+    """One life of a member."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.life = machine.lives
+        self._rng = random.Random(f"{machine.rng.getrandbits(64)}")
+        self.loop = ProcessLoop(  # type: ignore[abstract]
+            machine.scheduler,
+            machine.number,
+            rate=machine.rate,
+            offset=machine.offset,
+            turn_ns=machine.turn_ns,
+            on_error=self._callback_failed,
+            after_turn=partial(machine.after_turn, self),
+        )
+        self.exchanges: dict[Exchange, None] = {}
+        self._caller = Caller(machine.network, machine.scheduler, machine.number, self.loop)
+        self._threads = [Thread(self.loop, machine.disk_seconds) for _ in range(3)]
+        self._stores: list[Store] = []
+        self._apps: dict[str, ASGIApp] = {}
+        self._silent: set[int] = set()
+        self.server: Server | None = None
+        self.reported: tuple[int, int, int, int, Role] | None = None
+        """What the invariants saw of this process last: term, last index, commit and applied index, role."""
+
+    def app(self, port: str) -> ASGIApp | None:
+        return self._apps.get(port)
+
+    def _callback_failed(self, what: str, error: BaseException | None) -> None:
+        self.machine.on_error(f"member {self.machine.number}: {what}: {error!r}")
+
+    # Life
+
+    def start(self) -> None:
+        """Open what is on disk and begin to take part; in a turn of the loop."""
+        try:
+            self._start()
+        except (StartError, OSError, CorruptLog) as error:
+            self.machine.died(self, f"refused to start: {error}")
+        except PowerCut:
+            self.machine.kill(power=True)
+
+    def kill(self, interrupt: Callable[[Work], None]) -> None:
+        """End; the jobs under way are given to `interrupt`."""
+        self.loop.kill()
+        for thread in self._threads:
+            if thread.jobs:
+                interrupt(thread.jobs[0][0])
+                thread.jobs.clear()
+        for store in self._stores:
+            store.backend.close()
+
+    def _start(self) -> None:
+        machine, config = self.machine, self.machine.config
+        data_dir = DataDir(config.data_dir)
+        has_log = any(name.endswith(".wal") for name in machine.disk.list(data_dir.wal))
+        contents: WalContents | None = None
+        if has_log:
+            wal, contents = Wal.open(machine.disk, data_dir.wal, machine.segment_bytes)
+            identity = Identity.decode(contents.identity)
+            check_store_exists(data_dir)
+            settle_at_start(data_dir.path, contents.snapshot[0])
+            store = self._open_store(data_dir)
+            check_store_follows(data_dir, store, contents)
+        else:
+            identity, members = first_members(config)
+            store = self._open_store(data_dir)
+            wal = bootstrap(machine.disk, data_dir, store, identity, members, segment_bytes=machine.segment_bytes)
+        wal.settle()
+        self._assemble(identity, wal, contents, store)
+
+    def _open_store(self, data_dir: DataDir) -> Store:
+        store = Store(LmdbBackend(data_dir.store))
+        self._stores.append(store)
+        return store
+
+    def _assemble(self, identity: Identity, wal: Wal, contents: WalContents | None, store: Store) -> None:
+        config = self.machine.config
+        membership = Membership(store)
+        election_ticks = max(2, round(config.election_timeout_ms / config.heartbeat_interval_ms))
+        node = self._node(identity.member_id, election_ticks, contents, store, membership)
+        run_wal, run_flush, run_aside = (thread.run for thread in self._threads)
+        self.transfers = transfers = Transfers(
+            config.data_dir,
+            backend=lambda: store.backend,
+            install=lambda message, loaded: server.install(message, loaded),
+            report=lambda peer, ok: server.report_snapshot(peer, ok),
+            send=self._send_snapshot,
+            matched=lambda peer: node.status().match_indexes.get(peer),
+            run=run_aside,
+        )
+        self._identity = identity
+        server = self.server = Server(
+            node=node,
+            wal=wal,
+            store=store,
+            membership=membership,
+            headers=Headers(identity.cluster_id, identity.member_id),
+            send=self._send,
+            call_peer=self._call_peer,
+            run_wal=run_wal,
+            run_flush=run_flush,
+            run_aside=run_aside,
+            rng=self._rng,
+            tick_seconds=config.heartbeat_interval_ms / 1000,
+            election_ticks=election_ticks,
+            quota_bytes=config.quota_backend_bytes,
+            watch_fragment_bytes=config.max_request_bytes,
+            clock=self.loop.time,
+            snapshot_count=config.snapshot_count,
+            catch_up_entries=config.snapshot_catchup_entries,
+            hold_log=lambda: transfers.holding,
+        )
+        self._serve(server)
+        server.failed.add_done_callback(lambda failed: self.machine.died(self, repr(failed.result())))
+        server.start()
+        self._publishing = self.loop.create_task(self._publish(server))
+
+    def _node(
+        self,
+        member_id: NodeId,
+        election_ticks: int,
+        contents: WalContents | None,
+        store: Store,
+        membership: Membership,
+    ) -> RaftNode:
+        hard_state = contents.hard_state if contents else (0, 0, 0)
+        entries = contents.entries if contents else []
+        snapshot_index, snapshot_term, conf_state = contents.snapshot if contents else (0, 0, b"")
+        applied = applied_position(store.backend)[0]
+        node = RaftNode(
+            RaftConfig(id=member_id, random=self._rng, election_ticks=election_ticks),
+            decode_conf_state(conf_state) if conf_state else membership.conf_state,
+            HardState(term=hard_state[0], voted_for=hard_state[1], commit=hard_state[2]),
+            [Entry(term, index, EntryKind(kind), data) for term, index, kind, data in entries],
+            snapshot_index=snapshot_index,
+            snapshot_term=snapshot_term,
+            applied=applied,
+        )
+        if node.conf_state != membership.conf_state:
+            node.apply_conf_state(membership.conf_state, applied)
+        return node
+
+    def _serve(self, server: Server) -> None:
+        config, identity = self.machine.config, self._identity
+        limits = api.Limits(max_request_bytes=config.max_request_bytes, max_txn_ops=config.max_txn_ops)
+        self._apps["client"] = App(api.services(server, limits, data_dir=config.data_dir, watch_progress_seconds=2.0))
+        self._apps["peer"] = App(
+            {
+                SNAPSHOT: Method.client_stream(self._receive_snapshot),
+                **api.peer_methods(identity.cluster_id, identity.member_id, lambda: server),
+            }
+        )
+
+    async def _publish(self, server: Server) -> None:
+        name = self.machine.config.name
+        attributes = log_pb2.MemberAttributes(member_id=self._identity.member_id, name=name)
+        while True:
+            await server.wait_leader()
+            try:
+                await server.propose(MEMBER_ATTRIBUTES, attributes.SerializeToString())
+            except StatusError:
+                await asyncio.sleep(1.0)
+            else:
+                return
+
+    # The network port
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        machine = self.machine
+        for message in messages:
+            machine.on_message(message)
+            if type(message) is InstallSnapshot:
+                self.transfers.send(message)
+                continue
+            target = machine.members.get(message.to)
+            if target is None:
+                continue
+            if machine.on_wire:
+                message = next(codec.decode_batch(codec.encode_framed(message)))
+            machine.network.post(
+                machine.number, target, partial(self._deliver, target, message), partial(self._lost, target, message.to)
+            )
+
+    def _deliver(self, target: int, message: Message) -> None:
+        process = self.machine.find(target)
+        if process is None or process.server is None:
+            self._lost(target, message.to)
+        else:
+            self._silent.discard(target)
+            process.loop.run_in(process.server.receive, message)
+
+    def _lost(self, target: int, peer: NodeId) -> None:
+        if target not in self._silent and self.server is not None:
+            self._silent.add(target)
+            self.machine.scheduler.after(LOST_SECONDS, self.loop.run_in, self.server.unreachable, peer)
+
+    async def _call_peer(self, peer: NodeId, path: str, request: bytes, timeout: float) -> bytes:
+        target = self.machine.members.get(peer)
+        if target is None:
+            raise ConnectionError(f"member {peer:x} is not known")
+        try:
+            return await self._call(peer, target, path, [request], timeout)
+        except StatusError as error:
+            if (error.code, error.message) == (Code.FAILED_PRECONDITION, errors.NotLeader.TEXT):
+                raise errors.NotLeader from error
+            raise ConnectionError(error.message) from error
+
+    async def _call(self, peer: NodeId, target: int, path: str, requests: Sequence[bytes], timeout: float) -> bytes:
+        metadata = call_metadata(self._identity.cluster_id, self._identity.member_id, peer)
+        return await self._caller.call(
+            target, partial(self.machine.find, target), path, requests, timeout, port="peer", metadata=metadata
+        )
+
+    async def _send_snapshot(
+        self, message: InstallSnapshot, copy: Copy, read: Callable[[int, int], Awaitable[bytes]]
+    ) -> None:
+        target = self.machine.members[message.to]
+        parts = [peer_pb2.SnapshotPart(message=codec.encode(message), size=copy.size_bytes)]
+        digest = hashlib.sha256()
+        offset = 0
+        while offset < copy.size_bytes:
+            data = await read(offset, SNAPSHOT_CHUNK_BYTES)
+            offset += len(data)
+            digest.update(data)
+            parts.append(peer_pb2.SnapshotPart(data=data))
+        parts.append(peer_pb2.SnapshotPart(hash=digest.digest()))
+        try:
+            encoded = [part.SerializeToString() for part in parts]
+            await self._call(message.to, target, SNAPSHOT, encoded, SNAPSHOT_SECONDS)
+        except StatusError as error:
+            raise ConnectionError(error.message) from error
+
+    async def _receive_snapshot(self, parts: Requests, context: Context) -> bytes:
+        sender = Reception(self._identity.cluster_id, self._identity.member_id).sender(context)
+        return await peer_snapshot.receive_snapshot(parts, sender, self._identity.member_id, self.transfers.begin)
+
+
+def remove_directory(path: str) -> None:
+    """Remove what a run left in the file system, and close the files that dead processes would have open."""
+    shutil.rmtree(path, ignore_errors=True)
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+            flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
+        except OSError:
+            continue
+        # LMDB's own are open for reading and writing, or for synced writing: it closes them itself.
+        if target.startswith(path + "/") and not flags & (os.O_RDWR | os.O_DSYNC):
+            os.close(int(name))

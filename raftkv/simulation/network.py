@@ -1,0 +1,141 @@
+"""What lies between processes: messages that may be lost, doubled, late and in any order, and streams that may not.
+
+An endpoint is a number: members count from 0, clients are negative. A link has a direction. What is cut in one
+direction only, or between two of three, is a set of links like any other.
+
+A message that is lost because its link is cut or its target is dead may be noticed by its sender, as by a broken
+connection; one that is lost on an open link never is.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from raftkv.simulation.scheduler import SECOND, Scheduler
+
+RETRY_NS = 20_000_000
+"""How soon a stream finds out that a cut link works again."""
+
+
+@dataclass(slots=True)
+class Weather:
+    """How links behave that are not cut; probabilities of one message, times in seconds."""
+
+    latency: float = 0.0005
+    jitter: float = 0.0005
+    loss: float = 0.0
+    duplicate: float = 0.0
+    straggle: float = 0.0
+    """A message is late by up to `straggle_seconds`, and overtaken if the network is not `ordered`."""
+    straggle_seconds: float = 1.0
+    ordered: bool = True
+
+
+class Network:
+    """All links of a cluster."""
+
+    def __init__(self, scheduler: Scheduler, rng: random.Random, weather: Weather) -> None:
+        self._scheduler = scheduler
+        self._random = rng.random
+        self.weather = weather
+        self._cuts: dict[tuple[int, int], int] = {}
+        self._last: dict[tuple[int, int], int] = {}
+        self.sent = self.lost = self.doubled = 0
+
+    # Links
+
+    def cut(self, links: list[tuple[int, int]]) -> None:
+        """Let nothing pass these links, until each is mended as often as it was cut."""
+        for link in links:
+            self._cuts[link] = self._cuts.get(link, 0) + 1
+
+    def mend(self, links: list[tuple[int, int]]) -> None:
+        """Undo one `cut` of these links."""
+        for link in links:
+            left = self._cuts.get(link, 0) - 1
+            if left > 0:
+                self._cuts[link] = left
+            else:
+                self._cuts.pop(link, None)
+
+    def mend_all(self) -> None:
+        """Undo every cut."""
+        self._cuts.clear()
+
+    def is_cut(self, source: int, target: int) -> bool:
+        """Whether nothing passes from one to the other."""
+        return (source, target) in self._cuts
+
+    def latency(self) -> int:
+        """Draw how long something is under way (ns)."""
+        weather = self.weather
+        seconds = weather.latency + weather.jitter * self._random()
+        if weather.straggle and self._random() < weather.straggle:
+            seconds += weather.straggle_seconds * self._random()
+        return int(seconds * SECOND)
+
+    # Messages
+
+    def post(self, source: int, target: int, deliver: Callable[[], None], lost: Callable[[], None]) -> None:
+        """Send a message: `deliver` is called once, twice or never; `lost` when its loss could be noticed."""
+        self.sent += 1
+        weather = self.weather
+        if weather.loss and self._random() < weather.loss:
+            self.lost += 1
+            return
+        copies = 1
+        if weather.duplicate and self._random() < weather.duplicate:
+            self.doubled += 1
+            copies = 2
+        for _ in range(copies):
+            when = self._scheduler.now + self.latency()
+            if weather.ordered:
+                link = source, target
+                when = max(when, self._last.get(link, 0) + 1)
+                self._last[link] = when
+            self._scheduler.at(when, self._arrive, source, target, deliver, lost)
+
+    def _arrive(self, source: int, target: int, deliver: Callable[[], None], lost: Callable[[], None]) -> None:
+        if (source, target) in self._cuts:
+            self.lost += 1
+            lost()
+        else:
+            deliver()
+
+
+class Channel:
+    """One direction of a stream: in order, nothing lost; what meets a cut link waits until it is mended."""
+
+    def __init__(self, network: Network, scheduler: Scheduler, source: int, target: int) -> None:
+        self._network = network
+        self._scheduler = scheduler
+        self._source = source
+        self._target = target
+        self._last = 0
+        self._queue: deque[tuple[int, Callable[..., None], tuple[Any, ...]]] = deque()
+        self._closed = False
+
+    def put(self, callback: Callable[..., None], *args: Any) -> None:
+        """Have `callback` called at the other end."""
+        when = self._last = max(self._last + 1, self._scheduler.now + self._network.latency())
+        self._queue.append((when, callback, args))
+        if len(self._queue) == 1:
+            self._scheduler.at(when, self._deliver)
+
+    def close(self) -> None:
+        """Drop what is under way, and what will be put."""
+        self._closed = True
+        self._queue.clear()
+
+    def _deliver(self) -> None:
+        if self._closed:
+            return
+        if self._network.is_cut(self._source, self._target):
+            self._scheduler.at(self._scheduler.now + RETRY_NS, self._deliver)
+            return
+        _, callback, args = self._queue.popleft()
+        callback(*args)
+        if self._queue:
+            self._scheduler.at(self._queue[0][0], self._deliver)

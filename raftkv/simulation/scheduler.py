@@ -1,0 +1,260 @@
+"""Virtual time: one heap of events for a whole cluster, and an asyncio event loop per process on top of it.
+
+Each process has a loop of its own, because that is what dies with it, stands still with it and keeps its time. A loop
+runs what is due in turns, as asyncio's does; between two turns some time passes, in which anything may happen to the
+process. Time passes only here: an event that is in an hour comes next if nothing comes before it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from heapq import heappop, heappush
+from typing import Any, cast
+
+SECOND = 1_000_000_000
+"""Times of the scheduler are whole nanoseconds; those of a loop are seconds of its own clock."""
+NOBODY = -1
+
+
+class Event:
+    """Something to be done, unless it is cancelled before; stands in for asyncio's handles."""
+
+    __slots__ = ("args", "callback", "cancelled", "loop")
+
+    def __init__(self, loop: "ProcessLoop | None", callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.loop = loop
+        self.callback = callback
+        self.args = args
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Let it not happen."""
+        self.cancelled = True
+
+
+class Scheduler:
+    """The events of a run, in order of time and, at one moment, in the order in which they were planned.
+
+    `digest` stands for the stream of events so far: equal runs have equal digests, under any PYTHONHASHSEED.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.events = 0
+        self.digest = 0
+        self.stopped = False
+        self._planned = 0
+        self._heap: list[tuple[int, int, Event]] = []
+
+    @property
+    def seconds(self) -> float:
+        """How much time has passed."""
+        return self.now / SECOND
+
+    def at(self, when: int, callback: Callable[..., object], *args: Any) -> Event:
+        """Plan an event at a time (ns)."""
+        return self.plan(when, Event(None, callback, args))
+
+    def after(self, seconds: float, callback: Callable[..., object], *args: Any) -> Event:
+        """Plan an event in some time."""
+        return self.plan(self.now + int(seconds * SECOND), Event(None, callback, args))
+
+    def plan(self, when: int, event: Event) -> Event:
+        """Plan an event that exists already."""
+        self._planned += 1
+        heappush(self._heap, (when if when > self.now else self.now, self._planned, event))
+        return event
+
+    def note(self, *numbers: int) -> None:
+        """Let the digest stand for these numbers, too."""
+        self.digest = hash((self.digest, *numbers))
+
+    def run(self, until: int) -> None:
+        """Let time pass up to a moment (ns), or until `stopped` is set."""
+        heap = self._heap
+        while heap and heap[0][0] <= until and not self.stopped:
+            self.now, _, event = heappop(heap)
+            if event.cancelled:
+                continue
+            self.events += 1
+            loop = event.loop
+            if loop is None:
+                self.digest = hash((self.digest, self.now, NOBODY))
+                event.callback(*event.args)
+            else:
+                self.digest = hash((self.digest, self.now, loop.number))
+                loop.take(event)
+        if not self.stopped:
+            self.now = max(self.now, until)
+
+
+class ProcessLoop(asyncio.AbstractEventLoop):
+    """The event loop of one life of one process.
+
+    Invariants:
+    1. A dead loop runs nothing any more; what is still planned for it is dropped.
+    2. A paused one runs nothing until it is resumed, and then all that was due meanwhile.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        number: int,
+        *,
+        rate: float = 1.0,
+        offset: float = 0.0,
+        turn_ns: int = 20_000,
+        on_error: Callable[[str, BaseException | None], None],
+        after_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`rate` and `offset` (seconds) are of its clock; a turn takes `turn_ns`."""
+        self.scheduler = scheduler
+        self.number = number
+        self.rate = rate
+        self.offset = offset
+        self.turn_ns = turn_ns
+        self.dead = False
+        self.paused = False
+        self._on_error = on_error
+        self._after_turn = after_turn
+        self._ready: deque[Event] = deque()
+        self._backlog: list[Event] = []
+        self._busy_until = 0
+        self._turn_due = False
+
+    # The process's life
+
+    def take(self, event: Event) -> None:
+        """Run an event that is due: now, or when the turn under way has ended."""
+        if self.dead:
+            return
+        if self.paused:
+            self._backlog.append(event)
+            return
+        self._ready.append(event)
+        self._seek_turn()
+
+    def _seek_turn(self) -> None:
+        if self._turn_due or not self._ready:
+            return
+        if self._busy_until <= self.scheduler.now:
+            self._turn()
+        else:
+            self._turn_due = True
+            self.scheduler.at(self._busy_until, self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._turn_due = False
+        if not self.paused and not self.dead:
+            self._turn()
+
+    def _turn(self) -> None:
+        ready = self._ready
+        asyncio._set_running_loop(self)  # for makers of event loops, says its documentation
+        try:
+            for _ in range(len(ready)):
+                event = ready.popleft()
+                if not event.cancelled:
+                    try:
+                        event.callback(*event.args)
+                    except Exception as error:
+                        self._on_error("a callback failed", error)
+                if self.dead:
+                    return
+        finally:
+            asyncio._set_running_loop(None)
+        self._busy_until = self.scheduler.now + self.turn_ns
+        if ready:
+            self._turn_due = True
+            self.scheduler.at(self._busy_until, self._next_turn)
+        self._after_turn()
+
+    def run_in(self, callback: Callable[..., object], *args: Any) -> None:
+        """Have something done in the next turn, from outside the loop."""
+        self.take(Event(self, callback, args))
+
+    def kill(self) -> None:
+        """End for good, at once, without a word to what runs here."""
+        self.dead = True
+        self._ready.clear()
+        self._backlog.clear()
+
+    def pause(self) -> None:
+        """Stand still, as after SIGSTOP; the clock goes on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Go on."""
+        self.paused = False
+        backlog, self._backlog = self._backlog, []
+        self._ready.extend(backlog)
+        if not self.dead:
+            self._seek_turn()
+
+    # What asyncio asks of a loop
+
+    def time(self) -> float:
+        return self.offset + self.scheduler.now * self.rate / SECOND
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return not self.dead
+
+    def is_closed(self) -> bool:
+        return self.dead
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        event = Event(self, callback, args)
+        if not self.dead:
+            self._ready.append(event)
+            if not self._turn_due and asyncio._get_running_loop() is not self:
+                self._turn_due = True
+                self.scheduler.at(max(self._busy_until, self.scheduler.now), self._next_turn)
+        return cast(asyncio.Handle, event)
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        event = Event(self, callback, args)
+        if not self.dead:
+            self.scheduler.plan(self.scheduler.now + int(delay * SECOND / self.rate) + 1, event)
+        return cast(asyncio.TimerHandle, event)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_later(when - self.time(), callback, *args)
+
+    def create_future(self) -> "asyncio.Future[Any]":
+        return asyncio.Future(loop=self)
+
+    def create_task(  # type: ignore[override]
+        self, coro: Coroutine[Any, Any, Any], *, name: object = None, context: Context | None = None, **_: Any
+    ) -> "asyncio.Task[Any]":
+        return asyncio.Task(coro, loop=self)
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> "asyncio.Future[Any]":
+        """Run a function half a millisecond later, whatever thread was meant."""
+        future = self.create_future()
+
+        def finish() -> None:
+            if future.done():
+                return
+            try:
+                future.set_result(func(*args))
+            except Exception as error:
+                future.set_exception(error)
+
+        self.call_later(0.0005, finish)
+        return future
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if not self.dead:
+            self._on_error(str(context.get("message")), context.get("exception"))
