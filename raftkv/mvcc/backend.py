@@ -20,6 +20,8 @@ from typing import Protocol
 
 import lmdb
 
+from raftkv.failpoints import failpoint
+
 META = b"meta"
 REVISIONS = b"revisions"
 LEASES = b"leases"
@@ -323,7 +325,9 @@ class LmdbBackend:
         directory = tempfile.mkdtemp(prefix="defragment-", dir=scratch)
         try:
             self.copy_to(directory)
+            failpoint("defragment-copied")
             _sync(os.path.join(directory, _FILE))
+            failpoint("defragment-synced")
             return self._open(directory)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
@@ -333,6 +337,7 @@ class LmdbBackend:
         assert isinstance(copied, lmdb.Environment)
         directory = copied.path()
         os.rename(os.path.join(directory, _FILE), os.path.join(place, _FILE))
+        failpoint("defragment-moved")
         old, self._env = self._env, copied
         self._tables = {table: copied.open_db(table) for table in TABLES}
         self._blocks.clear()
@@ -340,6 +345,7 @@ class LmdbBackend:
 
         def settle() -> None:
             _sync(place)
+            failpoint("defragment-durable")
             old.close()
             shutil.rmtree(directory, ignore_errors=True)
 

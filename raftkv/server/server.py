@@ -374,13 +374,21 @@ class Server:
                 # The leader's store takes the place of ours.
                 await self.aside(partial(backend.abandon, copied))
                 raise errors.Stopped
-            await self.aside(backend.adopt(copied, os.path.join(data_dir, "store")))
+            await self._settle(backend.adopt(copied, os.path.join(data_dir, "store")))
         finally:
             self._flush_ended()
             if backend is not self.store.backend:
                 self._retire(backend)
         logger.info("the store is defragmented: %d bytes before, %d now", before, backend.size_bytes)
         return before, backend.size_bytes
+
+    async def _settle(self, settle: Work) -> None:
+        """Make sure of a file that this member has gone on with already: without that it must not go on."""
+        try:
+            await self.aside(settle)
+        except Exception as error:
+            self.fail(error)
+            raise
 
     def _flush_ended(self) -> None:
         self._flushing = False

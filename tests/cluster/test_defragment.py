@@ -1,9 +1,13 @@
 """Space that is given back while a member goes on."""
 
+import contextlib
+import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,9 @@ import pytest
 from raftkv.client import Client, ClientError
 from raftkv.client.requests import DEFRAGMENT, HASH_KV, Rpc
 from raftkv.pb import rpc_pb2
-from tests.support.processes import cluster
+from tests.cluster.test_kill import check_agreement, check_writes
+from tests.support.objects import Writers
+from tests.support.processes import Cluster, Process, cluster
 
 RAFTCTL = [sys.executable, "-m", "cli.raftctl"]
 DOWNGRADE = Rpc(
@@ -60,6 +66,80 @@ def test_space_is_given_back_and_nothing_is_lost(tmp_path: Path) -> None:
         found = client.get("busy")
         assert found is not None
         assert found.mod_revision == written[-1]
+
+
+STEPS = ("defragment-copied", "defragment-synced", "defragment-moved", "defragment-durable")
+
+
+def leftovers(member: Process) -> list[str]:
+    scratch = member.data / "snapshot.sending"
+    return [entry.name for entry in scratch.iterdir()] if scratch.exists() else []
+
+
+def start_armed(one: Cluster, step: str | None) -> None:
+    """Start the only member, to die at a step."""
+    (member,) = one.members
+    member.environment = {"RAFTKV_FAILPOINTS": f"{step}=exit"} if step else {}
+    member.start()
+    one.wait_ready(member)
+
+
+def test_a_member_killed_at_each_step_comes_back_with_the_same_state(tmp_path: Path) -> None:
+    with cluster(tmp_path, 1) as one:
+        (member,) = one.members
+        with Client(one.endpoints, timeout=20.0) as client:
+            for number in range(60):
+                client.put(f"key{number % 3}", bytes([number]) * 20_000)
+            lease = client.lease_grant(600).ID
+            client.put("leased", "x", lease=lease)
+            client.compact(40, physical=True)
+            before = client.call(HASH_KV, rpc_pb2.HashKVRequest())
+            applied = client.status().raftAppliedIndex
+        member.kill()
+        start_armed(one, STEPS[0])
+        for step, following in zip(STEPS, (*STEPS[1:], None), strict=True):
+            with Client(one.endpoints, timeout=20.0) as client, pytest.raises(ClientError):
+                client.call(DEFRAGMENT, rpc_pb2.DefragmentRequest())
+            assert member.wait() == -signal.SIGKILL, step
+            start_armed(one, following)
+            assert leftovers(member) == [], step
+            with Client(one.endpoints, timeout=20.0) as client:
+                after = client.call(HASH_KV, rpc_pb2.HashKVRequest())
+                assert (after.hash, after.compact_revision) == (before.hash, before.compact_revision), step
+                # What was applied before is not applied again: the revision stays.
+                assert after.header.revision == before.header.revision, step
+                assert client.status().raftAppliedIndex >= applied, step
+                assert [kv.key for kv in client.range("", prefix=True).kvs] == [b"key0", b"key1", b"key2", b"leased"]
+        with Client(one.endpoints, timeout=20.0) as client:
+            client.call(DEFRAGMENT, rpc_pb2.DefragmentRequest())
+            assert client.lease_revoke(lease)
+            assert client.put("more", "x").header.revision == before.header.revision + 2
+
+
+def test_a_member_killed_at_any_moment_of_a_defragmentation_loses_nothing(tmp_path: Path) -> None:
+    rng = random.Random(6)
+    with cluster(tmp_path, 1) as one:
+        (member,) = one.members
+        writers = Writers([member.endpoint], 100_000)
+        writers.wait(300)
+        for _ in range(4):
+            writers.wait(writers.acknowledged + 100)
+            defragmenting = threading.Thread(target=defragment_again_and_again, args=(member,))
+            defragmenting.start()
+            time.sleep(rng.random() / 5)
+            member.kill()
+            defragmenting.join()
+            member.start()
+            one.wait_ready(member)
+            assert leftovers(member) == []
+        writers.end()
+        check_writes(check_agreement(one), writers)
+
+
+def defragment_again_and_again(member: Process) -> None:
+    with Client(member.endpoint, timeout=20.0) as client, contextlib.suppress(ClientError):
+        while True:
+            client.call(DEFRAGMENT, rpc_pb2.DefragmentRequest())
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,23 @@ def test_a_leader_killed_while_it_sends_is_followed_by_one_that_sends(three: Clu
     check_writes(check_agreement(three), writers)
 
 
+def test_a_member_killed_between_the_point_in_its_log_and_the_removal_of_what_lies_before(tmp_path: Path) -> None:
+    with cluster(tmp_path, 1, *FLAGS) as one:
+        (member,) = one.members
+        member.kill()
+        arm(member, "log-point-recorded")
+        member.start()
+        writers = Writers([member.endpoint], 100_000)
+        assert member.wait() == -signal.SIGKILL
+        arm(member)
+        member.start()
+        # Its log begins behind the point that was recorded: it goes on from there.
+        writers.wait(writers.acknowledged + 200)
+        wait_log(member, COMPACTED)
+        writers.end()
+        check_writes(check_agreement(one), writers)
+
+
 def test_the_log_stays_bounded_and_a_compacted_one_is_restarted_from(tmp_path: Path) -> None:
     value = bytes(1 << 20)
     with cluster(tmp_path, 1) as running, Client(running.endpoints, timeout=20.0) as client:
