@@ -129,3 +129,9 @@ class OsDisk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def free_bytes(path: str) -> int:
+    """Space that this user may still take on the file system of a path."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize

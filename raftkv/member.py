@@ -19,7 +19,7 @@ import lmdb
 
 from raftkv import api, errors
 from raftkv.config import Config
-from raftkv.disk import OsDisk
+from raftkv.disk import OsDisk, free_bytes
 from raftkv.gateway import Gateway
 from raftkv.histogram import Histogram
 from raftkv.metrics import Metrics
@@ -373,6 +373,7 @@ class Member:
             snapshot_count=config.snapshot_count,
             catch_up_entries=config.snapshot_catchup_entries,
             hold_log=lambda: transfers.holding,
+            free_bytes=partial(free_bytes, config.data_dir),
         )
         return server, transport, calls
 

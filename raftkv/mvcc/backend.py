@@ -9,6 +9,7 @@ binding gives up the interpreter lock at each single put, and a busy event loop 
 back.
 """
 
+import errno
 import os
 import shutil
 import struct
@@ -34,6 +35,8 @@ CACHED_BLOCKS = 64
 """How many blocks are kept decoded, the ones used last: some 6 MB."""
 RECORD = struct.Struct(">12sI")
 """What stands before a record: its key and its length."""
+_NO_SPACE = os.strerror(errno.ENOSPC)
+"""How LMDB's error ends then; its binding has no class for it."""
 _BEHIND_ALL = b"\xff" * 13
 
 Overlay = dict[bytes, dict[bytes, bytes | None]]
@@ -44,7 +47,11 @@ class Flush(Protocol):
     """Changes frozen at one moment."""
 
     def write(self) -> None:
-        """Write them durably. Blocks: call it in a thread."""
+        """Write them durably. Blocks: call it in a thread.
+
+        Raises:
+            OSError: with ENOSPC, there is no space; nothing has changed, and the same may be written later.
+        """
 
 
 class Backend(Protocol):
@@ -273,7 +280,21 @@ class LmdbBackend:
         return LmdbFlush(self, self._frozen)
 
     def write(self, changes: Overlay) -> None:
-        """Write frozen changes in one synced transaction."""
+        """Write frozen changes in one synced transaction.
+
+        Raises:
+            OSError: with ENOSPC; the transaction left nothing, and a later one writes all its pages anew.
+            lmdb.Error: anything else.
+        """
+        try:
+            self._write(changes)
+        except lmdb.Error as error:
+            if _NO_SPACE in str(error):
+                raise OSError(errno.ENOSPC, _NO_SPACE) from error
+            raise
+        self._written_bytes = (self.size_bytes, self.size_in_use_bytes)
+
+    def _write(self, changes: Overlay) -> None:
         with self._env.begin(write=True) as txn:
             for name, table in self._tables.items():
                 items = changes[name].items()
@@ -287,8 +308,6 @@ class LmdbBackend:
                         txn.delete(key, db=table)
                     else:
                         txn.put(key, value, db=table)
-
-        self._written_bytes = (self.size_bytes, self.size_in_use_bytes)
 
     def _remove(self, txn: lmdb.Transaction, keys: list[bytes]) -> None:
         """Rewrite the blocks that hold these records, without them."""

@@ -12,6 +12,7 @@ written, the store's frozen overlay.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -60,6 +61,8 @@ logger = logging.getLogger(__name__)
 BATCH_BYTES = 1 << 20
 FLUSH_BYTES = 8 << 20
 FLUSH_SECONDS = 2.0
+FULL_SECONDS = 0.5
+"""How often a member looks how full its disk is, and tries to write to a full one."""
 
 
 class Server:
@@ -95,6 +98,7 @@ class Server:
         snapshot_count: int = 10_000,
         catch_up_entries: int = 5_000,
         hold_log: Callable[[], bool] = lambda: False,
+        free_bytes: Callable[[], int] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.node = node
@@ -131,7 +135,9 @@ class Server:
         )
         self.applier = Applier(store, leases, membership, self.proposals, headers)
         self.alarms = self.applier.alarms
-        self.quota = Quota(store, quota_bytes)
+        self.quota = Quota(store, quota_bytes, free_bytes)
+        self._looked_at = float("-inf")
+        self._raising: asyncio.Future[list[bytes]] | None = None
         self.applier.on_compaction = self._start_compaction
         self.hub = Hub(
             store,
@@ -328,6 +334,7 @@ class Server:
 
         Raises:
             Stopped: this member has failed or is closed.
+            NoSpace: the disk is full.
         """
         # A flush that is under way began too early.
         for _ in range(2 if self._flushing else 1):
@@ -339,6 +346,8 @@ class Server:
                 self._flush_waiters.append(ended)
                 either: list[asyncio.Future[Any]] = [ended, self.failed]
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if ended.done():
+                    ended.result()
         if self.failed.done():
             raise errors.Stopped
 
@@ -476,8 +485,20 @@ class Server:
         if self.leader_calls and not self.node.leader and now - self._leader_lost_at >= self._leaderless_seconds:
             self._end_leader_calls()
         self.leases.tick()
+        if now - self._looked_at >= FULL_SECONDS:
+            self._looked_at = now
+            self._look_at_disk()
         if self.store.backend.pending_bytes > FLUSH_BYTES or now - self._flushed_at > FLUSH_SECONDS:
             self._flush()
+
+    def _look_at_disk(self) -> None:
+        """Tell all members when the disk is nearly full: others take puts that are stored here as well."""
+        self.quota.look()
+        if not self.quota.short or self.alarms.is_on(NOSPACE, self.node.id):
+            return
+        if self.node.leader and (self._raising is None or self._raising.done()):
+            self._raising = self.raise_alarm(NOSPACE, self.node.id)
+            self._raising.add_done_callback(_told)
 
     def _end_leader_calls(self) -> None:
         calls, self.leader_calls = self.leader_calls, WeakKeyDictionary()
@@ -617,6 +638,9 @@ class Server:
         applied, backend = self.applier.index, self.store.backend
 
         def flushed() -> None:
+            if full:
+                self._flush_later(full.pop(), attempt)
+                return
             backend.end_flush(flush)
             self._flush_ended()
             if backend is self.store.backend:
@@ -624,8 +648,34 @@ class Server:
             else:
                 self._retire(backend)
 
+        def write() -> None:
+            try:
+                flush.write()
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                full.append(error)
+
+        def attempt() -> None:
+            self._run(self._run_flush, write, flushed)
+
+        full: list[OSError] = []
         self._flushing = True
-        self._run(self._run_flush, flush.write, flushed)
+        attempt()
+
+    def _flush_later(self, error: OSError, attempt: Callable[[], None]) -> None:
+        """Wait for space: the log has what could not be written, and nothing of it is forgotten meanwhile."""
+        logger.error("cannot write the store, again in %g s: %s", FULL_SECONDS, error)
+        waiters, self._flush_waiters = self._flush_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(errors.NoSpace())
+
+        def again() -> None:
+            if not self._closed and not self.failed.done():
+                attempt()
+
+        self._loop.call_later(FULL_SECONDS, again)
 
     def _compact_log(self, durable_index: int) -> None:
         """If the log has grown enough, record where it begins from now on; the rest follows when that is durable."""
@@ -722,6 +772,12 @@ class Server:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.fail(error)
+
+
+def _told(raised: "asyncio.Future[list[bytes]]") -> None:
+    """Nobody waits for an alarm that a member raises by itself; it tries again."""
+    if not raised.cancelled():
+        raised.exception()
 
 
 def _recorded(point: SnapshotMetadata) -> tuple[int, int, bytes]:

@@ -9,6 +9,7 @@ has them. A group becomes acknowledged when `write` returns; the next group is w
   write (sectors reach a disk in any order); otherwise every sector arrived and bits changed later. Refuse.
 """
 
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,6 +19,8 @@ from raftkv.wal import format as fmt
 from raftkv.wal.format import CorruptLog, Record, RecordType, SegmentHeader, WalError
 
 SEGMENT_BYTES = 64 << 20
+SHORT_SHARE = 16
+"""A segment is smaller by this where the disk has no space for a whole one."""
 
 
 class EntryLike(Protocol):
@@ -246,8 +249,7 @@ class Wal:
             )
         )
         path = f"{self._directory}/{sequence:016x}.wal"
-        size = max(self._segment_bytes, len(header) + needed)
-        file = self._disk.create(path + ".tmp", size)
+        file, size = self._allocate(path + ".tmp", len(header) + needed)
         file.write(0, header)
         file.sync()
         self._disk.rename(path + ".tmp", path)
@@ -255,6 +257,17 @@ class Wal:
         self.close()
         self._file, self._size, self._position = file, size, len(header)
         self._segments.append(_Segment(path, sequence, 0))
+
+    def _allocate(self, path: str, needed: int) -> tuple[File, int]:
+        size = max(self._segment_bytes, needed)
+        try:
+            return self._disk.create(path, size), size
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+        # What makes space again, deletions and compaction, has to be logged too.
+        size = max(self._segment_bytes // SHORT_SHARE, needed)
+        return self._disk.create(path, size), size
 
     # Opening
 

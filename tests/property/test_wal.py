@@ -1,12 +1,13 @@
 """The log under torn writes and flipped bits: every acknowledged group, or a refusal; never wrong data."""
 
+import errno
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raftkv.disk import OsDisk
+from raftkv.disk import File, OsDisk
 from raftkv.raft import Entry, EntryKind
 from raftkv.wal import CorruptLog, Wal, WalError
 from raftkv.wal.format import SECTOR_BYTES
@@ -220,3 +221,35 @@ def test_segments_are_released_only_behind_what_is_durable_elsewhere(tmp_path: P
     assert contents.entries[0][1] <= 6
     assert contents.entries[-1][1] == 11
     assert contents.hard_state == (1, 1, 11)
+
+
+class NearlyFull(OsDisk):
+    """A disk without space for a whole segment."""
+
+    left = 1 << 30
+
+    def create(self, path: str, size: int) -> File:
+        if size > self.left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().create(path, size)
+
+
+def test_a_log_goes_on_in_smaller_segments_where_there_is_no_space_for_whole_ones(tmp_path: Path) -> None:
+    disk = NearlyFull()
+    wal = Wal.create(disk, str(tmp_path), b"identity", SEGMENT)
+    disk.left = SEGMENT // 2
+    for index in range(1, 12):
+        wal.write([wal.encode(None, [Entry(1, index, EntryKind.NORMAL, b"x" * 1000)])])
+    disk.left, last = 0, 11
+    try:
+        while last < 30:
+            wal.write([wal.encode(None, [Entry(1, last + 1, EntryKind.NORMAL, b"x" * 1000)])])
+            last += 1
+    except WalError as error:
+        assert "No space left" in str(error)
+    wal.close()
+    wal, contents = Wal.open(OsDisk(), str(tmp_path), SEGMENT)
+    wal.settle()
+    wal.close()
+    assert [entry[1] for entry in contents.entries] == list(range(1, last + 1))
+    assert 11 <= last < 30
