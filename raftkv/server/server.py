@@ -142,6 +142,7 @@ class Server:
         self.hub = Hub(
             store,
             lambda revision: headers.encode(revision, node.term),
+            rng=random.Random(rng.getrandbits(64)),
             fragment_bytes=watch_fragment_bytes,
             on_behind=self._start_catching_up,
         )

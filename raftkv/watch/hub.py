@@ -9,6 +9,7 @@ Watchers that are behind are served in turn: one decides where the next slice be
 same slice ride along. So a long way back holds up nobody who is nearly there.
 """
 
+import random
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -54,10 +55,14 @@ class Hub:
         store: Store,
         header: Callable[[int], bytes],
         *,
+        rng: random.Random,
         fragment_bytes: int = 2 << 20,
         on_behind: Callable[[], None] = lambda: None,
     ) -> None:
-        """`header` encodes a response header of a revision; `on_behind` is called when `catch_up` has work."""
+        """`header` encodes a response header of a revision; `on_behind` is called when `catch_up` has work.
+
+        `rng` balances the index; clients must not know its seed.
+        """
         self._store = store
         self._header = header
         self._on_behind = on_behind
@@ -66,7 +71,7 @@ class Hub:
         self.events_told = 0
         self._fresh: list[Event] = []
         self._left = FAN_OUT
-        self._index = Index()
+        self._index = Index(rng)
         self._streams: dict[WatchStream, None] = {}
         self._resumable: dict[WatchStream, None] = {}
         self._progress_due: dict[WatchStream, None] = {}

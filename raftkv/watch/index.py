@@ -4,6 +4,7 @@ Watchers of the same keys form a group. A group of one key is found by hash; so 
 each length of prefix in use, of which there are few; whatever else there is, in an interval tree.
 """
 
+import random
 from typing import TYPE_CHECKING
 
 from sortedcontainers import SortedDict
@@ -37,12 +38,12 @@ def prefix_end(prefix: bytes) -> bytes | None:
 class Index:
     """Groups of watchers by the keys they watch."""
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self._groups: dict[Interval, Group] = {}
         self._keys: dict[bytes, Group] = {}
         self._prefixes: dict[int, dict[bytes, Group]] = {}
         self._endless: SortedDict[bytes, Group] = SortedDict()
-        self._tree: IntervalTree[Group] = IntervalTree()
+        self._tree: IntervalTree[Group] = IntervalTree(rng)
 
     def __len__(self) -> int:
         """How many different intervals are watched."""

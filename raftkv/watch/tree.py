@@ -1,8 +1,8 @@
 """Bounded intervals of keys, and which of them hold a key: a treap ordered by interval, each node with its subtree's
 greatest end (an augmented search tree; Cormen et al., interval trees).
 
-Adding, removing and each interval found cost O(log n). Priorities come from a generator with a fixed seed, so that runs
-repeat.
+Adding, removing and each interval found cost O(log n), whatever clients do: priorities come from a generator whose seed
+they cannot know, or they could add intervals in an order that makes a list of the tree.
 """
 
 import random
@@ -45,9 +45,18 @@ class IntervalTree(Generic[T]):
     2. `highest` of a node is the greatest end in its subtree.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self._root: _Node[T] | None = None
-        self._random = random.Random("intervals")
+        self._random = rng
+
+    @property
+    def depth(self) -> int:
+        """How many intervals an addition is compared with at most."""
+        depth, level = 0, [self._root]
+        while level := [node for node in level if node is not None]:
+            depth += 1
+            level = [child for node in level for child in (node.left, node.right)]
+        return depth
 
     def add(self, first: bytes, end: bytes, value: T) -> None:
         """Add an interval that is not there yet."""

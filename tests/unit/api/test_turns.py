@@ -48,7 +48,7 @@ class Member:
         loop = asyncio.get_running_loop()
         self.proposals = p.Proposals(loop, 1, random.Random(1), timeout_seconds=7.0)
         self.store = Store(MemoryBackend())
-        self.hub = Hub(self.store, lambda revision: self.headers.encode(revision, 1))
+        self.hub = Hub(self.store, lambda revision: self.headers.encode(revision, 1), rng=random.Random(7))
         self.applier = self._applier(self.store)
         self.proposed = asyncio.Event()
         self.quota = 1 << 30

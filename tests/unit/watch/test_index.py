@@ -25,7 +25,7 @@ def watcher(world: World, span: Interval, form: int = 0) -> Watcher:
 def test_the_index_equals_a_search(world: World) -> None:
     """Keys, prefixes short and long, endless and other ranges, added and removed in any order."""
     rng = random.Random(3)
-    index, known = Index(), []
+    index, known = Index(rng), []
     for _ in range(2000):
         if known and rng.random() < 0.45:
             index.remove(gone := known.pop(rng.randrange(len(known))))
@@ -67,7 +67,7 @@ def test_a_key_finds_its_intervals_among_many_without_a_search() -> None:
             asked += 1
             return bytes.__ge__(self, other)
 
-    tree: IntervalTree[int] = IntervalTree()
+    tree: IntervalTree[int] = IntervalTree(random.Random(2))
     order = list(range(20_000))
     random.Random(1).shuffle(order)
     for number in order:
@@ -79,6 +79,22 @@ def test_a_key_finds_its_intervals_among_many_without_a_search() -> None:
     assert tree.holding(b"010000") == []
     with pytest.raises(KeyError):
         tree.remove(b"a", b"b")
+
+
+def test_an_order_of_intervals_made_for_one_seed_does_no_harm_under_another() -> None:
+    """Positions in the order of the priorities make a list of the tree: a client that knew them could stop a member."""
+    known, size = random.Random(5), 900
+    priorities = [known.random() for _ in range(size)]
+    places = {number: place for place, number in enumerate(sorted(range(size), key=priorities.__getitem__))}
+
+    def depth(rng: random.Random) -> int:
+        tree: IntervalTree[int] = IntervalTree(rng)
+        for number in range(size):
+            tree.add(b"%06d" % places[number], b"%06d" % (places[number] + 1), number)
+        return tree.depth
+
+    assert depth(random.Random(5)) == size
+    assert depth(random.Random(6)) < 60
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -1,6 +1,7 @@
 """A store with a hub, the whole history of what was written, and clients that check every answer as it comes."""
 
 import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -189,6 +190,7 @@ class World:
         self.hub = Hub(
             self.store,
             lambda revision: headers.encode(revision, TERM),
+            rng=random.Random(7),
             fragment_bytes=fragment_bytes,
             on_behind=self._behind,
         )
