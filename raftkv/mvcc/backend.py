@@ -15,7 +15,7 @@ import shutil
 import struct
 import tempfile
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, pairwise
 from typing import Protocol
 
@@ -74,6 +74,9 @@ class Backend(Protocol):
         """What a quota counts: the size on disk, or what is in use and pending if that is more."""
 
     def put(self, table: bytes, key: bytes, value: bytes) -> None: ...
+
+    def put_revisions(self, records: Mapping[bytes, bytes]) -> None:
+        """Put many revisions, in ascending order and behind all there are."""
 
     def delete(self, table: bytes, key: bytes) -> None: ...
 
@@ -189,6 +192,11 @@ class LmdbBackend:
         if table == REVISIONS:
             self._live_order.append(key)
         self._pending_bytes += len(key) + len(value)
+
+    def put_revisions(self, records: Mapping[bytes, bytes]) -> None:
+        self._live[REVISIONS].update(records)
+        self._live_order += records
+        self._pending_bytes += sum(map(len, records)) + sum(map(len, records.values()))
 
     def delete(self, table: bytes, key: bytes) -> None:
         self._live[table][key] = None

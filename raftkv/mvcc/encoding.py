@@ -5,6 +5,8 @@ A *chunk* is a KeyValue as field 2 of a message: `0x12`, its length, its bytes. 
 Event) only the first byte differs.
 """
 
+from collections.abc import Iterable
+
 from raftkv.pb import kv_pb2
 
 FIELD_2 = b"\x12"
@@ -61,6 +63,21 @@ def encode_tombstone(key: bytes, mod: int) -> bytes:
     return bytes_field(FIELD_2, body)
 
 
+def encode_tombstones(keys: Iterable[bytes], mod: int) -> list[bytes]:
+    """Encode what many deletions of one revision leave."""
+    tail = b"\x18" + varint(mod)
+    heads: dict[int, bytes] = {}
+    encoded = []
+    for key in keys:
+        size = len(key)
+        head = heads.get(size)
+        if head is None:
+            before_key = b"\x0a" + varint(size)
+            head = heads[size] = FIELD_2 + varint(len(before_key) + size + len(tail)) + before_key
+        encoded.append(head + key + tail)
+    return encoded
+
+
 def decode_varint(data: bytes, offset: int) -> tuple[int, int]:
     """The integer at `offset`, and the offset behind it."""
     value = shift = 0
@@ -88,10 +105,15 @@ def chunk_key(chunk: bytes) -> bytes:
 
 def chunk_mod_revision(chunk: bytes) -> int:
     """The mod revision of a chunk, without decoding the rest."""
-    _, start = decode_varint(chunk, 1)
-    length, start = decode_varint(chunk, start + 1)
-    _, start = decode_varint(chunk, start + length + 1)
-    return decode_varint(chunk, start + 1)[0]
+    at = 2
+    while chunk[at - 1] > 127:
+        at += 1
+    length, at = decode_varint(chunk, at + 1)
+    # Behind the key, a tag, a varint and a tag: the create revision lies between.
+    at += length + 1
+    while chunk[at] > 127:
+        at += 1
+    return decode_varint(chunk, at + 2)[0]
 
 
 def without_value(chunk: bytes) -> bytes:

@@ -14,7 +14,7 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import NamedTuple
 
 from sortedcontainers import SortedDict
@@ -171,8 +171,7 @@ class Store:
     def delete_keys(self, keys: Sequence[bytes]) -> None:
         """Delete these keys, which live, in this order and in one revision; none: no new revision."""
         writer = Writer(self)
-        for key in keys:
-            writer.delete(self._newest[key])
+        writer.delete(keys)
         writer.commit()
 
     def txn(self, request: rpc_pb2.TxnRequest) -> bytes:
@@ -209,6 +208,11 @@ class Store:
         """How many live keys the interval holds."""
         low, high = self._places(span)
         return high - low
+
+    def keys(self, span: Interval) -> list[bytes]:
+        """The live keys of the interval, in order."""
+        low, high = self._places(span)
+        return list(self._newest.islice(low, high))
 
     def select(self, span: Interval, limit: int = 0) -> list[bytes]:
         """Chunks of the live keys of the interval, in key order, at most `limit` (0: all)."""
@@ -401,11 +405,20 @@ class Store:
         self._newest[key] = chunk
         self.backend.put(REVISIONS, _REVISION.pack(main, sub), chunk)
 
-    def record_delete(self, key: bytes, main: int, sub: int) -> None:
-        """Store a tombstone."""
-        self._remember(key, self._newest.pop(key), Version(main, sub, True))
-        self._turnover.note(main, key, born=False)
-        self.backend.put(REVISIONS, _REVISION.pack(main, sub), _DELETED + key)
+    def record_deletes(self, keys: Sequence[bytes], main: int, first_sub: int) -> list[bytes]:
+        """Store tombstones of keys that live; the chunks they had.
+
+        All of them stand in one turn of the loop, for they share a revision: a hundred thousand must not take longer
+        than an election.
+        """
+        chunks = list(map(self._newest.pop, keys))
+        records = {}
+        for sub, (key, chunk) in enumerate(zip(keys, chunks, strict=True), first_sub):
+            self._remember(key, chunk, Version(main, sub, True))
+            records[_REVISION.pack(main, sub)] = _DELETED + key
+        self._turnover.note_deaths(main, keys)
+        self.backend.put_revisions(records)
+        return chunks
 
     def _remember(self, key: bytes, newest: bytes | None, version: Version) -> None:
         versions = self._history.get(key)
@@ -459,23 +472,25 @@ class Writer:
 
     def delete_range(self, request: rpc_pb2.DeleteRangeRequest) -> bytes:
         """Delete an interval; the body of the DeleteRangeResponse."""
-        deleted = self._store.select(interval(request.key, request.range_end))
-        for chunk in deleted:
-            self.delete(chunk)
+        keys = self._store.keys(interval(request.key, request.range_end))
+        deleted = self.delete(keys) if keys else []
         body = enc.int_field(b"\x10", len(deleted))
         if request.prev_kv:
             body += b"".join(enc.FIELD_3 + chunk[1:] for chunk in deleted)
         return body
 
-    def delete(self, chunk: bytes) -> None:
-        """Delete the key whose newest version this is."""
+    def delete(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Delete keys that live; the chunks they had."""
         store = self._store
-        key = enc.chunk_key(chunk)
-        if store.leases and (lease := enc.decode_chunk(chunk).lease):
-            store.leases.detach(lease, key)
-        store.record_delete(key, self._main, len(self._changes))
-        store.counts.deletes += 1
-        self._changes.append(Change(True, key, enc.encode_tombstone(key, self._main), chunk))
+        chunks = store.record_deletes(keys, self._main, len(self._changes))
+        if store.leases:
+            for key, chunk in zip(keys, chunks, strict=True):
+                if lease := enc.decode_chunk(chunk).lease:
+                    store.leases.detach(lease, key)
+        store.counts.deletes += len(keys)
+        tombstones = enc.encode_tombstones(keys, self._main)
+        self._changes += map(Change, repeat(True), keys, tombstones, chunks)
+        return chunks
 
     def commit(self) -> None:
         """Make the new revision current, if anything changed."""

@@ -5,6 +5,7 @@ Only births (a put of a key that was not there) and deaths are noted, for revisi
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import compress
 
 from raftkv.mvcc.interval import Interval
@@ -26,6 +27,11 @@ class Turnover:
         """Note a birth or a death; revisions come in order."""
         self._marks.append(revision * 2 + born)
         self._keys.append(key)
+
+    def note_deaths(self, revision: int, keys: Sequence[bytes]) -> None:
+        """Note deaths of one revision."""
+        self._marks.extend([revision * 2] * len(keys))
+        self._keys += keys
 
     def forget(self, revision: int) -> None:
         """Forget what happened up to a revision, before which nobody reads any more."""

@@ -225,6 +225,54 @@ def test_100000_leases_that_end_together_hold_nothing_up(three: Cluster) -> None
     expire_together(three, 100_000, ttl=900, limit=900)
 
 
+async def _attach(endpoints: str, lease_id: int, keys: int) -> None:
+    """Attach keys to one lease, many at a time."""
+    async with AsyncClient(endpoints, timeout=60.0) as client:
+        await client.lease_grant(3600, lease_id)
+        rest = iter(range(0, keys, 100))
+
+        async def work() -> None:
+            for first in rest:
+                request = rpc_pb2.TxnRequest()
+                for number in range(first, first + 100):
+                    put = request.success.add().request_put
+                    put.key, put.lease = b"%07d" % number, lease_id
+                await client.txn(request)
+
+        await asyncio.gather(*(work() for _ in range(20)))
+
+
+def revoke_at_once(three: Cluster, keys: int) -> None:
+    """All keys go in one revision, with a watcher told of all of them, and the leader stays the leader."""
+    leader = three.leader()
+    with Client(three.endpoints, timeout=60.0) as client:
+        asyncio.run(_attach(leader.endpoint, 7, keys))
+        before = client.status(leader.endpoint)
+        assert client.range("", prefix=True, count_only=True).count == keys
+        with client.watch("", prefix=True, prev_kv=True) as watch:
+            watch.ready()
+            started = time.monotonic()
+            revision = client.lease_revoke(7).header.revision
+            took = time.monotonic() - started
+            told = next(watch).events
+            assert {event.kv.mod_revision for event in told} == {revision}
+            assert len(told) == keys
+        assert not client.range("", prefix=True, count_only=True).count
+        for member in three.members:
+            assert client.status(member.endpoint).raftTerm == before.raftTerm, "there was an election"
+        print(f"a lease of {keys} keys: revoked in {took:.2f} s")
+
+
+def test_a_lease_of_many_keys_is_revoked_in_one_revision_and_without_an_election(three: Cluster) -> None:
+    revoke_at_once(three, 5_000)
+
+
+@pytest.mark.soak
+def test_a_lease_of_100000_keys_is_revoked_in_one_revision_and_without_an_election(three: Cluster) -> None:
+    for _ in range(3):
+        revoke_at_once(three, 100_000)
+
+
 def test_a_program_learns_that_its_lease_was_revoked(three: Cluster) -> None:
     told = threading.Event()
     with Client(three.endpoints, timeout=10.0) as client, client.lease(3, on_lost=lambda _: told.set()) as lease:

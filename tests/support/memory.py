@@ -1,8 +1,8 @@
 """A backend of dictionaries, for tests that are not about disks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from raftkv.mvcc.backend import TABLES
+from raftkv.mvcc.backend import REVISIONS, TABLES
 
 
 class MemoryBackend:
@@ -15,6 +15,9 @@ class MemoryBackend:
 
     def put(self, table: bytes, key: bytes, value: bytes) -> None:
         self._tables[table][key] = value
+
+    def put_revisions(self, records: Mapping[bytes, bytes]) -> None:
+        self._tables[REVISIONS].update(records)
 
     def delete(self, table: bytes, key: bytes) -> None:
         self._tables[table].pop(key, None)
