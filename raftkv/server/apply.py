@@ -6,11 +6,12 @@ neither skip an entry nor apply it twice.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from raftkv.lease import LeaseStore
 from raftkv.mvcc import META, Backend, Store
 from raftkv.mvcc.encoding import varint
+from raftkv.mvcc.interval import interval
 from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.raft import Entry, EntryKind
 from raftkv.server.alarms import Alarms
@@ -20,6 +21,9 @@ from raftkv.server.proposals import Proposals
 from raftkv.status import StatusError
 
 _APPLIED = b"applied"
+LONG_KEYS = 5000
+"""Keys whose deletion in one revision, which stands in one turn of the loop, takes tens of milliseconds."""
+_DELETING = frozenset({"delete_range", "lease_revoke", "lease_expiry"})
 _APPLIED_FORMAT = struct.Struct(">QQ")
 
 
@@ -69,29 +73,48 @@ class Applier:
         self.index, self.term = applied_position(self._store.backend)
         self.alarms.load()
 
-    def apply(self, entries: Sequence[Entry]) -> None:
-        """Apply committed entries in order.
+    def apply(self, entries: Sequence[Entry], *, until_long: bool = False) -> int:
+        """Apply committed entries in order, or those before the first that deletes `LONG_KEYS` at once; how many.
 
         Raises:
             RuntimeError: an entry does not follow the last one applied, or is of an unknown kind; the member must stop.
         """
+        applied = 0
         for entry in entries:
             if entry.index != self.index + 1:
                 raise RuntimeError(f"entry {entry.index} to apply after {self.index}")
+            if entry.kind is not EntryKind.NORMAL:
+                raise RuntimeError(f"entry {entry.index} is of kind {entry.kind!r}, which this version cannot apply")
+            proposals = log_pb2.Batch.FromString(entry.data).proposals if entry.data else ()
+            names = [proposal.WhichOneof("operation") for proposal in proposals]
+            if until_long and not _DELETING.isdisjoint(names) and self._are_long(proposals):
+                break
             if entry.term > self.term:
                 self._proposals.term_applied(entry.term)
             self.index, self.term = entry.index, entry.term
-            if entry.kind is not EntryKind.NORMAL:
-                raise RuntimeError(f"entry {entry.index} is of kind {entry.kind!r}, which this version cannot apply")
-            if entry.data:
-                self._apply_batch(entry.data)
-        if entries:
+            self._apply_batch(proposals, names)
+            applied += 1
+        if applied:
             self._store.set_meta(_APPLIED, _APPLIED_FORMAT.pack(self.index, self.term))
+        return applied
 
-    def _apply_batch(self, data: bytes) -> None:
+    def _are_long(self, proposals: Iterable[log_pb2.Proposal]) -> bool:
+        """Whether some of these delete so much that heartbeats have to wait."""
+        size = 0
+        for proposal in proposals:
+            if proposal.HasField("lease_revoke"):
+                lease = self._leases.get(proposal.lease_revoke.ID)
+                size += len(lease.keys or ()) if lease is not None else 0
+            elif proposal.HasField("lease_expiry"):
+                ended = map(self._leases.get, proposal.lease_expiry.ids)
+                size += sum(len(lease.keys or ()) for lease in ended if lease is not None)
+            elif proposal.HasField("delete_range"):
+                size += self._store.count(interval(proposal.delete_range.key, proposal.delete_range.range_end))
+        return size >= LONG_KEYS
+
+    def _apply_batch(self, proposals: Iterable[log_pb2.Proposal], names: Iterable[str | None]) -> None:
         operations = self._operations
-        for proposal in log_pb2.Batch.FromString(data).proposals:
-            name = proposal.WhichOneof("operation")
+        for proposal, name in zip(proposals, names, strict=True):
             if name is None:
                 raise RuntimeError(f"entry {self.index} holds an operation this version does not know")
             try:

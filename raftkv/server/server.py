@@ -28,6 +28,7 @@ from raftkv.lease import LeaseStore
 from raftkv.mvcc import Backend, Store
 from raftkv.pb import rpc_pb2
 from raftkv.raft import (
+    Entry,
     InstallSnapshot,
     Message,
     NodeId,
@@ -61,6 +62,8 @@ logger = logging.getLogger(__name__)
 BATCH_BYTES = 1 << 20
 FLUSH_BYTES = 8 << 20
 FLUSH_SECONDS = 2.0
+LONG_PAUSE_SECONDS = 0.02
+"""Enough for a message to leave."""
 FULL_SECONDS = 0.5
 """How often a member looks how full its disk is, and tries to write to a full one."""
 
@@ -158,6 +161,9 @@ class Server:
             node, snapshot_count=snapshot_count, catch_up_entries=catch_up_entries, hold=hold_log
         )
         self._installation: tuple[Loaded, asyncio.Future[None]] | None = None
+        self._committed: list[Entry] = []
+        """Handed out by the core, and not applied yet."""
+        self._long_due: asyncio.TimerHandle | None = None
         self._unsynced: deque[tuple[Ready | SnapshotMetadata, Group | None]] = deque()
         self._syncing = False
         self._sync_started_at = 0.0
@@ -546,7 +552,8 @@ class Server:
         else:
             self.node.advance(ready)
         if ready.committed:
-            self._apply(ready)
+            self._committed += ready.committed
+            self._apply()
         self.leases.observe(self.applier.term)
         if ready.read_states:
             self.reads.confirmed(ready.read_states, self.applier.index)
@@ -557,13 +564,40 @@ class Server:
             return self._wal.encode(_hard_state(ready), ready.entries)
         return self._wal.encode(_hard_state(ready), ready.entries, snapshot=_recorded(ready.snapshot), restored=True)
 
-    def _apply(self, ready: Ready) -> None:
+    def _apply(self) -> None:
+        """Apply what is committed.
+
+        A leader begins with what takes long a moment later, when the others know of it: then they work at the same time
+        as it does, instead of waiting for its heartbeats.
+        """
+        if self._long_due is not None:
+            return
+        followed = self.node.role is Role.LEADER and len(self.node.conf_state.voters) > 1
+        del self._committed[: self._applied(self._committed, until_long=followed)]
+        if self._committed:
+            self._long_due = self._loop.call_later(LONG_PAUSE_SECONDS, self._apply_long)
+
+    def _apply_long(self) -> None:
+        self._long_due = None
+        if self._closed or self.failed.done():
+            return
+        try:
+            self._applied(self._committed[:1], until_long=False)
+            del self._committed[:1]
+            self._apply()
+            self.leases.observe(self.applier.term)
+            self._pump()
+        except Exception as error:
+            self.fail(error)
+
+    def _applied(self, entries: Sequence[Entry], *, until_long: bool) -> int:
         started = self.slow.clock()
-        self.applier.apply(ready.committed)
+        applied = self.applier.apply(entries, until_long=until_long)
         self.hub.distribute()
         self.node.applied_to(self.applier.index)
         self.reads.applied(self.applier.index)
         self.proposals.report(self.slow, started)
+        return applied
 
     def _soft_state_changed(self, state: SoftState) -> None:
         if state.leader:
@@ -697,6 +731,7 @@ class Server:
         loaded, installed = self._installation
         self._installation = None
         old = self.store.backend
+        self._committed.clear()
         self.store.replace(loaded.store)
         self.leases.store.replace(loaded.leases)
         self.membership.load()
