@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +134,14 @@ def test_corrupt_stops_all_writes_and_no_reads(full: Cluster) -> None:
         assert not wrong.alarms
         client.call(ALARM, rpc_pb2.AlarmRequest(action="DEACTIVATE", memberID=7, alarm="CORRUPT"))
         client.delete("a")
+
+
+def test_a_member_did_not_start_after_alarms_were_listed_and_it_was_killed(tmp_path: Path) -> None:
+    """etcd 14429: the question is in the log, and is applied again."""
+    with cluster(tmp_path, 1) as one, Client(one.endpoints, timeout=10.0) as client:
+        (member,) = one.members
+        assert not client.call(ALARM, rpc_pb2.AlarmRequest()).alarms
+        member.kill()
+        member.start()
+        one.wait_ready(member)
+        assert not client.call(ALARM, rpc_pb2.AlarmRequest()).alarms

@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,34 @@ def test_a_watch_on_a_follower_that_is_reset_hears_every_change_once(three: Clus
         heard = [event for answer in stream.until(last) for event in answer.events]
     assert [event.kv.mod_revision for event in heard] == list(range(first + 1, last + 1))
     assert [int(event.kv.value) for event in heard] == list(range(1, 601))
+
+
+def said_at(member: Process, words: str) -> float:
+    """When a member logged these words last, in seconds of its clock."""
+    line = next(line for line in reversed(member.log().splitlines()) if words in line)
+    return datetime.fromisoformat(line.split()[0]).timestamp()
+
+
+def test_heartbeats_and_writes_do_not_wait_behind_a_snapshot(tmp_path: Path) -> None:
+    size, rate = 4_000_000, 1 << 20
+    with cluster(tmp_path, 3, *FLAGS, f"--snapshot-send-bytes-per-second={rate}") as three:
+        leader, follower = three.leader(), a_follower(three)
+        with Client([member.endpoint for member in three.members if member is not follower], timeout=20.0) as client:
+            follower.kill()
+            for number in range(40):
+                client.put(f"k{number}", os.urandom(size // 40))
+            wait_compacted(leader, 30)
+            follower.start()
+            wait_log(follower, "sends a snapshot")
+            writes = 0
+            while INSTALLED not in follower.log():
+                client.put("k0", str(writes))
+                writes += 1
+            last = client.put("last", "x").header.revision
+        # It is paced, and took several times as long as the silence after which a follower campaigns.
+        assert said_at(follower, INSTALLED) - said_at(follower, "sends a snapshot") > 0.9 * size / rate
+        assert writes > 20
+        assert "has no leader" not in follower.log()[follower.log().rindex("sends a snapshot") :]
+        with Client(follower.endpoint, timeout=20.0) as client:
+            found = client.range("", prefix=True)
+        assert (found.header.revision, found.count) == (last, 41)

@@ -223,6 +223,19 @@ def test_segments_are_released_only_behind_what_is_durable_elsewhere(tmp_path: P
     assert contents.hard_state == (1, 1, 11)
 
 
+def test_an_entry_larger_than_what_is_left_of_a_segment_was_not_read_back(tmp_path: Path) -> None:
+    """etcd 14127; also one larger than any segment."""
+    wal = Wal.create(OsDisk(), str(tmp_path), b"identity", SEGMENT)
+    sizes = (SEGMENT - 1000, 900, SEGMENT * 5, 10)
+    for index, size in enumerate(sizes, 1):
+        wal.write([wal.encode(None, [Entry(1, index, EntryKind.NORMAL, bytes([index]) * size)])])
+    wal.close()
+    wal, contents = Wal.open(OsDisk(), str(tmp_path), SEGMENT)
+    wal.settle()
+    wal.close()
+    assert [(entry[1], len(entry[3])) for entry in contents.entries] == list(enumerate(sizes, 1))
+
+
 class NearlyFull(OsDisk):
     """A disk without space for a whole segment."""
 

@@ -1,0 +1,292 @@
+"""What broke in etcd around snapshots, defragmentation and the applied index, one test each, named after what broke."""
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raftkv import errors
+from raftkv.disk import OsDisk
+from raftkv.lease import LeaseStore
+from raftkv.mvcc import LmdbBackend, Store
+from raftkv.pb import log_pb2, rpc_pb2
+from raftkv.raft import Config, Entry, EntryKind, HardState, InstallSnapshot, RaftNode
+from raftkv.server.apply import Applier, applied_position
+from raftkv.server.headers import Headers
+from raftkv.server.membership import Membership
+from raftkv.server.server import Server
+from raftkv.server.snapshot_transfer import Transfers
+from raftkv.server.snapshots import Loaded
+from raftkv.status import Code, StatusError
+from raftkv.wal import Wal
+from tests.unit.server.test_snapshots import OLD, Nobody, arrive, contents, copy_of, make_store
+
+LEADER, FOLLOWER, TERM = 1, 2, 5
+
+
+class Thread:
+    """Stands for a thread: does what it is given at once, or when the test says so."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self.waiting: list[tuple[Callable[[], None], Callable[[BaseException | None], None]]] = []
+
+    def run(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        self.waiting.append((work, done))
+        if not self.held:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Do what waits."""
+        self.held = False
+        while self.waiting:
+            work, done = self.waiting.pop(0)
+            error: BaseException | None = None
+            try:
+                work()
+            except Exception as raised:
+                error = raised
+            asyncio.get_running_loop().call_soon(done, error)
+
+
+class Follower:
+    """A member that has applied a little of what its leader has."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.flushes, self.aside = Thread(), Thread()
+        self.store = Store(LmdbBackend(str(directory / "store")))
+        membership = Membership(self.store)
+        rng = random.Random(1)
+        self.server = Server(
+            node=RaftNode(
+                Config(id=FOLLOWER, random=rng),
+                membership.conf_state,
+                HardState(term=1, voted_for=0, commit=OLD),
+                [],
+                snapshot_index=OLD,
+                snapshot_term=1,
+                applied=OLD,
+            ),
+            wal=Wal.create(OsDisk(), str(directory / "wal"), b""),
+            store=self.store,
+            membership=membership,
+            headers=Headers(1, FOLLOWER),
+            send=lambda _: None,
+            call_peer=lambda *_: asyncio.Future(),
+            run_wal=Thread().run,
+            run_flush=self.flushes.run,
+            run_aside=self.aside.run,
+            rng=rng,
+            tick_seconds=1.0,
+            election_ticks=10,
+        )
+
+    def load(self, leader: Path) -> tuple[InstallSnapshot, Loaded]:
+        """Receive what a leader has."""
+        copy = copy_of(leader)
+        message = InstallSnapshot(LEADER, FOLLOWER, TERM, copy.metadata)
+        arrival = arrive(self.directory, copy)
+        copy.close()
+        return message, arrival.keep()
+
+    async def close(self) -> None:
+        await self.server.close()
+        self.store.backend.close()
+
+
+@pytest.fixture
+def directories(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Data of a follower, of its leader, and of the leader some time later."""
+    places = tmp_path / "follower", tmp_path / "leader", tmp_path / "later"
+    for place, entries, term in zip(places, (OLD, 40, 60), (1, TERM, TERM), strict=True):
+        make_store(place, entries, term)
+    return places
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20.0):
+            await scenario()
+
+    asyncio.run(bounded())
+
+
+async def turns(count: int = 10) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def put(store: Store, key: bytes) -> None:
+    store.put(rpc_pb2.PutRequest(key=key, value=b"1"))
+
+
+def test_what_was_flushed_while_the_file_was_copied_was_missing_in_the_defragmented_one(
+    directories: tuple[Path, Path, Path],
+) -> None:
+    """etcd 14685: the new file ended before the old one, and the member applied entries twice."""
+    place = directories[0]
+
+    async def scenario() -> None:
+        member = Follower(place)
+        member.aside.held = True
+        defragmenting = asyncio.ensure_future(member.server.defragment(str(place)))
+        await turns()
+        ((copying, copied),) = member.aside.waiting
+        member.aside.waiting.clear()
+        copying()
+        put(member.store, b"meanwhile")
+        # A flush is asked for, and must wait.
+        member.server._flush()
+        await turns()
+        member.aside.held = False
+        copied(None)
+        await defragmenting
+        assert member.store.newest(b"meanwhile") is not None
+        put(member.store, b"later")
+        await member.server.flushed()
+        await member.close()
+
+    run(scenario)
+    assert contents(place)[:2] == (OLD, OLD - 1 + 2)
+    assert os.listdir(place / "snapshot.sending") == []
+
+
+def test_a_snapshot_installed_while_the_file_was_copied_was_undone_by_the_defragmented_one(
+    directories: tuple[Path, Path, Path],
+) -> None:
+    """etcd 20271: two that swap the same file."""
+    place, leader, _ = directories
+
+    async def scenario() -> None:
+        member = Follower(place)
+        message, loaded = member.load(leader)
+        member.aside.held = True
+        defragmenting = asyncio.ensure_future(member.server.defragment(str(place)))
+        await turns()
+        copying, copied = member.aside.waiting.pop()
+        copying()
+        assert await member.server.install(message, loaded)
+        copied(None)
+        member.aside.go_on()
+        with pytest.raises(errors.Stopped):
+            await defragmenting
+        assert member.server.applier.index == 40
+        put(member.store, b"after")
+        await member.close()
+
+    run(scenario)
+    assert contents(place)[:2] == (40, 39 + 1)
+    assert os.listdir(place / "snapshot.sending") == []
+
+
+def test_the_applied_index_of_before_overwrote_that_of_a_snapshot(directories: tuple[Path, Path, Path]) -> None:
+    """etcd 13933: a commit that was under way ended after the installation."""
+    place, leader, _ = directories
+
+    async def scenario() -> None:
+        member = Follower(place)
+        message, loaded = member.load(leader)
+        member.flushes.held = True
+        put(member.store, b"before")
+        member.server._flush()
+        assert await member.server.install(message, loaded)
+        member.flushes.go_on()
+        await turns()
+        assert member.server.applier.index == 40
+        put(member.store, b"after")
+        await member.server.flushed()
+        await member.close()
+
+    run(scenario)
+    assert contents(place)[:2] == (40, 39 + 1)
+
+
+def test_two_snapshots_in_quick_succession_were_mixed(directories: tuple[Path, Path, Path]) -> None:
+    """etcd 18055."""
+    place, leader, later = directories
+
+    async def scenario() -> None:
+        member = Follower(place)
+        for source, index in ((leader, 40), (later, 60)):
+            message, loaded = member.load(source)
+            assert await member.server.install(message, loaded)
+            assert (member.server.applier.index, member.server.node.snapshot_index) == (index, index)
+            assert member.store.revision == index
+        # One that is late changes nothing.
+        message, loaded = member.load(leader)
+        assert not await member.server.install(message, loaded)
+        loaded.store.backend.close()
+        assert member.store.revision == 60
+        await member.close()
+
+    run(scenario)
+    assert contents(place)[:2] == (60, 59)
+
+
+def test_a_snapshot_was_taken_while_another_one_arrived(directories: tuple[Path, Path, Path]) -> None:
+    """etcd 18055 again: both would be written to one place."""
+    place, leader, _ = directories
+
+    async def scenario() -> None:
+        copy = copy_of(leader)
+        message = InstallSnapshot(LEADER, FOLLOWER, TERM, copy.metadata)
+        copy.close()
+        transfers = Transfers(
+            str(place),
+            backend=lambda: pytest.fail("nothing is sent"),
+            install=lambda *_: pytest.fail("nothing has arrived"),
+            report=lambda *_: None,
+            send=lambda *_: pytest.fail("nothing is sent"),
+            matched=lambda _: None,
+            run=Thread().run,
+        )
+        first = transfers.begin(message)
+        await first.write(b"part")
+        with pytest.raises(StatusError) as refused:
+            transfers.begin(message)
+        assert refused.value.code is Code.UNAVAILABLE
+        assert (place / "snapshot.receiving" / "data.mdb").read_bytes() == b"part"
+        first.abandon()
+        await turns()
+        second = transfers.begin(message)
+        second.abandon()
+        await turns()
+
+    run(scenario)
+    assert not (place / "snapshot.receiving").exists()
+
+
+def test_a_commit_between_the_applied_index_and_the_effect_skipped_an_entry(tmp_path: Path) -> None:
+    """etcd 13766: what a flush holds is of one entry, index and effects."""
+    backend = LmdbBackend(str(tmp_path / "store"))
+    store = Store(backend)
+    membership = Membership(store)
+    membership.bootstrap([rpc_pb2.Member(ID=1)])
+    applier = Applier(store, LeaseStore(store), membership, Nobody(), Headers(1, 1))  # type: ignore[arg-type]
+    for index in range(1, 9):
+        put_key = log_pb2.Proposal(put=rpc_pb2.PutRequest(key=b"k%d" % index))
+        batch = log_pb2.Batch(proposals=[put_key]).SerializeToString()
+        applier.apply([Entry(1, index, EntryKind.NORMAL, batch)])
+        if index % 3 == 2:
+            flush = store.begin_flush()
+            assert flush is not None
+            flush.write()
+            backend.end_flush(flush)
+            assert durable(backend, tmp_path / f"copy-{index}") == (index, index + 1, index)
+    backend.close()
+
+
+def durable(backend: LmdbBackend, directory: Path) -> tuple[int, int, int]:
+    """What a crash would leave: applied index, revision and number of keys."""
+    directory.mkdir()
+    backend.copy_to(str(directory))
+    left = LmdbBackend(str(directory))
+    store = Store(left)
+    found = applied_position(left)[0], store.revision, store.count((b"", None))
+    left.close()
+    return found
