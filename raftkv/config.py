@@ -53,6 +53,9 @@ class Config:
     auto_compaction_retention: str = "0"
     max_concurrent_streams: int = 2**32 - 1
     watch_progress_notify_interval_seconds: float = 5.0
+    auth_token: str = "simple"
+    auth_token_ttl_seconds: int = 300
+    bcrypt_cost: int = 10
     warning_apply_duration_seconds: float = 0.1
     log_level: str = "info"
     log_format: str = "text"

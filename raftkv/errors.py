@@ -194,6 +194,12 @@ class AuthFailed(EtcdError):
     TEXT = "etcdserver: authentication failed, invalid user ID or password"
 
 
+class NoPasswordUser(EtcdError):
+    # etcd has no code of its own for it.
+    CODE = Code.UNKNOWN
+    TEXT = "auth: authentication failed, password was given for no password user"
+
+
 class PermissionNotGiven(EtcdError):
     CODE = Code.INVALID_ARGUMENT
     TEXT = "etcdserver: permission not given"

@@ -150,6 +150,7 @@ def _variable(flag: str) -> str:
 
 _MEMBER, _CLUSTERING, _LIMITS, _LOGGING = "Member", "Clustering", "Limits", "Logging"
 _MONITORING = "Monitoring"
+_SECURITY = "Security"
 _POSITIVE = click.IntRange(min=1)
 
 
@@ -284,6 +285,27 @@ def _options() -> list[_Option]:
             _Duration(),
             "5s",
             "How often a quiet watcher hears how far the store is, if it asked; at least 100ms.",
+        ),
+        _Option(
+            "auth-token",
+            _SECURITY,
+            click.STRING,
+            default.auth_token,
+            "simple, or jwt,sign-method=RS256,priv-key=FILE,pub-key=FILE,ttl=5m.",
+        ),
+        _Option(
+            "auth-token-ttl",
+            _SECURITY,
+            _POSITIVE,
+            default.auth_token_ttl_seconds,
+            "Seconds after which a simple token that is not used ends.",
+        ),
+        _Option(
+            "bcrypt-cost",
+            _SECURITY,
+            click.IntRange(4, 31),
+            default.bcrypt_cost,
+            "Work of hashing a password: each step doubles it.",
         ),
         _Option(
             "listen-metrics-urls",
@@ -443,6 +465,7 @@ def _build(context: click.Context) -> Config:
 
 
 _FIELDS = {
+    "auth_token_ttl": "auth_token_ttl_seconds",
     "corrupt_check_time": "corrupt_check_time_seconds",
     "experimental_initial_corrupt_check": "initial_corrupt_check",
     "heartbeat_interval": "heartbeat_interval_ms",

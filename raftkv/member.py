@@ -7,7 +7,9 @@ take part (`raftkv.peer.introduction`), and creates its data then.
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import os
 import random
 import socket
 import time
@@ -18,6 +20,9 @@ from urllib.parse import urlsplit
 import lmdb
 
 from raftkv import api, errors
+from raftkv.auth import MEMBER
+from raftkv.auth.tokens import JwtTokens, SimpleTokens, TokenError
+from raftkv.auth.tokens import parse as parse_tokens
 from raftkv.config import Config
 from raftkv.disk import OsDisk, free_bytes
 from raftkv.gateway import Gateway
@@ -107,6 +112,7 @@ class Member:
             raise
 
     async def _start(self) -> None:
+        self._tokens = self._make_tokens()
         clients = [self._bind("listen-client-urls", url) for url in self.config.listen_client_urls]
         peers = [self._bind("listen-peer-urls", url) for url in self.config.listen_peer_urls]
         monitors = [self._bind("listen-metrics-urls", url) for url in self.config.listen_metrics_urls]
@@ -204,6 +210,7 @@ class Member:
         )
         methods.update(health.methods(lambda: not server.failed.done()))
         methods.update(reflection.methods({path.split("/")[1] for path in methods}))
+        api.check_rules(methods)
         return methods
 
     # Data
@@ -374,6 +381,9 @@ class Member:
             catch_up_entries=config.snapshot_catchup_entries,
             hold_log=lambda: transfers.holding,
             free_bytes=partial(free_bytes, config.data_dir),
+            run_auth=self._threads("auth", min(4, os.cpu_count() or 1)),
+            tokens=self._tokens,
+            bcrypt_cost=config.bcrypt_cost,
         )
         return server, transport, calls
 
@@ -400,6 +410,22 @@ class Member:
             return worker.run
         return lambda work, done: worker.run(partial(_timed, work, times), done)
 
+    def _threads(self, name: str, count: int) -> Blocking:
+        """Some threads that take turns."""
+        turns = itertools.cycle([self._thread(f"{name}-{number}") for number in range(count)])
+        return lambda work, done: next(turns)(work, done)
+
+    def _make_tokens(self) -> SimpleTokens | JwtTokens:
+        """Raises: StartError; --auth-token cannot be used."""
+        config = self.config
+        clock = asyncio.get_running_loop().time
+        try:
+            return parse_tokens(
+                config.auth_token, ttl_seconds=config.auth_token_ttl_seconds, clock=clock, now=time.time
+            )
+        except TokenError as error:
+            raise StartError(f"--auth-token: {error}") from error
+
     # Life
 
     def _start_compactor(self, server: Server) -> None:
@@ -408,7 +434,8 @@ class Member:
             return
 
         def compact(revision: int) -> Awaitable[object]:
-            return server.propose(COMPACTION, rpc_pb2.CompactionRequest(revision=revision).SerializeToString())
+            request = rpc_pb2.CompactionRequest(revision=revision)
+            return server.propose(COMPACTION, request.SerializeToString(), MEMBER)
 
         running = compactor.Compactor(
             planned,

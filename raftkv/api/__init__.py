@@ -3,8 +3,9 @@
 `services(server, limits)` is the method table of the client port, `peer_methods` what members ask of each other.
 """
 
+from raftkv.api.access import check_rules
 from raftkv.api.guard import Limits
 from raftkv.api.lease import peer_methods
 from raftkv.api.services import services
 
-__all__ = ["Limits", "peer_methods", "services"]
+__all__ = ["Limits", "check_rules", "peer_methods", "services"]

@@ -38,11 +38,11 @@ class ElectionService:
         wanted = turns.bounded(pb.CampaignRequest, request, self._limits)
         server = self._server
         lease_id = await turns.session(server, wanted.lease, context)
-        turn = turns.Turn(server, wanted.name, lease_id)
+        turn = turns.Turn(server, wanted.name, lease_id, context)
         entered = await turn.enter(wanted.value)
         key = pb.LeaderKey(name=wanted.name, key=turn.key, rev=turn.create_revision, lease=lease_id)
         if not turn.created and entered.responses[0].response_range.kvs[0].value != wanted.value:
-            await self._proclaim(key, wanted.value)
+            await self._proclaim(key, wanted.value, context)
         elected = False
         try:
             elected = await turn.wait()
@@ -56,15 +56,15 @@ class ElectionService:
     async def proclaim(self, request: bytes, context: Context) -> list[bytes]:
         """Change what the leader says, if it still leads."""
         wanted = turns.bounded(pb.ProclaimRequest, request, self._limits)
-        return [await self._proclaim(_leader_key(wanted), wanted.value)]
+        return [await self._proclaim(_leader_key(wanted), wanted.value, context)]
 
-    async def _proclaim(self, key: pb.LeaderKey, value: bytes) -> bytes:
+    async def _proclaim(self, key: pb.LeaderKey, value: bytes, context: Context) -> bytes:
         txn = turns.guarded(key.key, key.rev)
         put = txn.success.add().request_put
         put.key, put.value, put.lease = key.key, value, key.lease
         # A caller that does not name its lease keeps it.
         put.ignore_lease = not key.lease
-        response = await turns.transact(self._server, txn)
+        response = await turns.transact(self._server, txn, context)
         if not response.succeeded:
             raise turns.failed(NOT_LEADER)
         return turns.answer(self._server, pb.ProclaimResponse(), response.header.revision)
@@ -74,13 +74,15 @@ class ElectionService:
         key = _leader_key(turns.bounded(pb.ResignRequest, request, self._limits))
         txn = turns.guarded(key.key, key.rev)
         txn.success.add().request_delete_range.key = key.key
-        response = await turns.transact(self._server, txn)
+        response = await turns.transact(self._server, txn, context)
         return [turns.answer(self._server, pb.ResignResponse(), response.header.revision)]
 
     async def leader(self, request: bytes, context: Context) -> list[bytes]:
         """Who leads now."""
         name = decode(pb.LeaderRequest, request).name
         await self._server.linearizable()
+        with turns.codeless():
+            await turns.check_read(self._server, name + b"/", context)
         revision = self._server.store.revision
         kv = await turns.oldest(self._server, name + b"/")
         if kv is None:
@@ -93,6 +95,8 @@ class ElectionService:
         server = self._server
         guard.end_without_leader(server, context)
         await server.linearizable()
+        with turns.codeless():
+            await turns.check_read(server, prefix, context)
         told = (b"", 0)
         while True:
             revision = server.store.revision

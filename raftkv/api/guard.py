@@ -1,9 +1,10 @@
-"""What holds for every call before its handler runs: limits and the caller's demand for a leader."""
+"""What holds for every call before its handler runs: who calls, and the caller's demand for a leader."""
 
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 
 from raftkv import errors
+from raftkv.api.access import RULES, Rule, authorised, authorised_stream
 from raftkv.rpc import Context, Framed, Kind, Method
 from raftkv.server.server import Server
 
@@ -37,15 +38,21 @@ def end_without_leader(server: Server, context: Context) -> None:
         server.leader_calls[context.interrupt] = None
 
 
-def guarded(server: Server, method: Method) -> Method:
+def guarded(server: Server, path: str, method: Method) -> Method:
     """Wrap a method so that the checks common to all calls run first."""
     handler = method.handler
     node = server.node
+    auth = server.auth
+    rule = RULES[path]
+    # Each request of these streams is looked at by itself.
+    restricted = rule not in (Rule.OPEN, Rule.EACH)
 
     def unary(request: bytes, context: Context) -> Awaitable[bytes | list[bytes]]:
         # Not a coroutine of its own: it would be one more frame to wake for every call.
         if not node.leader:
             require_leader(server, context)
+        if auth.enabled and restricted:
+            return authorised(server, rule, handler, request, context)
         response: Awaitable[bytes | list[bytes]] = handler(request, context)
         return response
 
@@ -57,6 +64,8 @@ def guarded(server: Server, method: Method) -> Method:
 
     def stream(request: bytes, context: Context) -> AsyncIterator[bytes]:
         require_leader(server, context)
+        if auth.enabled and restricted:
+            return authorised_stream(server, rule, handler, request, context)
         responses: AsyncIterator[bytes] = handler(request, context)
         return responses
 

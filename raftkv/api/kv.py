@@ -11,6 +11,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from raftkv import errors
+from raftkv.api.access import caller
 from raftkv.api.guard import Limits
 from raftkv.mvcc import validate
 from raftkv.mvcc.encoding import varint
@@ -40,6 +41,7 @@ class KVService:
 
     def __init__(self, server: Server, limits: Limits) -> None:
         self._server = server
+        self._auth = server.auth
         self._store = server.store
         self._max_request_bytes = limits.max_request_bytes
         self._max_txn_ops = limits.max_txn_ops
@@ -62,6 +64,8 @@ class KVService:
         validate.check_range(wanted)
         if not wanted.serializable:
             await self._server.linearizable()
+        if self._auth.enabled:
+            self._server.rules.check_range(caller(context), wanted)
         slow = self._server.slow
         started = slow.clock()
         pieces = self._store.range(wanted)
@@ -74,6 +78,8 @@ class KVService:
         validate.check_range_stream(wanted)
         if not wanted.serializable:
             await self._server.linearizable()
+        if self._auth.enabled:
+            self._server.rules.check_range(caller(context), wanted)
         header = self._server.header()
         for part in self._store.range_stream(wanted, self._max_request_bytes):
             if part.last:
@@ -90,38 +96,42 @@ class KVService:
         validate.check_put(decode(rpc_pb2.PutRequest, request))
         cost = validate.PUT_OVERHEAD_BYTES + len(request)
         if not self._server.quota.admits(cost):
-            return self._propose_costly(proposals.PUT, request, cost)
-        return self._propose(proposals.PUT, request)
+            return self._propose_costly(proposals.PUT, request, context, cost)
+        return self._propose(proposals.PUT, request, context)
 
     def delete_range(self, request: bytes, context: Context) -> Awaitable[list[bytes]]:
         """Delete the keys of an interval."""
         validate.check_delete_range(decode(rpc_pb2.DeleteRangeRequest, request))
-        return self._propose(proposals.DELETE_RANGE, request)
+        return self._propose(proposals.DELETE_RANGE, request, context)
 
     async def txn(self, request: bytes, context: Context) -> list[bytes]:
         """Run a transaction; one that only reads does not go through the log."""
         wanted = decode(rpc_pb2.TxnRequest, request)
         validate.check_txn(wanted, self._max_txn_ops)
         if not validate.txn_is_read_only(wanted):
-            return await self._propose_costly(proposals.TXN, request, validate.put_cost(wanted))
+            return await self._propose_costly(proposals.TXN, request, context, validate.put_cost(wanted))
         if not validate.txn_is_serializable(wanted):
             await self._server.linearizable()
+        if self._auth.enabled:
+            self._server.rules.check_txn(caller(context), wanted)
         body = self._store.read_txn(wanted)
         return [self._server.header(), body]
 
     async def compact(self, request: bytes, context: Context) -> list[bytes]:
         """Forget history; with `physical`, answer when this member has removed it."""
         wanted = decode(rpc_pb2.CompactionRequest, request)
-        response = await self._propose(proposals.COMPACTION, request)
+        response = await self._propose(proposals.COMPACTION, request, context)
         if wanted.physical:
             await self._server.wait_compaction()
         return response
 
-    async def _propose_costly(self, operation: proposals.Operation, request: bytes, cost: int) -> list[bytes]:
+    async def _propose_costly(
+        self, operation: proposals.Operation, request: bytes, context: Context, cost: int
+    ) -> list[bytes]:
         await self._server.admit(cost)
-        return await self._propose(operation, request)
+        return await self._propose(operation, request, context)
 
-    def _propose(self, operation: proposals.Operation, request: bytes) -> Awaitable[list[bytes]]:
+    def _propose(self, operation: proposals.Operation, request: bytes, context: Context) -> Awaitable[list[bytes]]:
         if len(request) > self._max_request_bytes:
             raise errors.RequestTooLarge
-        return self._server.propose(operation, request)
+        return self._server.propose(operation, request, context.caller)

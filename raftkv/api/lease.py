@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from raftkv import errors
+from raftkv.api.access import caller
 from raftkv.api.kv import decode
 from raftkv.lease import MAX_TTL_SECONDS
 from raftkv.mvcc import validate
@@ -19,6 +20,8 @@ from raftkv.server.server import Server
 
 LEASE_BYTES = 64
 """What a lease costs of the quota, as in etcd."""
+LEASES_PER_TURN = 500
+"""Looked at in one turn of the loop."""
 KEEPALIVES_UNDER_WAY = 1024
 """Of one stream; then it is read no further until some are answered."""
 
@@ -30,6 +33,7 @@ class LeaseService:
         self._server = server
         self._leases = server.leases
         self._rng = server.rng
+        self._auth = server.auth
 
     def methods(self) -> dict[str, Method]:
         """The service's method table."""
@@ -51,7 +55,7 @@ class LeaseService:
         wanted.TTL = max(wanted.TTL, self._leases.min_ttl_seconds)
         wanted.ID = wanted.ID or self._free_id()
         await self._server.admit(LEASE_BYTES)
-        return await self._server.propose(LEASE_GRANT, wanted.SerializeToString())
+        return await self._server.propose(LEASE_GRANT, wanted.SerializeToString(), context.caller)
 
     def _free_id(self) -> int:
         while True:
@@ -62,11 +66,11 @@ class LeaseService:
     async def revoke(self, request: bytes, context: Context) -> list[bytes]:
         """End a lease and delete its keys."""
         decode(rpc_pb2.LeaseRevokeRequest, request)
-        return await self._server.propose(LEASE_REVOKE, request)
+        return await self._server.propose(LEASE_REVOKE, request, context.caller)
 
     async def keep_alive(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Renew leases; answers come in the order of the requests, and many may be under way."""
-        renewals = _Renewals(self._server)
+        renewals = _Renewals(self._server, context)
         reader = asyncio.ensure_future(renewals.read(requests))
         try:
             while (answer := await renewals.next()) is not None:
@@ -78,14 +82,34 @@ class LeaseService:
             renewals.forget()
 
     async def time_to_live(self, request: bytes, context: Context) -> list[bytes]:
-        """Tell what is left of a lease and, if asked, its keys."""
+        """Tell what is left of a lease and, if asked, its keys, to whom may read all of them."""
         body = await self._leases.time_to_live(decode(rpc_pb2.LeaseTimeToLiveRequest, request))
+        if self._auth.enabled:
+            keys = rpc_pb2.LeaseTimeToLiveResponse.FromString(body).keys
+            await self._server.linearizable()
+            self._check_keys(context, keys)
         return [self._server.header(), body]
 
+    def _check_keys(self, context: Context, keys: Iterable[bytes]) -> None:
+        self._auth.check_user(caller(context))
+        if keys:
+            self._server.rules.check_keys_read(caller(context), keys)
+
     async def leases(self, request: bytes, context: Context) -> list[bytes]:
-        """List the leases this member knows; at the leader, those that expire soonest first."""
+        """List the leases this member knows; at the leader, those that expire soonest first.
+
+        Only for whom may read the keys of all of them, as in etcd.
+        """
+        if self._auth.enabled:
+            await self._check_all_leases(context)
         header, soonest_first = self._server.header(), self._leases.lessor.soonest_first()
         return [header, await asyncio.to_thread(_listed, soonest_first)]
+
+    async def _check_all_leases(self, context: Context) -> None:
+        for place, lease in enumerate(list(self._leases.store.leases.values()), 1):
+            self._check_keys(context, lease.keys or ())
+            if not place % LEASES_PER_TURN:
+                await asyncio.sleep(0)
 
 
 def _listed(soonest_first: Callable[[], list[int]]) -> bytes:
@@ -96,8 +120,9 @@ def _listed(soonest_first: Callable[[], list[int]]) -> bytes:
 class _Renewals:
     """The renewals of one stream that are under way, in order."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, context: Context) -> None:
         self._server = server
+        self._context = context
         self._under_way: deque[tuple[bytes, asyncio.Future[int]] | None] = deque()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
@@ -107,6 +132,8 @@ class _Renewals:
         try:
             async for request in requests:
                 lease_id = decode(rpc_pb2.LeaseKeepAliveRequest, request).ID
+                if self._server.auth.enabled:
+                    await self._authorise(lease_id)
                 # The header is of the moment before: the lease existed at that revision.
                 head = self._server.header() + (b"\x10" + varint(lease_id) if lease_id else b"")
                 self._under_way.append((head, self._server.leases.renew(lease_id)))
@@ -117,6 +144,11 @@ class _Renewals:
         finally:
             self._under_way.append(None)
             self._arrived.set()
+
+    async def _authorise(self, lease_id: int) -> None:
+        server, context = self._server, self._context
+        context.caller = await server.authority.identify(context.metadata)
+        server.rules.check_renewal(caller(context), lease_id)
 
     async def next(self) -> bytes | None:
         """The next answer; None after the last.

@@ -40,7 +40,7 @@ class LockService:
         wanted = turns.bounded(v3lock_pb2.LockRequest, request, self._limits)
         server = self._server
         lease_id = await turns.session(server, wanted.lease, context)
-        turn = turns.Turn(server, wanted.name, lease_id)
+        turn = turns.Turn(server, wanted.name, lease_id, context)
         await turn.enter(b"")
         held = False
         try:
@@ -57,5 +57,5 @@ class LockService:
         delete = rpc_pb2.DeleteRangeRequest(key=turns.bounded(v3lock_pb2.UnlockRequest, request, self._limits).key)
         with turns.codeless():
             validate.check_delete_range(delete)
-        answer = await self._server.propose(proposals.DELETE_RANGE, delete.SerializeToString())
+        answer = await self._server.propose(proposals.DELETE_RANGE, delete.SerializeToString(), context.caller)
         return answer[:1]

@@ -51,7 +51,7 @@ class MaintenanceService:
     async def alarm(self, request: bytes, context: Context) -> list[bytes]:
         """Tell, raise or disarm alarms; all of it goes through the log."""
         decode(rpc_pb2.AlarmRequest, request)
-        return await self._server.propose(ALARM, request)
+        return await self._server.propose(ALARM, request, context.caller)
 
     async def status(self, request: bytes, context: Context) -> list[bytes]:
         """Answer this member's own view, without asking the cluster."""

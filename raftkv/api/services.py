@@ -1,5 +1,7 @@
 """The table of every RPC served on the client port."""
 
+from raftkv.api.access import check_rules
+from raftkv.api.auth import AuthService
 from raftkv.api.cluster import ClusterService
 from raftkv.api.election import ElectionService
 from raftkv.api.guard import Limits, guarded
@@ -24,4 +26,6 @@ def services(
     table.update(ElectionService(server, limits).methods())
     table.update(ClusterService(server).methods())
     table.update(MaintenanceService(server, data_dir).methods())
-    return {path: guarded(server, method) for path, method in table.items()}
+    table.update(AuthService(server, limits).methods())
+    check_rules(table)
+    return {path: guarded(server, path, method) for path, method in table.items()}

@@ -18,9 +18,11 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from raftkv import errors
+from raftkv.api import access
 from raftkv.api.guard import Limits
 from raftkv.api.kv import decode
 from raftkv.api.lease import LeaseService
+from raftkv.auth import MEMBER
 from raftkv.mvcc import encoding as enc
 from raftkv.mvcc import validate
 from raftkv.mvcc.interval import interval
@@ -76,8 +78,9 @@ class Changes:
 class Turn:
     """One key in the queue under a prefix."""
 
-    def __init__(self, server: Server, name: bytes, lease_id: int) -> None:
+    def __init__(self, server: Server, name: bytes, lease_id: int, context: Context) -> None:
         self._server = server
+        self._context = context
         self._prefix = name + b"/"
         self.lease_id = lease_id
         self.key = self._prefix + b"%x" % lease_id
@@ -99,7 +102,9 @@ class Turn:
         request.failure.add().request_range.key = self.key
         with codeless():
             await self._server.admit(validate.put_cost(request))
-        future = self._server.propose(proposals.TXN, request.SerializeToString())
+            await check_read(self._server, self._prefix, self._context)
+        entering = access.propose(self._server, proposals.TXN, request.SerializeToString(), self._context)
+        future = asyncio.ensure_future(entering)
         try:
             with codeless():
                 pieces = await asyncio.shield(future)
@@ -161,7 +166,8 @@ class Turn:
         request = rpc_pb2.TxnRequest(compare=[_created_at(self.key, self.create_revision)])
         request.success.add().request_delete_range.key = self.key
         try:
-            future = self._server.propose(proposals.TXN, request.SerializeToString())
+            # Whoever might enter may leave, whatever has become of its rights.
+            future = self._server.propose(proposals.TXN, request.SerializeToString(), MEMBER)
         except StatusError as error:
             logger.info("a place in the queue under %r stays until its lease ends: %s", self._prefix, error.message)
         else:
@@ -183,11 +189,22 @@ def guarded(key: bytes, create_revision: int) -> rpc_pb2.TxnRequest:
     return rpc_pb2.TxnRequest(compare=[_created_at(key, create_revision)])
 
 
-async def transact(server: Server, request: rpc_pb2.TxnRequest) -> rpc_pb2.TxnResponse:
+async def check_read(server: Server, prefix: bytes, context: Context) -> None:
+    """See that the caller may read all keys under a prefix that ends in a slash.
+
+    Raises:
+        UserEmpty, AuthOldRevision, PermissionDenied
+    """
+    if server.auth.enabled:
+        await server.linearizable()
+        server.auth.check_read(access.caller(context), interval(prefix, prefix_end(prefix)))
+
+
+async def transact(server: Server, request: rpc_pb2.TxnRequest, context: Context) -> rpc_pb2.TxnResponse:
     """Run a transaction through the log."""
     with codeless():
         await server.admit(validate.put_cost(request))
-        pieces = await server.propose(proposals.TXN, request.SerializeToString())
+        pieces = await access.propose(server, proposals.TXN, request.SerializeToString(), context)
     return rpc_pb2.TxnResponse.FromString(b"".join(pieces))
 
 

@@ -7,13 +7,17 @@ read holds up its own two tasks and nobody else: its queue is bounded, and its r
 import asyncio
 from collections.abc import AsyncIterator
 
+from raftkv import errors
 from raftkv.api.kv import decode
+from raftkv.auth.caller import NOBODY
 from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Framed, Method
 from raftkv.server.server import Server
-from raftkv.watch import WatchStream
+from raftkv.status import Code
+from raftkv.watch import WatchStream, span
 
 _GOLDEN = 0.618034
+_GO_NAMES = {code: "".join(word.capitalize() for word in code.name.split("_")) for code in Code}
 
 
 class WatchService:
@@ -31,7 +35,7 @@ class WatchService:
 
     async def watch(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Framed]:
         """Create, cancel and ask for progress as the client says; send what its watchers are told."""
-        stream = _Stream(self._server, requests, self._interval())
+        stream = _Stream(self._server, requests, context, self._interval())
         try:
             while True:
                 yield await stream.answers()
@@ -47,8 +51,14 @@ class WatchService:
 class _Stream:
     """A stream of the hub between a client's requests and answers."""
 
-    def __init__(self, server: Server, requests: AsyncIterator[bytes], interval: float) -> None:
+    def __init__(self, server: Server, requests: AsyncIterator[bytes], context: Context, interval: float) -> None:
         self._loop = asyncio.get_running_loop()
+        self._server = server
+        self._context = context
+        self._user = ""
+        """Who created the watchers, when it was last asked."""
+        self._recheck = self._check_again
+        server.authority.watchers[self._recheck] = None
         self._interval = interval
         self._counted = 0
         self._waiting = asyncio.Event()
@@ -78,6 +88,7 @@ class _Stream:
         """Forget the watchers and stop reading."""
         self._timer.cancel()
         self._reader.cancel()
+        self._server.authority.watchers.pop(self._recheck, None)
         self._watches.close()
 
     async def _read(self, requests: AsyncIterator[bytes]) -> None:
@@ -88,12 +99,54 @@ class _Stream:
                 await self._room.wait()
             kind = request.WhichOneof("request_union")
             if kind == "create_request":
-                self._watches.create(request.create_request)
+                refusal = await self._refusal(request.create_request) if self._server.auth.enabled else None
+                if refusal is None:
+                    self._watches.create(request.create_request)
+                else:
+                    self._watches.refuse(refusal)
             elif kind == "cancel_request":
                 self._watches.cancel(request.cancel_request.watch_id)
             elif kind == "progress_request":
                 self._watches.request_progress()
 
+    async def _refusal(self, request: rpc_pb2.WatchCreateRequest) -> str | None:
+        """Why the caller must not watch this interval, as etcd words it; None: it may."""
+        try:
+            try:
+                await self._check(request)
+            except errors.PermissionDenied:
+                # The right may have been granted a moment ago, elsewhere. One that was taken is noticed when it comes.
+                await self._server.linearizable()
+                await self._check(request)
+        except errors.EtcdError as error:
+            return _reason(error)
+        return None
+
+    async def _check(self, request: rpc_pb2.WatchCreateRequest) -> None:
+        server = self._server
+        caller = await server.authority.identify(self._context.metadata) or NOBODY
+        self._user = caller.user
+        server.auth.check_read(caller, span(request))
+
+    def _check_again(self) -> None:
+        """Users or roles have changed: end the watchers that would not be created any more."""
+        auth = self._server.auth
+        if not auth.enabled:
+            return
+        for watcher in list(self._watches.watchers.values()):
+            try:
+                if not self._user:
+                    raise errors.UserEmpty
+                if not auth.rights_of(self._user).may_read(watcher.span):
+                    raise errors.PermissionDenied
+            except errors.EtcdError as error:
+                self._watches.cancel(watcher.id, _reason(error))
+
     def _progress(self) -> None:
         self._timer = self._loop.call_later(self._interval, self._progress)
         self._watches.periodic_progress()
+
+
+def _reason(error: errors.EtcdError) -> str:
+    """An error as text, as Go's gRPC writes it: clients compare it."""
+    return f"rpc error: code = {_GO_NAMES[error.code]} desc = {error.message}"

@@ -64,7 +64,7 @@ _DEFINITE_CODES = frozenset(
 )
 # Errors that are definite though their codes are not: RESOURCE_EXHAUSTED is also what a server says of an answer
 # too large to send, after the write.
-_DEFINITE_ERRORS = (errors.NoLeader, errors.NoSpace, errors.RequestTooManyRequests)
+_DEFINITE_ERRORS = (errors.NoLeader, errors.NoSpace, errors.RequestTooManyRequests, errors.NoPasswordUser)
 
 
 @lru_cache(maxsize=1)

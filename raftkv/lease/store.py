@@ -9,7 +9,7 @@ version of every key names its lease.
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -112,6 +112,11 @@ class LeaseStore:
     def get(self, lease_id: int) -> Lease | None:
         """The lease, if there is one of this id."""
         return self._leases.get(lease_id)
+
+    def keys_of(self, lease_id: int) -> Collection[bytes]:
+        """The keys attached to a lease, in no order; none if there is no such lease."""
+        lease = self._leases.get(lease_id)
+        return () if lease is None or lease.keys is None else lease.keys
 
     def exists(self, lease_id: int) -> bool:
         return lease_id in self._leases

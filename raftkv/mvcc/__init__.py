@@ -3,12 +3,13 @@
 Nothing here knows of Raft or of an event loop: the server calls `Store` in log order.
 """
 
-from raftkv.mvcc.backend import LEASES, META, Backend, Flush, LmdbBackend
+from raftkv.mvcc.backend import AUTH, LEASES, META, Backend, Flush, LmdbBackend
 from raftkv.mvcc.hashing import HistoryHash, hash_history
 from raftkv.mvcc.ranges import Part
 from raftkv.mvcc.store import Change, Store
 
 __all__ = [
+    "AUTH",
     "LEASES",
     "META",
     "Backend",

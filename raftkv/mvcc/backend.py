@@ -26,7 +26,8 @@ from raftkv.failpoints import failpoint
 META = b"meta"
 REVISIONS = b"revisions"
 LEASES = b"leases"
-TABLES = (META, REVISIONS, LEASES)
+AUTH = b"auth"
+TABLES = (META, REVISIONS, LEASES, AUTH)
 
 _FILE = "data.mdb"
 MAP_BYTES = 64 << 30

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from raftkv.pb import rpc_pb2 as raftkv_dot_pb_dot_rpc__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13raftkv/pb/log.proto\x12\x08raftkvpb\x1a\x13raftkv/pb/rpc.proto\"\xa9\x04\n\x08Proposal\x12\n\n\x02id\x18\x01 \x01(\x06\x12\'\n\x03put\x18\x04 \x01(\x0b\x32\x18.etcdserverpb.PutRequestH\x00\x12\x38\n\x0c\x64\x65lete_range\x18\x05 \x01(\x0b\x32 .etcdserverpb.DeleteRangeRequestH\x00\x12\'\n\x03txn\x18\x06 \x01(\x0b\x32\x18.etcdserverpb.TxnRequestH\x00\x12\x35\n\ncompaction\x18\x07 \x01(\x0b\x32\x1f.etcdserverpb.CompactionRequestH\x00\x12\x36\n\x0blease_grant\x18\x08 \x01(\x0b\x32\x1f.etcdserverpb.LeaseGrantRequestH\x00\x12\x38\n\x0clease_revoke\x18\t \x01(\x0b\x32 .etcdserverpb.LeaseRevokeRequestH\x00\x12+\n\x05\x61larm\x18\n \x01(\x0b\x32\x1a.etcdserverpb.AlarmRequestH\x00\x12\x38\n\x11member_attributes\x18\x95\n \x01(\x0b\x32\x1a.raftkvpb.MemberAttributesH\x00\x12.\n\x0clease_expiry\x18\x96\n \x01(\x0b\x32\x15.raftkvpb.LeaseExpiryH\x00\x12\x38\n\x11lease_checkpoints\x18\x97\n \x01(\x0b\x32\x1a.raftkvpb.LeaseCheckpointsH\x00\x42\x0b\n\toperation\"8\n\x0bLeaseExpiry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0e\n\x06grants\x18\x03 \x01(\x04\x12\x0b\n\x03ids\x18\x02 \x03(\x03\"d\n\x10LeaseCheckpoints\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0e\n\x06grants\x18\x03 \x01(\x04\x12\x32\n\x0b\x63heckpoints\x18\x02 \x03(\x0b\x32\x1d.etcdserverpb.LeaseCheckpoint\".\n\x05\x42\x61tch\x12%\n\tproposals\x18\x01 \x03(\x0b\x32\x12.raftkvpb.Proposal\"H\n\x10MemberAttributes\x12\x11\n\tmember_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x63lient_urls\x18\x03 \x03(\t\"H\n\x08Identity\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x15\n\rcluster_token\x18\x03 \x01(\t\"<\n\tHardState\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x11\n\tvoted_for\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\"q\n\tConfState\x12\x0e\n\x06voters\x18\x01 \x03(\x04\x12\x10\n\x08learners\x18\x02 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x03 \x03(\x04\x12\x15\n\rlearners_next\x18\x04 \x03(\x04\x12\x12\n\nauto_leave\x18\x05 \x01(\x08\"X\n\x10SnapshotMetadata\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\'\n\nconf_state\x18\x03 \x01(\x0b\x32\x13.raftkvpb.ConfStateb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13raftkv/pb/log.proto\x12\x08raftkvpb\x1a\x13raftkv/pb/rpc.proto\"\xc5\n\n\x08Proposal\x12\n\n\x02id\x18\x01 \x01(\x06\x12 \n\x06\x63\x61ller\x18\x64 \x01(\x0b\x32\x10.raftkvpb.Caller\x12\'\n\x03put\x18\x04 \x01(\x0b\x32\x18.etcdserverpb.PutRequestH\x00\x12\x38\n\x0c\x64\x65lete_range\x18\x05 \x01(\x0b\x32 .etcdserverpb.DeleteRangeRequestH\x00\x12\'\n\x03txn\x18\x06 \x01(\x0b\x32\x18.etcdserverpb.TxnRequestH\x00\x12\x35\n\ncompaction\x18\x07 \x01(\x0b\x32\x1f.etcdserverpb.CompactionRequestH\x00\x12\x36\n\x0blease_grant\x18\x08 \x01(\x0b\x32\x1f.etcdserverpb.LeaseGrantRequestH\x00\x12\x38\n\x0clease_revoke\x18\t \x01(\x0b\x32 .etcdserverpb.LeaseRevokeRequestH\x00\x12+\n\x05\x61larm\x18\n \x01(\x0b\x32\x1a.etcdserverpb.AlarmRequestH\x00\x12\x37\n\x0b\x61uth_enable\x18\xe8\x07 \x01(\x0b\x32\x1f.etcdserverpb.AuthEnableRequestH\x00\x12\x39\n\x0c\x61uth_disable\x18\xf3\x07 \x01(\x0b\x32 .etcdserverpb.AuthDisableRequestH\x00\x12\"\n\x06log_in\x18\xf4\x07 \x01(\x0b\x32\x0f.raftkvpb.LogInH\x00\x12\x35\n\x08user_add\x18\xcc\x08 \x01(\x0b\x32 .etcdserverpb.AuthUserAddRequestH\x00\x12;\n\x0buser_delete\x18\xcd\x08 \x01(\x0b\x32#.etcdserverpb.AuthUserDeleteRequestH\x00\x12L\n\x14user_change_password\x18\xcf\x08 \x01(\x0b\x32+.etcdserverpb.AuthUserChangePasswordRequestH\x00\x12\x42\n\x0fuser_grant_role\x18\xd0\x08 \x01(\x0b\x32&.etcdserverpb.AuthUserGrantRoleRequestH\x00\x12\x44\n\x10user_revoke_role\x18\xd1\x08 \x01(\x0b\x32\'.etcdserverpb.AuthUserRevokeRoleRequestH\x00\x12\x35\n\x08role_add\x18\xb0\t \x01(\x0b\x32 .etcdserverpb.AuthRoleAddRequestH\x00\x12;\n\x0brole_delete\x18\xb1\t \x01(\x0b\x32#.etcdserverpb.AuthRoleDeleteRequestH\x00\x12N\n\x15role_grant_permission\x18\xb3\t \x01(\x0b\x32,.etcdserverpb.AuthRoleGrantPermissionRequestH\x00\x12P\n\x16role_revoke_permission\x18\xb4\t \x01(\x0b\x32-.etcdserverpb.AuthRoleRevokePermissionRequestH\x00\x12\x38\n\x11member_attributes\x18\x95\n \x01(\x0b\x32\x1a.raftkvpb.MemberAttributesH\x00\x12.\n\x0clease_expiry\x18\x96\n \x01(\x0b\x32\x15.raftkvpb.LeaseExpiryH\x00\x12\x38\n\x11lease_checkpoints\x18\x97\n \x01(\x0b\x32\x1a.raftkvpb.LeaseCheckpointsH\x00\x42\x0b\n\toperation\"8\n\x06\x43\x61ller\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0e\n\x06member\x18\x03 \x01(\x08\"=\n\x05LogIn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0ctoken_prefix\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\"8\n\x0bLeaseExpiry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0e\n\x06grants\x18\x03 \x01(\x04\x12\x0b\n\x03ids\x18\x02 \x03(\x03\"d\n\x10LeaseCheckpoints\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0e\n\x06grants\x18\x03 \x01(\x04\x12\x32\n\x0b\x63heckpoints\x18\x02 \x03(\x0b\x32\x1d.etcdserverpb.LeaseCheckpoint\".\n\x05\x42\x61tch\x12%\n\tproposals\x18\x01 \x03(\x0b\x32\x12.raftkvpb.Proposal\"H\n\x10MemberAttributes\x12\x11\n\tmember_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x63lient_urls\x18\x03 \x03(\t\"H\n\x08Identity\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x15\n\rcluster_token\x18\x03 \x01(\t\"<\n\tHardState\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x11\n\tvoted_for\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\"q\n\tConfState\x12\x0e\n\x06voters\x18\x01 \x03(\x04\x12\x10\n\x08learners\x18\x02 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x03 \x03(\x04\x12\x15\n\rlearners_next\x18\x04 \x03(\x04\x12\x12\n\nauto_leave\x18\x05 \x01(\x08\"X\n\x10SnapshotMetadata\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\'\n\nconf_state\x18\x03 \x01(\x0b\x32\x13.raftkvpb.ConfStateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,21 +33,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raftkv.pb.log_pb2', _global
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROPOSAL']._serialized_start=55
-  _globals['_PROPOSAL']._serialized_end=608
-  _globals['_LEASEEXPIRY']._serialized_start=610
-  _globals['_LEASEEXPIRY']._serialized_end=666
-  _globals['_LEASECHECKPOINTS']._serialized_start=668
-  _globals['_LEASECHECKPOINTS']._serialized_end=768
-  _globals['_BATCH']._serialized_start=770
-  _globals['_BATCH']._serialized_end=816
-  _globals['_MEMBERATTRIBUTES']._serialized_start=818
-  _globals['_MEMBERATTRIBUTES']._serialized_end=890
-  _globals['_IDENTITY']._serialized_start=892
-  _globals['_IDENTITY']._serialized_end=964
-  _globals['_HARDSTATE']._serialized_start=966
-  _globals['_HARDSTATE']._serialized_end=1026
-  _globals['_CONFSTATE']._serialized_start=1028
-  _globals['_CONFSTATE']._serialized_end=1141
-  _globals['_SNAPSHOTMETADATA']._serialized_start=1143
-  _globals['_SNAPSHOTMETADATA']._serialized_end=1231
+  _globals['_PROPOSAL']._serialized_end=1404
+  _globals['_CALLER']._serialized_start=1406
+  _globals['_CALLER']._serialized_end=1462
+  _globals['_LOGIN']._serialized_start=1464
+  _globals['_LOGIN']._serialized_end=1525
+  _globals['_LEASEEXPIRY']._serialized_start=1527
+  _globals['_LEASEEXPIRY']._serialized_end=1583
+  _globals['_LEASECHECKPOINTS']._serialized_start=1585
+  _globals['_LEASECHECKPOINTS']._serialized_end=1685
+  _globals['_BATCH']._serialized_start=1687
+  _globals['_BATCH']._serialized_end=1733
+  _globals['_MEMBERATTRIBUTES']._serialized_start=1735
+  _globals['_MEMBERATTRIBUTES']._serialized_end=1807
+  _globals['_IDENTITY']._serialized_start=1809
+  _globals['_IDENTITY']._serialized_end=1881
+  _globals['_HARDSTATE']._serialized_start=1883
+  _globals['_HARDSTATE']._serialized_end=1943
+  _globals['_CONFSTATE']._serialized_start=1945
+  _globals['_CONFSTATE']._serialized_end=2058
+  _globals['_SNAPSHOTMETADATA']._serialized_start=2060
+  _globals['_SNAPSHOTMETADATA']._serialized_end=2148
 # @@protoc_insertion_point(module_scope)

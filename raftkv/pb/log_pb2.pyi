@@ -8,8 +8,9 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Proposal(_message.Message):
-    __slots__ = ("id", "put", "delete_range", "txn", "compaction", "lease_grant", "lease_revoke", "alarm", "member_attributes", "lease_expiry", "lease_checkpoints")
+    __slots__ = ("id", "caller", "put", "delete_range", "txn", "compaction", "lease_grant", "lease_revoke", "alarm", "auth_enable", "auth_disable", "log_in", "user_add", "user_delete", "user_change_password", "user_grant_role", "user_revoke_role", "role_add", "role_delete", "role_grant_permission", "role_revoke_permission", "member_attributes", "lease_expiry", "lease_checkpoints")
     ID_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
     PUT_FIELD_NUMBER: _ClassVar[int]
     DELETE_RANGE_FIELD_NUMBER: _ClassVar[int]
     TXN_FIELD_NUMBER: _ClassVar[int]
@@ -17,10 +18,23 @@ class Proposal(_message.Message):
     LEASE_GRANT_FIELD_NUMBER: _ClassVar[int]
     LEASE_REVOKE_FIELD_NUMBER: _ClassVar[int]
     ALARM_FIELD_NUMBER: _ClassVar[int]
+    AUTH_ENABLE_FIELD_NUMBER: _ClassVar[int]
+    AUTH_DISABLE_FIELD_NUMBER: _ClassVar[int]
+    LOG_IN_FIELD_NUMBER: _ClassVar[int]
+    USER_ADD_FIELD_NUMBER: _ClassVar[int]
+    USER_DELETE_FIELD_NUMBER: _ClassVar[int]
+    USER_CHANGE_PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    USER_GRANT_ROLE_FIELD_NUMBER: _ClassVar[int]
+    USER_REVOKE_ROLE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_ADD_FIELD_NUMBER: _ClassVar[int]
+    ROLE_DELETE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_GRANT_PERMISSION_FIELD_NUMBER: _ClassVar[int]
+    ROLE_REVOKE_PERMISSION_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     LEASE_EXPIRY_FIELD_NUMBER: _ClassVar[int]
     LEASE_CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
     id: int
+    caller: Caller
     put: _rpc_pb2.PutRequest
     delete_range: _rpc_pb2.DeleteRangeRequest
     txn: _rpc_pb2.TxnRequest
@@ -28,10 +42,42 @@ class Proposal(_message.Message):
     lease_grant: _rpc_pb2.LeaseGrantRequest
     lease_revoke: _rpc_pb2.LeaseRevokeRequest
     alarm: _rpc_pb2.AlarmRequest
+    auth_enable: _rpc_pb2.AuthEnableRequest
+    auth_disable: _rpc_pb2.AuthDisableRequest
+    log_in: LogIn
+    user_add: _rpc_pb2.AuthUserAddRequest
+    user_delete: _rpc_pb2.AuthUserDeleteRequest
+    user_change_password: _rpc_pb2.AuthUserChangePasswordRequest
+    user_grant_role: _rpc_pb2.AuthUserGrantRoleRequest
+    user_revoke_role: _rpc_pb2.AuthUserRevokeRoleRequest
+    role_add: _rpc_pb2.AuthRoleAddRequest
+    role_delete: _rpc_pb2.AuthRoleDeleteRequest
+    role_grant_permission: _rpc_pb2.AuthRoleGrantPermissionRequest
+    role_revoke_permission: _rpc_pb2.AuthRoleRevokePermissionRequest
     member_attributes: MemberAttributes
     lease_expiry: LeaseExpiry
     lease_checkpoints: LeaseCheckpoints
-    def __init__(self, id: _Optional[int] = ..., put: _Optional[_Union[_rpc_pb2.PutRequest, _Mapping]] = ..., delete_range: _Optional[_Union[_rpc_pb2.DeleteRangeRequest, _Mapping]] = ..., txn: _Optional[_Union[_rpc_pb2.TxnRequest, _Mapping]] = ..., compaction: _Optional[_Union[_rpc_pb2.CompactionRequest, _Mapping]] = ..., lease_grant: _Optional[_Union[_rpc_pb2.LeaseGrantRequest, _Mapping]] = ..., lease_revoke: _Optional[_Union[_rpc_pb2.LeaseRevokeRequest, _Mapping]] = ..., alarm: _Optional[_Union[_rpc_pb2.AlarmRequest, _Mapping]] = ..., member_attributes: _Optional[_Union[MemberAttributes, _Mapping]] = ..., lease_expiry: _Optional[_Union[LeaseExpiry, _Mapping]] = ..., lease_checkpoints: _Optional[_Union[LeaseCheckpoints, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., caller: _Optional[_Union[Caller, _Mapping]] = ..., put: _Optional[_Union[_rpc_pb2.PutRequest, _Mapping]] = ..., delete_range: _Optional[_Union[_rpc_pb2.DeleteRangeRequest, _Mapping]] = ..., txn: _Optional[_Union[_rpc_pb2.TxnRequest, _Mapping]] = ..., compaction: _Optional[_Union[_rpc_pb2.CompactionRequest, _Mapping]] = ..., lease_grant: _Optional[_Union[_rpc_pb2.LeaseGrantRequest, _Mapping]] = ..., lease_revoke: _Optional[_Union[_rpc_pb2.LeaseRevokeRequest, _Mapping]] = ..., alarm: _Optional[_Union[_rpc_pb2.AlarmRequest, _Mapping]] = ..., auth_enable: _Optional[_Union[_rpc_pb2.AuthEnableRequest, _Mapping]] = ..., auth_disable: _Optional[_Union[_rpc_pb2.AuthDisableRequest, _Mapping]] = ..., log_in: _Optional[_Union[LogIn, _Mapping]] = ..., user_add: _Optional[_Union[_rpc_pb2.AuthUserAddRequest, _Mapping]] = ..., user_delete: _Optional[_Union[_rpc_pb2.AuthUserDeleteRequest, _Mapping]] = ..., user_change_password: _Optional[_Union[_rpc_pb2.AuthUserChangePasswordRequest, _Mapping]] = ..., user_grant_role: _Optional[_Union[_rpc_pb2.AuthUserGrantRoleRequest, _Mapping]] = ..., user_revoke_role: _Optional[_Union[_rpc_pb2.AuthUserRevokeRoleRequest, _Mapping]] = ..., role_add: _Optional[_Union[_rpc_pb2.AuthRoleAddRequest, _Mapping]] = ..., role_delete: _Optional[_Union[_rpc_pb2.AuthRoleDeleteRequest, _Mapping]] = ..., role_grant_permission: _Optional[_Union[_rpc_pb2.AuthRoleGrantPermissionRequest, _Mapping]] = ..., role_revoke_permission: _Optional[_Union[_rpc_pb2.AuthRoleRevokePermissionRequest, _Mapping]] = ..., member_attributes: _Optional[_Union[MemberAttributes, _Mapping]] = ..., lease_expiry: _Optional[_Union[LeaseExpiry, _Mapping]] = ..., lease_checkpoints: _Optional[_Union[LeaseCheckpoints, _Mapping]] = ...) -> None: ...
+
+class Caller(_message.Message):
+    __slots__ = ("user", "revision", "member")
+    USER_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    user: str
+    revision: int
+    member: bool
+    def __init__(self, user: _Optional[str] = ..., revision: _Optional[int] = ..., member: _Optional[bool] = ...) -> None: ...
+
+class LogIn(_message.Message):
+    __slots__ = ("name", "token_prefix", "revision")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    token_prefix: str
+    revision: int
+    def __init__(self, name: _Optional[str] = ..., token_prefix: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class LeaseExpiry(_message.Message):
     __slots__ = ("term", "grants", "ids")

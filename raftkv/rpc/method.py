@@ -25,7 +25,7 @@ class Kind(Enum):
 class Context:
     """What a handler may ask about its call."""
 
-    __slots__ = ("_headers", "_metadata", "_peer", "deadline", "interrupt")
+    __slots__ = ("_headers", "_metadata", "_peer", "caller", "deadline", "interrupt")
 
     def __init__(
         self, headers: Iterable[tuple[bytes, bytes]], peer: tuple[str, int] | None, deadline: float | None
@@ -35,6 +35,8 @@ class Context:
         self._metadata: Mapping[str, str | bytes] | None = None
         self.deadline = deadline
         """Loop time (seconds) at which the caller gives up; None: never."""
+        self.caller: Any = None
+        """Who calls, if whoever wraps the handlers found that out."""
         self.interrupt: Interrupt | None = None
         """Of a call that streams: ends it from outside with the status it is called with."""
 

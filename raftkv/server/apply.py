@@ -8,6 +8,8 @@ neither skip an entry nor apply it twice.
 import struct
 from collections.abc import Callable, Iterable, Sequence
 
+from raftkv.auth import AuthStore
+from raftkv.auth.rules import Rules
 from raftkv.lease import LeaseStore
 from raftkv.mvcc import META, Backend, Store
 from raftkv.mvcc.encoding import varint
@@ -15,6 +17,7 @@ from raftkv.mvcc.interval import interval
 from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.raft import Entry, EntryKind
 from raftkv.server.alarms import Alarms
+from raftkv.server.auth_operations import auth_operations
 from raftkv.server.headers import Headers
 from raftkv.server.membership import Membership
 from raftkv.server.proposals import Proposals
@@ -53,6 +56,10 @@ class Applier:
         self._proposals = proposals
         self._headers = headers
         self.alarms = Alarms(store)
+        self.auth = AuthStore(store)
+        self.rules = Rules(self.auth, leases.keys_of)
+        self._auth_operations = auth_operations(self.auth)
+        self.on_log_in: Callable[[log_pb2.LogIn, int], str] = lambda request, index: ""
         self.load()
         self.on_compaction: Callable[[], None] = lambda: None
         self._operations: dict[str, Callable[[log_pb2.Proposal], list[bytes]]] = {
@@ -66,12 +73,15 @@ class Applier:
             "lease_checkpoints": self._lease_checkpoints,
             "alarm": self._alarm,
             "member_attributes": self._member_attributes,
+            "log_in": self._log_in,
+            **dict.fromkeys(self._auth_operations, self._auth_operation),
         }
 
     def load(self) -> None:
         """Take what the store holds now."""
         self.index, self.term = applied_position(self._store.backend)
         self.alarms.load()
+        self.auth.load()
 
     def apply(self, entries: Sequence[Entry], *, until_long: bool = False) -> int:
         """Apply committed entries in order, or those before the first that deletes `LONG_KEYS` at once; how many.
@@ -118,6 +128,8 @@ class Applier:
             if name is None:
                 raise RuntimeError(f"entry {self.index} holds an operation this version does not know")
             try:
+                if self.auth.enabled:
+                    self.rules.check_proposal(name, proposal)
                 self.alarms.check(name, proposal)
                 response = operations[name](proposal)
             except StatusError as error:
@@ -171,3 +183,10 @@ class Applier:
     def _member_attributes(self, proposal: log_pb2.Proposal) -> list[bytes]:
         self._membership.publish(proposal.member_attributes)
         return self._respond(b"")
+
+    def _auth_operation(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        self._auth_operations[proposal.WhichOneof("operation") or ""](proposal)
+        return self._respond(b"")
+
+    def _log_in(self, proposal: log_pb2.Proposal) -> list[bytes]:
+        return self._respond(self.on_log_in(proposal.log_in, self.index).encode())

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from raftkv import errors
+from raftkv.auth import Caller
 from raftkv.mvcc.encoding import varint
 from raftkv.pb import log_pb2
 from raftkv.server.slow import Slow
@@ -27,6 +28,7 @@ from raftkv.status import Code, StatusError
 _ID = struct.Struct("<BQ")
 _ID_TAG = log_pb2.Proposal.DESCRIPTOR.fields_by_name["id"].number << 3 | 1
 _PROPOSAL_TAG = b"\x0a"
+_CALLER_TAG = varint(log_pb2.Proposal.DESCRIPTOR.fields_by_name["caller"].number << 3 | 2)
 
 
 class Operation(NamedTuple):
@@ -51,11 +53,27 @@ ALARM = _operation("alarm")
 LEASE_EXPIRY = _operation("lease_expiry")
 LEASE_CHECKPOINTS = _operation("lease_checkpoints")
 MEMBER_ATTRIBUTES = _operation("member_attributes")
+AUTH_ENABLE = _operation("auth_enable")
+AUTH_DISABLE = _operation("auth_disable")
+LOG_IN = _operation("log_in")
+USER_ADD = _operation("user_add")
+USER_DELETE = _operation("user_delete")
+USER_CHANGE_PASSWORD = _operation("user_change_password")
+USER_GRANT_ROLE = _operation("user_grant_role")
+USER_REVOKE_ROLE = _operation("user_revoke_role")
+ROLE_ADD = _operation("role_add")
+ROLE_DELETE = _operation("role_delete")
+ROLE_GRANT_PERMISSION = _operation("role_grant_permission")
+ROLE_REVOKE_PERMISSION = _operation("role_revoke_permission")
 
 
-def encode_proposal(proposal_id: int, operation: Operation, request: bytes) -> bytes:
+def encode_proposal(proposal_id: int, operation: Operation, request: bytes, caller: Caller | None = None) -> bytes:
     """Frame a client's request as one element of `raftkvpb.Batch.proposals`."""
     head = _ID.pack(_ID_TAG, proposal_id) + operation.tag + varint(len(request))
+    if caller is not None:
+        who = log_pb2.Caller(user=caller.user, revision=caller.revision, member=caller.member).SerializeToString()
+        # Before the request, which is the last: it is appended as it is.
+        head = _CALLER_TAG + varint(len(who)) + who + head
     return b"".join((_PROPOSAL_TAG, varint(len(head) + len(request)), head, request))
 
 
@@ -137,7 +155,7 @@ class Proposals:
         """Whether something waits to be handed to a leader."""
         return bool(self._queued)
 
-    def add(self, operation: Operation, request: bytes) -> asyncio.Future[list[bytes]]:
+    def add(self, operation: Operation, request: bytes, caller: Caller | None = None) -> asyncio.Future[list[bytes]]:
         """Queue an operation; the future gets the pieces of the encoded response once it is applied.
 
         Raises:
@@ -147,7 +165,7 @@ class Proposals:
             raise errors.RequestTooManyRequests
         proposal_id = self._next_id
         self._next_id += 1
-        framed = encode_proposal(proposal_id, operation, request)
+        framed = encode_proposal(proposal_id, operation, request, caller)
         self._queued.append(proposal_id)
         self.pending_bytes += len(framed)
         future: asyncio.Future[list[bytes]] = self._loop.create_future()

@@ -23,6 +23,9 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from raftkv import errors
+from raftkv.auth import MEMBER, Caller
+from raftkv.auth.passwords import DEFAULT_COST
+from raftkv.auth.tokens import JwtTokens, SimpleTokens
 from raftkv.failpoints import failpoint
 from raftkv.lease import LeaseStore
 from raftkv.mvcc import Backend, Store
@@ -41,6 +44,7 @@ from raftkv.raft import (
 )
 from raftkv.server.alarms import ACTIVATE, NOSPACE
 from raftkv.server.apply import Applier
+from raftkv.server.authority import Authority
 from raftkv.server.backup import SENDING
 from raftkv.server.headers import Headers
 from raftkv.server.leases import CallPeer, Leases
@@ -66,6 +70,7 @@ LONG_PAUSE_SECONDS = 0.02
 """Enough for a message to leave."""
 FULL_SECONDS = 0.5
 """How often a member looks how full its disk is, and tries to write to a full one."""
+TOKEN_TTL_SECONDS = 300.0
 
 
 class Server:
@@ -102,6 +107,9 @@ class Server:
         catch_up_entries: int = 5_000,
         hold_log: Callable[[], bool] = lambda: False,
         free_bytes: Callable[[], int] | None = None,
+        run_auth: Blocking | None = None,
+        tokens: SimpleTokens | JwtTokens | None = None,
+        bcrypt_cost: int = DEFAULT_COST,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.node = node
@@ -141,6 +149,17 @@ class Server:
         self.quota = Quota(store, quota_bytes, free_bytes)
         self._looked_at = float("-inf")
         self._raising: asyncio.Future[list[bytes]] | None = None
+        self.auth = self.applier.auth
+        self.rules = self.applier.rules
+        self.authority = Authority(
+            self.auth,
+            tokens or SimpleTokens(TOKEN_TTL_SECONDS, self._loop.time),
+            run=run_auth or run_aside or run_flush,
+            propose=self.propose,
+            linearizable=self.linearizable,
+            bcrypt_cost=bcrypt_cost,
+        )
+        self.applier.on_log_in = self.authority.logged_in
         self.applier.on_compaction = self._start_compaction
         self.hub = Hub(
             store,
@@ -183,8 +202,12 @@ class Server:
 
     # What callers ask
 
-    def propose(self, operation: Operation, request: bytes) -> asyncio.Future[list[bytes]]:
+    def propose(
+        self, operation: Operation, request: bytes, caller: Caller | None = None
+    ) -> asyncio.Future[list[bytes]]:
         """Replicate an operation; the future gets the pieces of the encoded response once it is applied here.
+
+        `caller` is who asked for it, if they said so; `MEMBER` is this member itself.
 
         Raises:
             RequestTooManyRequests: too much is waiting already.
@@ -193,7 +216,7 @@ class Server:
         """
         if self._closed or self.failed.done():
             raise errors.Stopped
-        future = self.proposals.add(operation, request)
+        future = self.proposals.add(operation, request, caller)
         self.wake()
         return future
 
@@ -212,7 +235,7 @@ class Server:
         """Raise an alarm of a member, through the log."""
         logger.warning("alarm %s of member %x is raised", rpc_pb2.AlarmType.Name(kind), member)
         request = rpc_pb2.AlarmRequest(action=ACTIVATE, memberID=member, alarm=kind)
-        return self.propose(ALARM, request.SerializeToString())
+        return self.propose(ALARM, request.SerializeToString(), MEMBER)
 
     def linearizable(self) -> asyncio.Future[None]:
         """Wait until a read of the local store is linearizable (thesis 6.4).

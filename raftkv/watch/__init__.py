@@ -5,6 +5,6 @@ slices of catching up, and each stream's answers wait in a queue until somebody 
 """
 
 from raftkv.watch.hub import Hub
-from raftkv.watch.stream import WatchStream
+from raftkv.watch.stream import WatchStream, span
 
-__all__ = ["Hub", "WatchStream"]
+__all__ = ["Hub", "WatchStream", "span"]

@@ -43,9 +43,10 @@ def refused(header: bytes, reason: str) -> bytes:
     return message(header, NO_ID, _CREATED + _CANCELED + bytes_field(b"\x32", reason.encode()))
 
 
-def canceled(header: bytes, watch_id: int, compact_revision: int = 0) -> bytes:
+def canceled(header: bytes, watch_id: int, compact_revision: int = 0, reason: str = "") -> bytes:
     """The last answer of a watcher; with a compact revision, the reason is that its history is gone."""
-    return message(header, watch_id, _CANCELED + int_field(b"\x28", compact_revision))
+    rest = _CANCELED + int_field(b"\x28", compact_revision)
+    return message(header, watch_id, rest + bytes_field(b"\x32", reason.encode()) if reason else rest)
 
 
 def fragments(body: Body, watch_id: int, max_bytes: int) -> list[bytes]:

@@ -98,15 +98,19 @@ class WatchStream:
         if problem is not None:
             self._put(response.refused(self._hub.header(), problem))
             return
-        watcher = Watcher(self, request.watch_id or self._free_id(), _span(request), request)
+        watcher = Watcher(self, request.watch_id or self._free_id(), span(request), request)
         self.watchers[watcher.id] = watcher
         self._put(response.created(self._hub.header(), watcher.id))
         self._hub.join(watcher, request.start_revision)
 
+    def refuse(self, reason: str) -> None:
+        """Answer that a watcher is not created."""
+        self._put(response.refused(self._hub.header(), reason))
+
     def _problem(self, request: rpc_pb2.WatchCreateRequest) -> str | None:
         if request.start_revision < 0:
             return errors.Compacted.TEXT
-        first, end = _span(request)
+        first, end = span(request)
         if end is not None and end <= first:
             return EMPTY_RANGE
         if request.watch_id in self.watchers and request.watch_id:
@@ -119,12 +123,12 @@ class WatchStream:
         self._next_id += 1
         return self._next_id - 1
 
-    def cancel(self, watch_id: int) -> None:
-        """End a watcher; an unknown one is ignored."""
+    def cancel(self, watch_id: int, reason: str = "") -> None:
+        """End a watcher; an unknown one is ignored. The client hears the reason if it did not ask for that."""
         watcher = self.watchers.get(watch_id)
         if watcher is not None:
             self._forget(watcher)
-            self._put(response.canceled(self._hub.header(), watch_id))
+            self._put(response.canceled(self._hub.header(), watch_id, reason=reason))
 
     def request_progress(self) -> None:
         """Answer how far the stream has come, as soon as all its watchers have come as far as the store."""
@@ -218,7 +222,8 @@ class WatchStream:
         self._hub.leave(watcher)
 
 
-def _span(request: rpc_pb2.WatchCreateRequest) -> Interval:
+def span(request: rpc_pb2.WatchCreateRequest) -> Interval:
+    """The interval that a watcher is to watch."""
     return interval(request.key or EVERYTHING, request.range_end)
 
 

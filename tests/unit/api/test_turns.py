@@ -14,6 +14,7 @@ from raftkv.api.election import ElectionService
 from raftkv.api.guard import Limits
 from raftkv.api.lease import LeaseService
 from raftkv.api.lock import EXPIRED, LockService
+from raftkv.auth import Caller
 from raftkv.lease import LeaseStore
 from raftkv.mvcc import Store
 from raftkv.pb import rpc_pb2, v3election_pb2, v3lock_pb2
@@ -50,6 +51,7 @@ class Member:
         self.store = Store(MemoryBackend())
         self.hub = Hub(self.store, lambda revision: self.headers.encode(revision, 1), rng=random.Random(7))
         self.applier = self._applier(self.store)
+        self.auth = self.applier.auth
         self.proposed = asyncio.Event()
         self.quota = 1 << 30
         self.leases = SimpleNamespace(min_ttl_seconds=2, store=SimpleNamespace(exists=lambda lease_id: False))
@@ -57,9 +59,11 @@ class Member:
     def _applier(self, store: Store) -> Applier:
         return Applier(store, LeaseStore(store), Membership(store), self.proposals, self.headers)
 
-    def propose(self, operation: p.Operation, request: bytes) -> "asyncio.Future[list[bytes]]":
+    def propose(
+        self, operation: p.Operation, request: bytes, caller: Caller | None = None
+    ) -> "asyncio.Future[list[bytes]]":
         self.proposed.set()
-        return self.proposals.add(operation, request)
+        return self.proposals.add(operation, request, caller)
 
     async def admit(self, cost_bytes: int) -> None:
         if cost_bytes > self.quota:
