@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["wal"]:
         return _wal(arguments[1:])
+    if arguments[:1] == ["sim"]:
+        from raftkv.simulation.command import main as simulate
+
+        return simulate(arguments[1:])
     try:
         config = parse(arguments, os.environ)
     except click.exceptions.Exit as error:

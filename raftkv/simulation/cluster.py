@@ -22,15 +22,18 @@ CLIENTS = 1000
 class Cluster:
     """Machines 0 to n-1 and what connects them. The first violation stops the run and is kept."""
 
-    def __init__(self, options: Options, *, on_message: Callable[[Message], None] | None = None) -> None:
+    def __init__(self, options: Options) -> None:
         self.options = options
         self.scheduler = Scheduler()
         self.violation: Violation | None = None
         self.network = Network(self.scheduler, random.Random(f"{options.seed}/network"), options.weather)
         self.invariants = Invariants(lambda: self.scheduler.now)
-        self._spy = on_message
+        self.spy: Callable[[Message], None] | None = None
+        """Hears of every message that is sent."""
         self.path = tempfile.mkdtemp(prefix="raftkv-sim-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         self._graveyard: list[Process] = []
+        self.stops = 0
+        """Members that have stopped by themselves, as they must when their disk fails."""
         self.clients = ProcessLoop(self.scheduler, CLIENTS, turn_ns=0, on_error=self._client_failed)  # type: ignore[abstract]
         self.members: dict[NodeId, int] = {}
         self.machines = [self._machine(number) for number in range(options.nodes)]
@@ -48,6 +51,8 @@ class Cluster:
             members=self.members,
             find=self.process,
             on_error=self.fail,
+            on_died=self._died,
+            on_power_cut=self._power_cut,
             after_turn=self._after_turn,
             on_message=self._sent,
             rate=options.rates[number],
@@ -108,6 +113,21 @@ class Cluster:
                 self.invariants.died(process.server.node.id)
         machine.kill(power=power)
 
+    def _died(self, number: int, reason: str) -> None:
+        """A member has stopped by itself, or did not start: wrong, unless its disk has given it a reason."""
+        if not self.machines[number].excuses and self.machines[number].flipped is None:
+            self.fail(f"I24: member {number} stopped by itself: {reason}")
+        self.stops += 1
+        self.kill(number, power=False)
+
+    def _power_cut(self, number: int) -> None:
+        self.kill_and_restart(number, 0.5)
+
+    def kill_and_restart(self, number: int, seconds: float) -> None:
+        """End a process and start another one later."""
+        self.kill(number, power=True)
+        self.scheduler.after(seconds, self.start, number)
+
     def run_for(self, seconds: float) -> None:
         """Let time pass."""
         self.scheduler.run(self.scheduler.now + int(seconds * SECOND))
@@ -157,5 +177,5 @@ class Cluster:
             self.invariants.sent(message)
         except Violation as violation:
             self.violated(violation)
-        if self._spy is not None:
-            self._spy(message)
+        if self.spy is not None:
+            self.spy(message)

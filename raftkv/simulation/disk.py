@@ -170,6 +170,22 @@ class FaultyDisk:
             if offset < len(image):
                 image[offset] ^= 1 << bit
 
+    def flip_somewhere(self, rng: random.Random) -> tuple[str, int, int]:
+        """Flip a bit in the first half of what a file holds; where, for `flip`.
+
+        A flip in the marker of the last group looks like a torn write, and no disk format can tell the two apart.
+        """
+        path = rng.choice(sorted(self._cached))
+        used = len(bytes(self._cached[path].cached).rstrip(b"\0"))
+        place = path, rng.randrange(max(1, used // 2)), rng.randrange(8)
+        self.flip(*place)
+        return place
+
+    def calm(self) -> None:
+        """Forget ordered faults."""
+        self._faults.clear()
+        self._operations_left = None
+
     def restore(self, path: str, image: bytes) -> None:
         """Give a file these bytes, durably, as a backup would."""
         inode = self._cached[path]

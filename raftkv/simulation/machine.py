@@ -25,7 +25,7 @@ from raftkv.peer import SNAPSHOT, codec
 from raftkv.peer import snapshot as peer_snapshot
 from raftkv.peer.reception import Reception, call_metadata
 from raftkv.raft import Config as RaftConfig
-from raftkv.raft import Entry, EntryKind, HardState, InstallSnapshot, Message, NodeId, RaftNode, Role
+from raftkv.raft import Entry, EntryKind, HardState, InstallSnapshot, Message, NodeId, Propose, RaftNode, Role
 from raftkv.rpc import App, Context, Method, Requests
 from raftkv.rpc.app import ASGIApp
 from raftkv.server.apply import applied_position
@@ -37,7 +37,7 @@ from raftkv.server.membership import Membership, decode_conf_state
 from raftkv.server.proposals import MEMBER_ATTRIBUTES
 from raftkv.server.server import Server
 from raftkv.server.snapshot_transfer import Transfers
-from raftkv.server.snapshots import Copy, settle_at_start
+from raftkv.server.snapshots import Copy, Loaded, settle_at_start
 from raftkv.server.worker import Done, Work
 from raftkv.simulation.calls import Caller, Exchange, Served
 from raftkv.simulation.disk import FaultyDisk, PowerCut
@@ -55,8 +55,10 @@ LOST_SECONDS = 0.05
 class Thread:
     """What a worker thread is to a process: jobs one after another, each of which takes a while."""
 
-    def __init__(self, loop: ProcessLoop, seconds: Callable[[], float]) -> None:
+    def __init__(self, loop: ProcessLoop, seconds: Callable[[], float], power_cut: Callable[[], None]) -> None:
+        """`seconds` draws how long a job takes; `power_cut` is called when the power fails in one."""
         self._loop = loop
+        self._power_cut = power_cut
         self._seconds = seconds
         self.jobs: deque[tuple[Work, Done]] = deque()
 
@@ -76,6 +78,9 @@ class Thread:
         error: BaseException | None = None
         try:
             work()
+        except PowerCut:
+            self._power_cut()
+            return
         except Exception as raised:
             error = raised
         if self.jobs:
@@ -100,6 +105,8 @@ class Machine:
         members: Mapping[NodeId, int],
         find: Callable[[int], "Process | None"],
         on_error: Callable[[str], None],
+        on_died: Callable[[int, str], None],
+        on_power_cut: Callable[[int], None],
         after_turn: Callable[["Process"], None],
         on_message: Callable[[Message], None],
         rate: float = 1.0,
@@ -115,6 +122,8 @@ class Machine:
         self.members = members
         self.find = find
         self.on_error = on_error
+        self.on_died = on_died
+        self.on_power_cut = on_power_cut
         self.after_turn = after_turn
         self.on_message = on_message
         self.rate = rate
@@ -128,8 +137,12 @@ class Machine:
         self.stall_until = 0
         self.process: Process | None = None
         self.lives = 0
-        self.excused = False
-        """Whether a fault was injected after which a member may stop by itself, or not start."""
+        self.installed = 0
+        """Snapshots that its processes have gone on from."""
+        self.excuses = 0
+        """Faults under way after which a member may stop by itself, or not start."""
+        self.flipped: tuple[str, int, int] | None = None
+        """Where a bit of its log was changed."""
         self.refused: str = ""
         """Why the last start was refused."""
 
@@ -149,10 +162,8 @@ class Machine:
         """The process has stopped by itself."""
         if process is not self.process:
             return
-        if not self.excused:
-            self.on_error(f"member {self.number} stopped by itself: {reason}")
         self.refused = reason
-        self.kill(power=False)
+        self.on_died(self.number, reason)
 
     def kill(self, *, power: bool) -> None:
         """End the process at once, with the machine (`power`) or without; jobs under way are done in part."""
@@ -214,7 +225,7 @@ class Process(Served):
         )
         self.exchanges: dict[Exchange, None] = {}
         self._caller = Caller(machine.network, machine.scheduler, machine.number, self.loop)
-        self._threads = [Thread(self.loop, machine.disk_seconds) for _ in range(3)]
+        self._threads = [Thread(self.loop, machine.disk_seconds, self._power_cut) for _ in range(3)]
         self._stores: list[Store] = []
         self._apps: dict[str, ASGIApp] = {}
         self._silent: set[int] = set()
@@ -237,7 +248,12 @@ class Process(Served):
         except (StartError, OSError, CorruptLog) as error:
             self.machine.died(self, f"refused to start: {error}")
         except PowerCut:
-            self.machine.kill(power=True)
+            self._power_cut()
+        else:
+            self.machine.flipped = None
+
+    def _power_cut(self) -> None:
+        self.machine.on_power_cut(self.machine.number)
 
     def kill(self, interrupt: Callable[[Work], None]) -> None:
         """End; the jobs under way are given to `interrupt`."""
@@ -282,7 +298,7 @@ class Process(Served):
         self.transfers = transfers = Transfers(
             config.data_dir,
             backend=lambda: store.backend,
-            install=lambda message, loaded: server.install(message, loaded),
+            install=self._install,
             report=lambda peer, ok: server.report_snapshot(peer, ok),
             send=self._send_snapshot,
             matched=lambda peer: node.status().match_indexes.get(peer),
@@ -363,6 +379,12 @@ class Process(Served):
             else:
                 return
 
+    async def _install(self, message: InstallSnapshot, loaded: Loaded) -> bool:
+        assert self.server is not None
+        installed = await self.server.install(message, loaded)
+        self.machine.installed += installed
+        return installed
+
     # The network port
 
     def _send(self, messages: Sequence[Message]) -> None:
@@ -378,7 +400,12 @@ class Process(Served):
             if machine.on_wire:
                 message = next(codec.decode_batch(codec.encode_framed(message)))
             machine.network.post(
-                machine.number, target, partial(self._deliver, target, message), partial(self._lost, target, message.to)
+                machine.number,
+                target,
+                partial(self._deliver, target, message),
+                partial(self._lost, target, message.to),
+                # The transport promises that it sends nothing twice, and proposals rely on it.
+                once=type(message) is Propose,
             )
 
     def _deliver(self, target: int, message: Message) -> None:

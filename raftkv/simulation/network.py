@@ -78,15 +78,20 @@ class Network:
 
     # Messages
 
-    def post(self, source: int, target: int, deliver: Callable[[], None], lost: Callable[[], None]) -> None:
-        """Send a message: `deliver` is called once, twice or never; `lost` when its loss could be noticed."""
+    def post(
+        self, source: int, target: int, deliver: Callable[[], None], lost: Callable[[], None], *, once: bool = False
+    ) -> None:
+        """Send a message: `deliver` is called once, twice or never; `lost` when its loss could be noticed.
+
+        One that is to arrive `once` is not doubled.
+        """
         self.sent += 1
         weather = self.weather
         if weather.loss and self._random() < weather.loss:
             self.lost += 1
             return
         copies = 1
-        if weather.duplicate and self._random() < weather.duplicate:
+        if weather.duplicate and not once and self._random() < weather.duplicate:
             self.doubled += 1
             copies = 2
         for _ in range(copies):

@@ -1,6 +1,7 @@
 """What one run is like, drawn from its seed: how large, how fast, which faults. Most of it is off in most runs (swarm
 testing): a fault that is always there hides what only happens without it."""
 
+import random
 from dataclasses import dataclass, field
 
 from raftkv.simulation.network import Weather
@@ -17,6 +18,10 @@ class Options:
     """Operations of all clients together, per second."""
     clients: int = 4
     keys: int = 12
+    registers: int = 3
+    watchers: int = 2
+    lockers: int = 1
+    value_bytes: int = 300
     heartbeat_ms: int = 100
     election_ticks: int = 10
     snapshot_count: int = 10_000
@@ -28,7 +33,54 @@ class Options:
     rates: list[float] = field(default_factory=list)
     offsets: list[float] = field(default_factory=list)
     faults: frozenset[str] = frozenset()
+    calm_seconds: float = 1.5
+    """Mean time between two faults, in election timeouts."""
 
     def __post_init__(self) -> None:
         self.rates = self.rates or [1.0] * self.nodes
         self.offsets = self.offsets or [0.0] * self.nodes
+
+
+def draw(
+    seed: int,
+    *,
+    nodes: int | None = None,
+    seconds: float | None = None,
+    rate: float | None = None,
+    faults: frozenset[str] | None = None,
+    kinds: tuple[str, ...] = (),
+) -> Options:
+    """Draw a run from its seed; what is given is not drawn. `kinds` are the faults there are."""
+    rng = random.Random(f"{seed}/options")
+    drawn = rng.choice((3, 3, 3, 5))
+    count = nodes or drawn
+    chosen = frozenset(kind for kind in kinds if rng.random() < rng.choice((0.1, 0.3, 0.6)))
+    active = chosen if faults is None else faults
+    weather = Weather(
+        latency=rng.choice((0.0002, 0.001, 0.01)),
+        jitter=rng.choice((0.0, 0.0005, 0.01)),
+        ordered=rng.random() < 0.6,
+    )
+    small_log = rng.random() < 0.4
+    skewed = "clocks" in active
+    return Options(
+        seed=seed,
+        nodes=count,
+        seconds=seconds or 20.0,
+        rate=rate or rng.choice((5.0, 10.0, 10.0, 20.0)),
+        clients=rng.choice((2, 4, 6)),
+        keys=rng.choice((3, 10, 40)),
+        registers=rng.choice((1, 3)),
+        watchers=rng.choice((0, 1, 3)),
+        lockers=rng.choice((0, 0, 2)),
+        value_bytes=rng.choice((20, 300, 5000)),
+        snapshot_count=rng.choice((5, 20, 60)) if small_log else 10_000,
+        catch_up_entries=rng.choice((1, 5, 20)) if small_log else 5_000,
+        segment_bytes=rng.choice((4 << 10, 32 << 10, 256 << 10)),
+        on_wire=rng.random() < 0.1,
+        weather=weather,
+        rates=[rng.choice((0.8, 1.0, 1.25)) for _ in range(count)] if skewed else [],
+        offsets=[rng.random() * 1e6 for _ in range(count)] if skewed else [],
+        faults=active,
+        calm_seconds=rng.choice((0.7, 2.0, 5.0)),
+    )

@@ -1,0 +1,206 @@
+"""`raftkv sim`: run the whole server under virtual time, many seeds or one, and say what was found.
+
+Progress goes to stderr, one JSON object to stdout. Exit status: 0 when every check held, 1 when one did not.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from raftkv.simulation.faults import KINDS
+from raftkv.simulation.options import Options, draw
+from raftkv.simulation.run import Result, Simulation, run
+from raftkv.simulation.shrink import shrink
+from raftkv.simulation.timeline import timeline
+from raftkv.simulation.trace import Trace
+
+_SUMS = (
+    "seconds",
+    "events",
+    "operations",
+    "acknowledged",
+    "unknown",
+    "faults",
+    "elections",
+    "lives",
+    "stops",
+    "snapshots",
+    "messages",
+    "lost",
+    "entries",
+    "undecided",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What every run of one command has in common."""
+
+    nodes: int | None
+    seconds: float | None
+    rate: float | None
+    faults: frozenset[str] | None
+
+    def options(self, seed: int) -> Options:
+        """The options of one seed."""
+        return draw(seed, nodes=self.nodes, seconds=self.seconds, rate=self.rate, faults=self.faults, kinds=KINDS)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; its exit status."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        wanted = Wanted(given.nodes, given.seconds, given.rate, _faults(given.faults))
+    except ValueError as error:
+        parser.error(str(error))
+    if given.seed is None:
+        if given.trace or given.shrink or given.html:
+            parser.error("--trace, --shrink and --html are for one --seed")
+        return _many(wanted, range(given.first, given.first + given.seeds), given.jobs)
+    return _one(wanted.options(given.seed), trace=given.trace, html=given.html, shrinking=given.shrink)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="raftkv sim",
+        description="Run whole clusters under virtual time with faults, and check what clients, members and disks saw.",
+        epilog=f"Faults: {', '.join(KINDS)}.",
+    )
+    parser.add_argument("--seeds", type=int, default=100, help="how many seeds to run (100)")
+    parser.add_argument("--first", type=int, default=1, help="the first of them (1)")
+    parser.add_argument("--seed", type=int, help="run this one seed")
+    parser.add_argument("--trace", action="store_true", help="print the run as a conversation (with --seed)")
+    parser.add_argument(
+        "--shrink", action="store_true", help="look for the fewest faults that still fail (with --seed)"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write a timeline of the run (with --seed)")
+    parser.add_argument(
+        "--faults", help="faults separated by commas, or all, or none; by default each seed draws its own"
+    )
+    parser.add_argument("--nodes", type=int, choices=(1, 3, 5, 7), help="members; by default drawn")
+    parser.add_argument("--seconds", type=float, help="simulated seconds with faults (20)")
+    parser.add_argument("--rate", type=float, help="operations per second; by default drawn")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
+    return parser
+
+
+def _faults(text: str | None) -> frozenset[str] | None:
+    if text is None:
+        return None
+    if text == "all":
+        return frozenset(KINDS)
+    chosen = frozenset(filter(None, text.split(","))) - {"none"}
+    unknown = sorted(chosen - set(KINDS))
+    if unknown:
+        raise ValueError(f"unknown faults: {', '.join(unknown)}; there are {', '.join(KINDS)}")
+    return chosen
+
+
+# Many seeds
+
+
+def _many(wanted: Wanted, seeds: range, jobs: int) -> int:
+    started, told_at = time.monotonic(), time.monotonic()
+    sums = dict.fromkeys(_SUMS, 0)
+    failed: list[dict[str, object]] = []
+    for done, result in enumerate(_results(wanted, seeds, jobs), 1):
+        for name in _SUMS:
+            sums[name] += getattr(result, name)
+        if result.violation:
+            failed.append({"seed": result.seed, "violation": result.violation})
+            _tell(f"seed {result.seed}: {result.violation}")
+        if time.monotonic() - told_at > 5.0:
+            told_at = time.monotonic()
+            rate = sums["seconds"] / (told_at - started)
+            _tell(f"{done} of {len(seeds)} seeds, {len(failed)} violations, {rate:.0f} simulated seconds per second")
+    elapsed = time.monotonic() - started
+    summary = {
+        "seeds": len(seeds),
+        "first": seeds.start,
+        "violations": failed,
+        "elapsed_seconds": round(elapsed, 1),
+        "cluster_hours": round(sums["seconds"] / 3600, 3),
+        **{name: round(value, 1) if isinstance(value, float) else value for name, value in sums.items()},
+    }
+    print(json.dumps(summary, indent=2))
+    if failed:
+        _tell(f"{len(failed)} of {len(seeds)} seeds fail; look at one: raftkv sim --seed {failed[0]['seed']} --trace")
+    return 1 if failed else 0
+
+
+def _results(wanted: Wanted, seeds: range, jobs: int) -> Iterator[Result]:
+    work = [(wanted, seed) for seed in seeds]
+    if jobs <= 1 or len(seeds) == 1:
+        yield from map(_run_seed, work)
+        return
+    _tell(f"{len(seeds)} seeds from {seeds.start} on, {jobs} processes")
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=500) as pool:
+        yield from pool.imap_unordered(_run_seed, work, chunksize=4)
+
+
+def _run_seed(work: tuple[Wanted, int]) -> Result:
+    wanted, seed = work
+    return run(wanted.options(seed))
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# One seed
+
+
+def _one(options: Options, *, trace: bool, html: str | None, shrinking: bool) -> int:
+    _tell(f"seed {options.seed}: {options}")
+    plan = None
+    if shrinking:
+        options, plan = shrink(options, _tell)
+    if trace or html:
+        result, log = traced(Simulation(options, plan), Trace())
+        if trace:
+            for line in log.text():
+                print(line)
+        if html:
+            with open(html, "w", encoding="utf-8") as file:
+                file.write(timeline(options, result, log))
+            _tell(f"timeline in {html}")
+    else:
+        result = run(options, plan)
+    for fault in result.plan:
+        _tell(f"  {fault}")
+    if not trace:
+        print(json.dumps({**asdict(result), "digest": f"{result.digest & (1 << 64) - 1:016x}"}, indent=2, default=str))
+    if result.violation:
+        _tell(f"seed {options.seed}: {result.violation}")
+    return 1 if result.violation else 0
+
+
+def traced(simulation: Simulation, log: Trace) -> tuple[Result, Trace]:
+    """Run with everything written down."""
+    cluster = simulation.cluster
+    log.now = lambda: cluster.scheduler.now
+    log.names = cluster.members
+    cluster.spy = log.message
+    simulation.nemesis.told = log.fault
+    logger = logging.getLogger("raftkv")
+    before = logger.level, logger.propagate
+    logger.addHandler(log)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        result = simulation.run()
+    finally:
+        logger.removeHandler(log)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+    log.roles(cluster.invariants.role_changes)
+    log.commits = cluster.invariants.committed_at
+    log.history(simulation.history)
+    return result, log
