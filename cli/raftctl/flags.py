@@ -33,6 +33,7 @@ class GoType(click.ParamType):  # type: ignore[type-arg]
 
 
 INT = GoType("int", golang.parse_int)
+UINT = GoType("uint", golang.parse_uint)
 DURATION = GoType("duration", golang.parse_duration)
 
 

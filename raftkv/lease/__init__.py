@@ -4,6 +4,6 @@
 """
 
 from raftkv.lease.lessor import Lessor, checkpoint_interval
-from raftkv.lease.store import MAX_TTL_SECONDS, Lease, LeaseStore
+from raftkv.lease.store import MAX_TTL_SECONDS, Lease, LeaseStore, fill_leases
 
-__all__ = ["MAX_TTL_SECONDS", "Lease", "LeaseStore", "Lessor", "checkpoint_interval"]
+__all__ = ["MAX_TTL_SECONDS", "Lease", "LeaseStore", "Lessor", "checkpoint_interval", "fill_leases"]

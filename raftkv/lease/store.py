@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from raftkv import errors
-from raftkv.mvcc import LEASES, Store
+from raftkv.mvcc import LEASES, META, Backend, Store
 from raftkv.mvcc import encoding as enc
 from raftkv.pb import rpc_pb2
 
@@ -46,6 +46,14 @@ class Lease:
         return self.remaining or self.ttl
 
 
+def fill_leases(backend: Backend, leases: Iterable[tuple[int, int, int]]) -> None:
+    """Store leases from elsewhere (id, time to live, what is left) in a backend that has none and is not open yet."""
+    grants = 0
+    for grants, (lease_id, ttl, remaining) in enumerate(leases, 1):
+        backend.put(LEASES, _ID.pack(lease_id), _RECORD.pack(ttl, remaining, grants))
+    backend.put(META, _GRANTS, _NUMBER.pack(grants))
+
+
 class Observer(Protocol):
     """Whoever keeps the time of leases hears what the log does to them."""
 
@@ -60,7 +68,7 @@ class LeaseStore:
     """The leases of one member; attaches itself to the keyspace.
 
     Invariants:
-    1. A key is in `keys` of exactly the lease that its newest version names.
+    1. A key is in `keys` of exactly the lease that its newest version names, if there is that lease.
     2. What is durable is of the same moment as the keys.
     3. `grants` counts the leases ever granted.
     """
@@ -93,7 +101,8 @@ class LeaseStore:
         if self._leases:
             for chunk in self._store.select((b"", None)):
                 kv = enc.decode_chunk(chunk)
-                if kv.lease:
+                # etcd, too, goes on when a file it was given has a key whose lease is gone.
+                if kv.lease in self._leases:
                     self.attach(kv.lease, kv.key)
 
     def _save(self, lease: Lease) -> None:

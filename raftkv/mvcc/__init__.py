@@ -4,6 +4,7 @@ Nothing here knows of Raft or of an event loop: the server calls `Store` in log 
 """
 
 from raftkv.mvcc.backend import AUTH, LEASES, META, Backend, Flush, LmdbBackend
+from raftkv.mvcc.filling import fill_deletion, fill_revision, fill_version
 from raftkv.mvcc.hashing import HistoryHash, hash_history
 from raftkv.mvcc.ranges import Part
 from raftkv.mvcc.store import Change, Store
@@ -19,5 +20,8 @@ __all__ = [
     "LmdbBackend",
     "Part",
     "Store",
+    "fill_deletion",
+    "fill_revision",
+    "fill_version",
     "hash_history",
 ]

@@ -31,11 +31,11 @@ from raftkv.mvcc.turnover import Turnover
 from raftkv.mvcc.txn import Txn
 from raftkv.pb import rpc_pb2
 
-_REVISION = struct.Struct(">QI")
-_NUMBER = struct.Struct(">Q")
-_CURRENT = b"revision"
-_COMPACTED = b"compacted"
-_DELETED = b"d"
+REVISION = struct.Struct(">QI")
+NUMBER = struct.Struct(">Q")
+CURRENT = b"revision"
+COMPACTED = b"compacted"
+DELETED = b"d"
 """First byte of a tombstone's record; a put's record is its chunk, which never begins so."""
 
 SLICE_KEYS = 4096
@@ -86,13 +86,13 @@ class Store:
         self._load()
 
     def _load(self) -> None:
-        self.revision = self._number(_CURRENT, 1)
-        self.compacted_revision = self._number(_COMPACTED, -1)
+        self.revision = self._number(CURRENT, 1)
+        self.compacted_revision = self._number(COMPACTED, -1)
         newest: dict[bytes, bytes] = {}
         history: dict[bytes, list[Version]] = {}
         for packed, record in self.backend.scan(REVISIONS):
-            main, sub = _REVISION.unpack(packed)
-            deleted = record.startswith(_DELETED)
+            main, sub = REVISION.unpack(packed)
+            deleted = record.startswith(DELETED)
             key = record[1:] if deleted else enc.chunk_key(record)
             if main > self.compacted_revision and (deleted or key not in newest):
                 self._turnover.note(main, key, born=not deleted)
@@ -130,7 +130,7 @@ class Store:
 
     def _number(self, name: bytes, default: int) -> int:
         packed = self.backend.get(META, name)
-        return default if packed is None else int(_NUMBER.unpack(packed)[0])
+        return default if packed is None else int(NUMBER.unpack(packed)[0])
 
     # Meta and flushing
 
@@ -144,7 +144,7 @@ class Store:
 
     def begin_flush(self) -> Flush | None:
         """Freeze everything pending, with the revision it stands for."""
-        self.set_meta(_CURRENT, _NUMBER.pack(self.revision))
+        self.set_meta(CURRENT, NUMBER.pack(self.revision))
         return self.backend.begin_flush()
 
     # Writes
@@ -282,7 +282,7 @@ class Store:
         version = versions[place - 1]
         if place == len(versions):
             return self.newest(key)
-        return self.backend.get(REVISIONS, _REVISION.pack(version.main, version.sub))
+        return self.backend.get(REVISIONS, REVISION.pack(version.main, version.sub))
 
     def range(self, request: rpc_pb2.RangeRequest) -> list[bytes]:
         """The pieces of a RangeResponse's body.
@@ -315,9 +315,9 @@ class Store:
 
     def changes_from(self, first: int) -> Generator[Record]:
         """Every change from revision `first` on, in order. The store must not change while this is iterated."""
-        for packed, record in self.backend.revisions(_REVISION.pack(first, 0)):
-            main, sub = _REVISION.unpack(packed)
-            if record.startswith(_DELETED):
+        for packed, record in self.backend.revisions(REVISION.pack(first, 0)):
+            main, sub = REVISION.unpack(packed)
+            if record.startswith(DELETED):
                 key = record[1:]
                 yield Record(main, sub, True, key, enc.encode_tombstone(key, main))
             else:
@@ -331,7 +331,7 @@ class Store:
         place = bisect_left(versions, (main, sub)) - 1
         if place < 0 or versions[place].deleted:
             return None
-        return self.backend.get(REVISIONS, _REVISION.pack(versions[place].main, versions[place].sub))
+        return self.backend.get(REVISIONS, REVISION.pack(versions[place].main, versions[place].sub))
 
     # Compaction
 
@@ -347,7 +347,7 @@ class Store:
             raise errors.FutureRev
         self.compacted_revision = revision
         self._turnover.forget(revision)
-        self.set_meta(_COMPACTED, _NUMBER.pack(revision))
+        self.set_meta(COMPACTED, NUMBER.pack(revision))
         self._compaction = self._compact_history()
 
     @property
@@ -382,7 +382,7 @@ class Store:
         if keep >= 0 and versions[keep].deleted:
             keep += 1
         for version in versions[: max(keep, 0)]:
-            self.backend.delete(REVISIONS, _REVISION.pack(version.main, version.sub))
+            self.backend.delete(REVISIONS, REVISION.pack(version.main, version.sub))
         kept = versions[max(keep, 0) :]
         if len(kept) > 1 or (kept and kept[0].deleted):
             self._history[key] = kept
@@ -403,7 +403,7 @@ class Store:
         elif sub:
             self._subs[key] = sub
         self._newest[key] = chunk
-        self.backend.put(REVISIONS, _REVISION.pack(main, sub), chunk)
+        self.backend.put(REVISIONS, REVISION.pack(main, sub), chunk)
 
     def record_deletes(self, keys: Sequence[bytes], main: int, first_sub: int) -> list[bytes]:
         """Store tombstones of keys that live; the chunks they had.
@@ -415,7 +415,7 @@ class Store:
         records = {}
         for sub, (key, chunk) in enumerate(zip(keys, chunks, strict=True), first_sub):
             self._remember(key, chunk, Version(main, sub, True))
-            records[_REVISION.pack(main, sub)] = _DELETED + key
+            records[REVISION.pack(main, sub)] = DELETED + key
         self._turnover.note_deaths(main, keys)
         self.backend.put_revisions(records)
         return chunks

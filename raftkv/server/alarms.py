@@ -34,6 +34,11 @@ class Alarms:
         stored = rpc_pb2.AlarmResponse.FromString(self._store.get_meta(_ALARMS) or b"")
         self._on = {(one.alarm, one.memberID) for one in stored.alarms}
 
+    def forget(self) -> None:
+        """Let there be none: the members they are about are no more."""
+        self._on.clear()
+        self._store.set_meta(_ALARMS, b"")
+
     def get(self, kind: "rpc_pb2.AlarmType" = NONE) -> list[rpc_pb2.AlarmMember]:
         """Alarms of a kind, or all, by kind and member."""
         return [

@@ -39,6 +39,11 @@ def applied_position(backend: Backend) -> tuple[int, int]:
     return index, term
 
 
+def set_applied_position(store: Store, index: int, term: int) -> None:
+    """Note, with the next flush, that the store holds the effects of the log up to an entry."""
+    store.set_meta(_APPLIED, _APPLIED_FORMAT.pack(index, term))
+
+
 class Applier:
     """Applies entries to the store and answers the calls that proposed them.
 
@@ -105,7 +110,7 @@ class Applier:
             self._apply_batch(proposals, names)
             applied += 1
         if applied:
-            self._store.set_meta(_APPLIED, _APPLIED_FORMAT.pack(self.index, self.term))
+            set_applied_position(self._store, self.index, self.term)
         return applied
 
     def _are_long(self, proposals: Iterable[log_pb2.Proposal]) -> bool:

@@ -66,6 +66,11 @@ class DataDir:
         else:
             self._remove_created()
 
+    @property
+    def was_empty(self) -> bool:
+        """Whether nothing was in it when it was locked."""
+        return self._was_empty
+
     def has_log(self) -> bool:
         """Whether a member's log was ever created here."""
         try:
@@ -118,6 +123,8 @@ class DataDir:
     def _empty(self) -> None:
         for part in (self.wal, self.store):
             shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.path, "heard"))
 
     def _remove_created(self) -> None:
         for path in reversed(self._created):

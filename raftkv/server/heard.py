@@ -7,12 +7,27 @@ line of 16 hexadecimal digits per member, replaced as a whole.
 
 import asyncio
 import os
+from collections.abc import Iterable
 
 from raftkv.disk import Disk
 from raftkv.raft import NodeId
 from raftkv.server.datadir import StartError
 
 FILE = "heard"
+
+
+def note_heard(disk: Disk, directory: str, members: Iterable[NodeId]) -> None:
+    """Replace the file of a data directory, durably. Blocks."""
+    data = "".join(f"{member:016x}\n" for member in sorted(members)).encode()
+    path = os.path.join(directory, FILE)
+    file = disk.create(path + ".tmp", len(data))
+    try:
+        file.write(0, data)
+        file.sync()
+    finally:
+        file.close()
+    disk.rename(path + ".tmp", path)
+    disk.sync_directory(directory)
 
 
 class Heard:
@@ -58,17 +73,5 @@ class Heard:
         async with self._writing:
             members = frozenset(self._noted)
             if not members <= self._durable:
-                await asyncio.to_thread(self._write, members)
+                await asyncio.to_thread(note_heard, self._disk, self._directory, members)
                 self._durable = members
-
-    def _write(self, members: frozenset[NodeId]) -> None:
-        data = "".join(f"{member:016x}\n" for member in sorted(members)).encode()
-        path = os.path.join(self._directory, FILE)
-        file = self._disk.create(path + ".tmp", len(data))
-        try:
-            file.write(0, data)
-            file.sync()
-        finally:
-            file.close()
-        self._disk.rename(path + ".tmp", path)
-        self._disk.sync_directory(self._directory)

@@ -23,6 +23,9 @@ from tests.unit.client.faulty import answer, blackhole, close, faulty, refusing,
 
 def commands(group: click.Group = command_line, path: str = "raftctl") -> Iterator[tuple[str, click.Command]]:
     yield path, group
+    # A group may want something of its own before the command.
+    for argument in (one for one in group.params if isinstance(one, click.Argument)):
+        path = f"{path} {argument.metavar}"
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from commands(command, f"{path} {name}")

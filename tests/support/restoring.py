@@ -1,0 +1,57 @@
+"""Data directories made by `raftctl snapshot restore`, and members that run on them."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from raftkv.client import Client
+from raftkv.pb import kv_pb2, rpc_pb2
+from tests.support.processes import Cluster
+
+BOUND_SECONDS = 120
+
+
+def raftctl(*words: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "cli.raftctl", *words]
+    return subprocess.run(command, capture_output=True, timeout=BOUND_SECONDS, check=False)
+
+
+def restore_flags(running: Cluster, place: int, token: str = "restored") -> list[str]:
+    """The flags of a restore for one of a cluster's members."""
+    settings = dict(zip(running.members[place].arguments[::2], running.members[place].arguments[1::2], strict=True))
+    names = ("--name", "--data-dir", "--initial-cluster", "--initial-advertise-peer-urls")
+    return [word for name in names for word in (name, settings[name])] + ["--initial-cluster-token", token]
+
+
+@contextlib.contextmanager
+def restored(directory: Path, size: int, file: Path, *flags: str) -> Iterator[Cluster]:
+    """A running cluster whose members were all restored from one file."""
+    directory.mkdir(exist_ok=True)
+    running = Cluster(directory, size)
+    for place in range(size):
+        done = raftctl("snapshot", "restore", str(file), *restore_flags(running, place), *flags)
+        assert done.returncode == 0, done.stderr
+    try:
+        running.start()
+        yield running
+    finally:
+        running.kill()
+
+
+def everything(client: Client, revision: int = 0) -> list[kv_pb2.KeyValue]:
+    """All keys at a revision, with all that is known of them, page by page."""
+    request = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0", revision=revision)
+    return [kv for page in client.pages(request) for kv in page.kvs]
+
+
+def changes(client: Client, first: int, last: int) -> list[bytes]:
+    """Every event from one revision to another as a watcher is told it, with the previous values."""
+    found: list[bytes] = []
+    with client.watch("\0", "\0", start_revision=first, prev_kv=True) as watch:
+        for response in watch:
+            found += [event.SerializeToString(deterministic=True) for event in response.events]
+            if response.events and response.events[-1].kv.mod_revision >= last:
+                return found
+    raise AssertionError("the watch has ended")
