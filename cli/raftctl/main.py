@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from cli.raftctl.check import check
 from cli.raftctl.elect import elect
 from cli.raftctl.endpoint import endpoint
 from cli.raftctl.failure import BROKEN_PIPE, INTERRUPTED, Failure, UsageFailure
@@ -73,7 +74,7 @@ def completion(shell: str) -> None:
 
 
 KEYS = (put, get, delete, txn, compaction, watch, lease, lock, elect)
-UPKEEP = (endpoint, member, alarm, move_leader, defrag, snapshot)
+UPKEEP = (endpoint, member, alarm, move_leader, defrag, snapshot, check)
 
 for command in (*KEYS, *UPKEEP):
     raftctl.add_command(command)

@@ -126,12 +126,12 @@ class Session:
 
         return self._make(Client, self.endpoints if endpoints is None else endpoints)
 
-    def async_client(self) -> "AsyncClient":
+    def async_client(self, endpoints: list[str] | None = None) -> "AsyncClient":
         """The same for asyncio."""
         self._prepare()
         from raftkv.client import AsyncClient
 
-        return self._make(AsyncClient, self.endpoints)
+        return self._make(AsyncClient, self.endpoints if endpoints is None else endpoints)
 
     def _prepare(self) -> None:
         self._refuse()
