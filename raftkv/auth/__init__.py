@@ -6,6 +6,6 @@
 
 from raftkv.auth.caller import MEMBER, Caller
 from raftkv.auth.rights import RangeSet, Rights
-from raftkv.auth.store import AuthStore
+from raftkv.auth.store import AuthStore, fill_auth
 
-__all__ = ["MEMBER", "AuthStore", "Caller", "RangeSet", "Rights"]
+__all__ = ["MEMBER", "AuthStore", "Caller", "RangeSet", "Rights", "fill_auth"]

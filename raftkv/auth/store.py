@@ -10,12 +10,12 @@ reason only if the caller itself was changed since.
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from raftkv import errors
 from raftkv.auth.caller import Caller
 from raftkv.auth.rights import READWRITE, ROOT, Rights, is_valid
-from raftkv.mvcc import AUTH, Store
+from raftkv.mvcc import AUTH, Backend, Store
 from raftkv.mvcc.interval import Interval
 from raftkv.pb import auth_pb2, rpc_pb2
 
@@ -30,6 +30,18 @@ _MAX_NAME_BYTES = 400
 
 def _key(kind: bytes, name: bytes) -> bytes:
     return kind + (name if len(name) <= _MAX_NAME_BYTES else b"\xff" + hashlib.sha256(name).digest())
+
+
+def fill_auth(
+    backend: Backend, *, enabled: bool, revision: int, users: Iterable[auth_pb2.User], roles: Iterable[auth_pb2.Role]
+) -> None:
+    """Store users and roles from elsewhere in a backend that has none and is not open yet; names are UTF-8."""
+    for user in users:
+        backend.put(AUTH, _key(_USER, user.name), _NUMBER.pack(revision) + user.SerializeToString(deterministic=True))
+    for role in roles:
+        backend.put(AUTH, _key(_ROLE, role.name), role.SerializeToString(deterministic=True))
+    backend.put(AUTH, _REVISION, _NUMBER.pack(revision))
+    backend.put(AUTH, _ENABLED, b"\1" if enabled else b"\0")
 
 
 class AuthStore:

@@ -1,9 +1,10 @@
 """The history of an etcd file, as raftkv stores it.
 
-Revisions, versions, leases and the compacted revision are those of the file. Members and alarms are not taken over:
-they belong to the cluster that was saved. Nor are users and roles.
+Revisions, versions, leases, users, roles and the compacted revision are those of the file. Members and alarms are not
+taken over: they belong to the cluster that was saved.
 """
 
+from raftkv.auth import fill_auth
 from raftkv.lease import fill_leases
 from raftkv.mvcc import Backend, fill_deletion, fill_revision, fill_version
 from raftkv.mvcc.interval import Interval, contains
@@ -38,6 +39,8 @@ def convert(file: EtcdFile, backend: Backend, span: Interval = ALL_KEYS, progres
         if backend.pending_bytes >= FLUSH_BYTES:
             flush(backend)
     fill_leases(backend, file.leases)
+    if file.auth_enabled or file.users or file.roles:
+        fill_auth(backend, enabled=file.auth_enabled, revision=file.auth_revision, users=file.users, roles=file.roles)
     fill_revision(backend, revision, file.compacted_revision)
     flush(backend)
     progress(file.size_bytes, file.size_bytes)

@@ -3,7 +3,8 @@
     key      main u64 · `_` · sub u64, big endian, and `t` for a deletion -> mvccpb.KeyValue (then the key alone)
     lease    id i64, big endian -> leasepb.Lease
     meta     scheduledCompactRev, finishedCompactRev -> main u64 · `_` · sub u64
-    auth     authEnabled -> 1 byte; authUsers, authRoles by name
+    auth     authEnabled -> 1 byte, authRevision -> u64
+    authUsers, authRoles  name -> authpb.User, authpb.Role
 
 A file of `etcdctl snapshot save` ends in its SHA-256. One that was copied from a data directory does not, and can only
 be read with the check skipped: then a changed bit in a value goes unseen.
@@ -12,7 +13,7 @@ be read with the check skipped: then a changed bit in a value goes unseen.
 import contextlib
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import google_crc32c
 from google.protobuf.message import DecodeError
@@ -22,7 +23,9 @@ from raftkv.lease import MAX_TTL_SECONDS
 from raftkv.mvcc.encoding import decode_varint
 from raftkv.offline.errors import OfflineError, Progress, no_progress, unreadable
 from raftkv.offline.snapshot_file import Summary, content_bytes
-from raftkv.pb import kv_pb2
+from raftkv.pb import auth_pb2, kv_pb2
+
+N = TypeVar("N", auth_pb2.User, auth_pb2.Role)
 
 _REVISION = struct.Struct(">Q1sQ")
 _TOMBSTONE = b"t"
@@ -83,8 +86,12 @@ class EtcdFile:
         """Below it there is no history; -1: nothing was compacted."""
         self.leases = [_lease(key, value) for key, value in self._small(_LEASE).items()]
         """By id, the positive ones first."""
-        self.auth_enabled = self._small(b"auth").get(b"authEnabled") == b"\1"
-        self.users, self.roles = len(self._small(b"authUsers")), len(self._small(b"authRoles"))
+        auth = self._small(b"auth")
+        self.auth_enabled = auth.get(b"authEnabled") == b"\1"
+        self.auth_revision = int.from_bytes(auth.get(b"authRevision", b"\1")[:8], "big")
+        self.users = [_named(auth_pb2.User, name, value) for name, value in self._small(b"authUsers").items()]
+        """With the hashes of their passwords."""
+        self.roles = [_named(auth_pb2.Role, name, value) for name, value in self._small(b"authRoles").items()]
 
     def _small(self, name: bytes) -> dict[bytes, bytes]:
         bucket = self._buckets.get(name)
@@ -166,6 +173,17 @@ def _record(packed: bytes, encoded: bytes) -> Record:
 
 def _is_version(kv: kv_pb2.KeyValue, main: int) -> bool:
     return bool(kv.key) and kv.mod_revision == main and 0 < kv.create_revision <= main and kv.version > 0
+
+
+def _named(kind: type[N], name: bytes, encoded: bytes) -> N:
+    try:
+        found = kind.FromString(encoded)
+        name.decode()
+    except (DecodeError, UnicodeDecodeError):
+        raise DamagedFile(f"{kind.__name__.lower()} {name!r} is none") from None
+    if not name or found.name != name:
+        raise DamagedFile(f"{kind.__name__.lower()} {name!r} is none")
+    return found
 
 
 def _lease(packed: bytes, encoded: bytes) -> LeaseRecord:

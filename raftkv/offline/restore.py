@@ -138,7 +138,6 @@ class _Restoration:
         try:
             if isinstance(source, EtcdFile):
                 convert(source, backend, progress=writing)
-                self._tell_auth(source)
             self._take_over(Store(backend))
         finally:
             backend.close()
@@ -197,14 +196,6 @@ class _Restoration:
         lost = sum(1 for lease in named if lease and not leases.exists(lease))
         if lost:
             self._result.notes.append(f"{lost} keys name a lease that the snapshot does not have: they will not expire")
-
-    def _tell_auth(self, source: EtcdFile) -> None:
-        if source.users or source.roles:
-            state = "on" if source.auth_enabled else "off"
-            self._result.notes.append(
-                f"{source.users} users and {source.roles} roles are not restored (auth was {state}): "
-                "the new cluster is open to whoever reaches it"
-            )
 
     def _begin_log(self) -> None:
         wal = Wal.create(self._disk, os.path.join(self._scratch, _WAL), self._identity.encode())

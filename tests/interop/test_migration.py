@@ -245,12 +245,28 @@ def test_a_copy_of_a_running_store_needs_the_check_skipped(source: Source, tmp_p
     assert taken.stdout == raftctl("snapshot", "read-etcd", str(source.file)).stdout
 
 
-def test_users_are_not_taken_over_in_silence(tmp_path: Path) -> None:
+def test_users_keep_their_passwords_and_rights(tmp_path: Path) -> None:
     with started_etcd_endpoint(tmp_path) as endpoint:
-        etcdctl(endpoint, "user", "add", "root:secret")
-        etcdctl(endpoint, "auth", "enable")
-        command = ["etcdctl", "--endpoints", endpoint, "--user", "root:secret", "snapshot", "save", str(tmp_path / "s")]
-        subprocess.run(command, capture_output=True, check=True, env={**os.environ, "ETCDCTL_API": "3"}, timeout=60)
-    done = raftctl("snapshot", "restore", "--from-etcd", str(tmp_path / "s"), "--data-dir", str(tmp_path / "d"))
-    assert done.returncode == 0, done.stderr
-    assert b"Note: 1 users and 1 roles are not restored (auth was on)" in done.stderr
+        for words in (
+            ("put", "/open/a", "1"),
+            ("put", "/secret/a", "2"),
+            ("user", "add", "root:secret"),
+            ("user", "add", "reader:word"),
+            ("role", "add", "reading"),
+            ("role", "grant-permission", "reading", "read", "/open/", "--prefix=true"),
+            ("user", "grant-role", "reader", "reading"),
+            ("auth", "enable"),
+            ("--user", "root:secret", "snapshot", "save", str(tmp_path / "s")),
+        ):
+            etcdctl(endpoint, *words)
+    with restored(tmp_path / "r", 1, tmp_path / "s", "--from-etcd", guarded=True) as running:
+        endpoint = running.endpoints
+        assert b"root\n" in etcdctl(endpoint, "--user", "root:secret", "user", "list")
+        assert etcdctl(endpoint, "--user", "reader:word", "get", "/open/a") == b"/open/a\n1\n"
+        for words in (
+            ("get", "/open/a"),
+            ("--user", "reader:wrong", "get", "/open/a"),
+            ("--user", "reader:word", "get", "/secret/a"),
+        ):
+            with pytest.raises(subprocess.CalledProcessError):
+                etcdctl(endpoint, *words)

@@ -3,12 +3,13 @@
 import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from raftkv.client import Client
+from raftkv.client import Client, ClientError
 from raftkv.pb import kv_pb2, rpc_pb2
-from tests.support.processes import Cluster
+from tests.support.processes import START_SECONDS, Cluster
 
 BOUND_SECONDS = 120
 
@@ -26,18 +27,38 @@ def restore_flags(running: Cluster, place: int, token: str = "restored") -> list
 
 
 @contextlib.contextmanager
-def restored(directory: Path, size: int, file: Path, *flags: str) -> Iterator[Cluster]:
-    """A running cluster whose members were all restored from one file."""
+def restored(directory: Path, size: int, file: Path, *flags: str, guarded: bool = False) -> Iterator[Cluster]:
+    """A running cluster whose members were all restored from one file; `guarded`: with auth on."""
     directory.mkdir(exist_ok=True)
     running = Cluster(directory, size)
     for place in range(size):
         done = raftctl("snapshot", "restore", str(file), *restore_flags(running, place), *flags)
         assert done.returncode == 0, done.stderr
     try:
-        running.start()
+        if guarded:
+            start_guarded(running)
+        else:
+            running.start()
         yield running
     finally:
         running.kill()
+
+
+def start_guarded(running: Cluster) -> None:
+    """Start members that ask who one is, and wait until they do."""
+    for member in running.members:
+        member.start()
+    deadline = time.monotonic() + START_SECONDS
+    for member in running.members:
+        with Client(member.endpoint, timeout=1.0) as client:
+            while True:
+                try:
+                    client.range("ready")
+                except ClientError as error:
+                    if "user name is empty" in str(error):
+                        break
+                assert time.monotonic() < deadline, member.log()
+                time.sleep(0.05)
 
 
 def everything(client: Client, revision: int = 0) -> list[kv_pb2.KeyValue]:
