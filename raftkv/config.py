@@ -35,7 +35,10 @@ class Config:
     listen_peer_urls: tuple[str, ...] = DEFAULT_PEER_URLS
     initial_advertise_peer_urls: tuple[str, ...] = DEFAULT_PEER_URLS
     listen_metrics_urls: tuple[str, ...] = ()
+    metrics: str = "basic"
     enable_pprof: bool = False
+    enable_grpc_gateway: bool = True
+    cors: tuple[str, ...] = ("*",)
     initial_cluster: Members = (("default", DEFAULT_PEER_URLS),)
     initial_cluster_token: str = DEFAULT_TOKEN
     initial_cluster_state: str = "new"

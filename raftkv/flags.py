@@ -19,6 +19,7 @@ from raftkv.failpoints import VARIABLE
 ENVIRONMENT_PREFIX = "RAFTKV_"
 
 LOG_LEVELS = ("debug", "info", "warn", "error")
+METRICS = ("basic", "extensive")
 LOG_FORMATS = ("text", "json")
 
 
@@ -71,6 +72,15 @@ class _Urls(click.ParamType[tuple[str, ...]]):
         if len(set(urls)) < len(urls):
             self.fail(f"a URL is given twice in {value}", param, ctx)
         return urls
+
+
+class _Texts(click.ParamType[tuple[str, ...]]):
+    """A comma-separated list."""
+
+    name = "LIST"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return tuple(text for text in (part.strip() for part in str(value).split(",")) if text)
 
 
 class _InitialCluster(click.ParamType[Members]):
@@ -279,6 +289,8 @@ def _options() -> list[_Option]:
             default.max_concurrent_streams,
             "Most calls at once on one connection of a client.",
         ),
+        _switch("enable-grpc-gateway", _LIMITS, "Serve the API as JSON at /v3/.", on=True),
+        _Option("cors", _LIMITS, _Texts(), ",".join(default.cors), "Origins that a browser lets use the client port."),
         _Option(
             "watch-progress-notify-interval",
             _LIMITS,
@@ -313,6 +325,13 @@ def _options() -> list[_Option]:
             listen,
             "none",
             "Where to serve /metrics, /health, /livez and /readyz besides the client port.",
+        ),
+        _Option(
+            "metrics",
+            _MONITORING,
+            click.Choice(METRICS),
+            default.metrics,
+            "extensive: with grpc_server_handling_seconds.",
         ),
         _switch("enable-pprof", _MONITORING, "Serve the stacks of all threads and tasks at /debug/stacks."),
         _Option(

@@ -38,6 +38,7 @@ from raftkv.raft import Entry, EntryKind, HardState, InstallSnapshot, RaftNode, 
 from raftkv.rpc import App, Context, Method, Requests, health, reflection
 from raftkv.rpc.app import ASGIApp
 from raftkv.rpc.server import HttpServer, listen
+from raftkv.rpc.timed import timed
 from raftkv.server import compactor
 from raftkv.server.apply import applied_position
 from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
@@ -192,12 +193,13 @@ class Member:
         methods = self._client_methods(server)
         checks = Checks(server, alarms=server.alarms.names)
         metrics = Metrics(server, transport, checks, methods, self._disk.times, self._flushes)
-        pages = Front(metrics_pages(checks, metrics.render), cors=False)
+        pages = Front(metrics_pages(checks, metrics.render))
         self.metrics_addresses = await self._serve(pages, monitors)
         max_receive_bytes = self.config.max_request_bytes + REQUEST_OVERHEAD_BYTES
         app = App(methods, max_receive_bytes=max_receive_bytes)
         pages_of_clients = client_pages(checks, metrics.render, debug=self.config.enable_pprof)
-        app.http = Front(pages_of_clients, gateway=Gateway(app, max_receive_bytes=max_receive_bytes))
+        gateway = Gateway(app, max_receive_bytes=max_receive_bytes) if self.config.enable_grpc_gateway else None
+        app.http = Front(pages_of_clients, gateway=gateway, origins=self.config.cors)
         self.client_addresses = await self._serve(app, clients)
 
     def _client_methods(self, server: Server) -> dict[str, Method]:
@@ -211,6 +213,8 @@ class Member:
         methods.update(health.methods(lambda: not server.failed.done()))
         methods.update(reflection.methods({path.split("/")[1] for path in methods}))
         api.check_rules(methods)
+        if self.config.metrics == "extensive":
+            methods = {path: timed(method) for path, method in methods.items()}
         return methods
 
     # Data

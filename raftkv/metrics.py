@@ -5,6 +5,8 @@ Nothing is counted here. Servers, stores and streams keep plain numbers, which c
 gauge with it); they are etcd's, and dashboards ask for them.
 """
 
+import contextlib
+import os
 import resource
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -55,6 +57,7 @@ class Metrics(Collector):
         self._methods = methods
         self._disk = disk
         self._flushes = flushes
+        self._scrapes = 0
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -63,6 +66,7 @@ class Metrics(Collector):
 
     def render(self) -> bytes:
         """Write all metrics as text, version 0.0.4."""
+        self._scrapes += 1
         text = generate_latest(self._registry)
         for name in (b"etcd_server_health_success", b"etcd_server_health_failures"):
             # The library knows no counter whose name does not end in `_total`.
@@ -78,7 +82,18 @@ class Metrics(Collector):
         yield from self._watches_and_leases()
         yield from self._calls()
         yield from self._peers()
+        yield from self._process()
+
+    def _process(self) -> Iterator[Metric]:
         yield _one("os_fd_limit", "gauge", "File descriptors allowed.", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        with contextlib.suppress(OSError):
+            yield _one("os_fd_used", "gauge", "File descriptors open.", len(os.listdir("/proc/self/fd")))
+        space = resource.getrlimit(resource.RLIMIT_AS)[0]
+        unlimited = 2.0**64 if space == resource.RLIM_INFINITY else space
+        yield _one("process_virtual_memory_max_bytes", "gauge", "Virtual memory allowed.", unlimited)
+        scrapes = [({"code": "200"}, self._scrapes), ({"code": "500"}, 0), ({"code": "503"}, 0)]
+        yield _many("promhttp_metric_handler_requests_total", "counter", "Scrapes, by status.", scrapes)
+        yield _one("promhttp_metric_handler_requests_in_flight", "gauge", "Scrapes under way.", 1)
 
     def _raft(self) -> Iterator[Metric]:
         server = self._server
@@ -124,6 +139,18 @@ class Metrics(Collector):
         yield _one("etcd_disk_wal_write_bytes_total", "gauge", "Written to the log.", self._disk.written_bytes)
         for name in ("etcd_mvcc_db_total_size_in_bytes", "etcd_debugging_mvcc_db_total_size_in_bytes"):
             yield _one(name, "gauge", "Size of the store on disk.", backend.size_bytes)
+        times = self._server.times
+        yield _histogram("etcd_disk_backend_defrag_duration_seconds", "Defragmentations.", times.defragment)
+        yield _histogram("etcd_disk_backend_snapshot_duration_seconds", "Backups.", times.backup)
+        yield _histogram("etcd_mvcc_hash_duration_seconds", "Hashes of all history.", times.hash)
+        yield _histogram("etcd_mvcc_hash_rev_duration_seconds", "Hashes up to a revision.", times.hash_kv)
+        yield _one("etcd_disk_defrag_inflight", "gauge", "1 while defragmenting.", self._server.defragmenting)
+        yield _one(
+            "etcd_server_snapshot_apply_in_progress_total",
+            "gauge",
+            "1 while a snapshot replaces the store.",
+            self._server.installing,
+        )
         yield _one(
             "etcd_mvcc_db_total_size_in_use_in_bytes",
             "gauge",
@@ -145,6 +172,10 @@ class Metrics(Collector):
         for name, count in operations:
             for prefix in ("etcd_mvcc", "etcd_debugging_mvcc"):
                 yield _one(f"{prefix}_{name}_total", "counter", f"Operations of kind {name}.", count)
+        removed = counts.compacted
+        yield _one(
+            "etcd_debugging_mvcc_db_compaction_keys_total", "counter", "Versions removed by compaction.", removed
+        )
         compacted = max(store.compacted_revision, 0)
         yield _one("etcd_debugging_mvcc_keys_total", "gauge", "Live keys.", store.count((b"", None)))
         yield _one("etcd_debugging_mvcc_total_put_size_in_bytes", "gauge", "Keys and values put.", counts.put_bytes)
@@ -157,6 +188,9 @@ class Metrics(Collector):
         yield _one("etcd_debugging_mvcc_watcher_total", "gauge", "Watchers.", counts.watchers)
         yield _one("etcd_debugging_mvcc_slow_watcher_total", "gauge", "Watchers that read history.", counts.behind)
         yield _one("etcd_debugging_mvcc_events_total", "counter", "Events told to watchers.", counts.events)
+        yield _histogram(
+            "etcd_debugging_lease_ttl_total", "Times to live of granted leases.", self._server.times.lease_ttl
+        )
         yield _one("etcd_debugging_lease_granted_total", "counter", "Leases granted.", leases.store.granted_here)
         yield _one("etcd_debugging_lease_revoked_total", "counter", "Leases revoked.", leases.store.revoked_here)
         yield _one("etcd_debugging_lease_renewed_total", "counter", "Renewals, as leader.", leases.renewed)
@@ -177,6 +211,9 @@ class Metrics(Collector):
         yield _many("grpc_server_handled_total", "counter", "Calls ended, by code.", handled)
         yield _many("grpc_server_msg_received_total", "counter", "Messages received.", received)
         yield _many("grpc_server_msg_sent_total", "counter", "Messages sent.", sent)
+        times = [(labels, calls.handling) for labels, calls in found if calls.handling is not None]
+        if times:
+            yield _histograms("grpc_server_handling_seconds", "Time of handlers.", times)
         received_bytes = sum(calls.received_bytes for _, calls in found)
         sent_bytes = sum(calls.sent_bytes for _, calls in found)
         yield _one("etcd_network_client_grpc_received_bytes_total", "counter", "From clients.", received_bytes)

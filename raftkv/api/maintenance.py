@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import AsyncIterator
 
 import lmdb
@@ -111,6 +112,7 @@ class MaintenanceService:
     async def snapshot(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Send the store as of now, in pieces, and its SHA-256 at the end."""
         server = self._server
+        started = time.perf_counter()
         await self._compacted()
         await server.flushed()
         backup = await server.aside(lambda: copy_store(server.store.backend, os.path.join(self._data_dir, SENDING)))
@@ -122,6 +124,7 @@ class MaintenanceService:
                     piece = data[place : place + PIECE_BYTES]
                     yield _piece(end - place - len(piece), piece)
             yield _piece(0, backup.digest())
+            server.times.backup.observe(time.perf_counter() - started)
         finally:
             backup.close()
 

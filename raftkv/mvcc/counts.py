@@ -12,3 +12,5 @@ class Counts:
     deletes: int = 0
     ranges: int = 0
     txns: int = 0
+    compacted: int = 0
+    """Old versions that compaction removed."""

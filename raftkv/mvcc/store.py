@@ -383,6 +383,7 @@ class Store:
             keep += 1
         for version in versions[: max(keep, 0)]:
             self.backend.delete(REVISIONS, REVISION.pack(version.main, version.sub))
+        self.counts.compacted += max(keep, 0)
         kept = versions[max(keep, 0) :]
         if len(kept) > 1 or (kept and kept[0].deleted):
             self._history[key] = kept

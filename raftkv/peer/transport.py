@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from google.protobuf.message import DecodeError
 
-from raftkv.histogram import Histogram
+from raftkv.histogram import Histogram, doubling
 from raftkv.peer import codec
 from raftkv.peer.call import Call
 from raftkv.peer.reception import REFUSAL_LOG_SECONDS, Reception, Seldom, call_metadata
@@ -80,7 +80,7 @@ class PeerTransport:
         self.received_bytes: Counter[NodeId] = Counter()
         self.failures: Counter[NodeId] = Counter()
         """Streams to a peer that broke, or could not be made."""
-        self.round_trips: defaultdict[NodeId, Histogram] = defaultdict(lambda: Histogram(0.0001, 16))
+        self.round_trips: defaultdict[NodeId, Histogram] = defaultdict(lambda: Histogram(doubling(0.0001, 16)))
         """How long pings on the stream to a peer took, in etcd's buckets."""
         self.update(peers)
 

@@ -1,12 +1,13 @@
 """What a method was asked and how the calls ended, for metrics."""
 
+from raftkv.histogram import Histogram
 from raftkv.status import Code
 
 
 class Calls:
     """Plain numbers of one method. Sizes are of messages, uncompressed and without their prefixes."""
 
-    __slots__ = ("handled", "received", "received_bytes", "sent", "sent_bytes", "started")
+    __slots__ = ("handled", "handling", "received", "received_bytes", "sent", "sent_bytes", "started")
 
     def __init__(self) -> None:
         self.started = 0
@@ -16,3 +17,5 @@ class Calls:
         self.received_bytes = 0
         self.sent = 0
         self.sent_bytes = 0
+        self.handling: Histogram | None = None
+        """How long handlers took, where somebody wants to know."""

@@ -67,6 +67,7 @@ class Applier:
         self.on_log_in: Callable[[log_pb2.LogIn, int], str] = lambda request, index: ""
         self.load()
         self.on_compaction: Callable[[], None] = lambda: None
+        self.granted_ttl: Callable[[float], None] = lambda seconds: None
         self._operations: dict[str, Callable[[log_pb2.Proposal], list[bytes]]] = {
             "put": self._put,
             "delete_range": self._delete_range,
@@ -163,6 +164,7 @@ class Applier:
     def _lease_grant(self, proposal: log_pb2.Proposal) -> list[bytes]:
         request: rpc_pb2.LeaseGrantRequest = proposal.lease_grant
         lease = self._leases.grant(request.ID, request.TTL)
+        self.granted_ttl(lease.ttl)
         return self._respond(b"\x10" + varint(lease.id) + b"\x18" + varint(lease.ttl))
 
     def _lease_revoke(self, proposal: log_pb2.Proposal) -> list[bytes]:

@@ -8,6 +8,7 @@ the others time to start as well before it says that.
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from itertools import count
@@ -44,8 +45,11 @@ async def hash_kv(server: Server, revision: int) -> tuple[HistoryHash, int]:
     store.check_revision(revision)
     while store.compacting:
         await server.wait_compaction()
+    started = time.perf_counter()
     hashed = hash_history(store, revision)
-    return hashed, await server.aside(hashed.compute)
+    crc = await server.aside(hashed.compute)
+    (server.times.hash_kv if revision else server.times.hash).observe(time.perf_counter() - started)
+    return hashed, crc
 
 
 async def hash_kv_to_come(server: Server, revision: int) -> tuple[HistoryHash, int]:

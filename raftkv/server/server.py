@@ -55,6 +55,7 @@ from raftkv.server.reads import Reads
 from raftkv.server.retention import Retention
 from raftkv.server.slow import Slow
 from raftkv.server.snapshots import Loaded
+from raftkv.server.times import Times
 from raftkv.server.worker import Blocking, Work
 from raftkv.wal import Group, Wal
 from raftkv.watch import Hub
@@ -127,6 +128,7 @@ class Server:
         timeout = 5.0 + 2 * election_ticks * tick_seconds
         self.proposals = Proposals(self._loop, headers.member_id, rng, timeout_seconds=timeout)
         self.slow = Slow(clock or self._loop.time, warning_seconds)
+        self.times = Times()
         self.leader_changes = 0
         self._led_by = 0
         self.late_heartbeats = 0
@@ -161,6 +163,7 @@ class Server:
         )
         self.applier.on_log_in = self.authority.logged_in
         self.applier.on_compaction = self._start_compaction
+        self.applier.granted_ttl = self.times.lease_ttl.observe
         self.hub = Hub(
             store,
             lambda revision: headers.encode(revision, node.term),
@@ -323,6 +326,16 @@ class Server:
             self._end_installation()
 
     @property
+    def defragmenting(self) -> bool:
+        """Whether the store is being defragmented."""
+        return self._defragmentation is not None
+
+    @property
+    def installing(self) -> bool:
+        """Whether a snapshot is taking the place of the store."""
+        return self._installation is not None
+
+    @property
     def blank(self) -> bool:
         """Whether this member has neither a term nor a log: it has promised nothing and counted nobody's word."""
         return self.node.term == 0 and self.node.last_index == 0
@@ -407,6 +420,7 @@ class Server:
         self._flushing = True
         backend = self.store.backend
         before = backend.size_bytes
+        started = self._loop.time()
         try:
             copied = await self.aside(partial(backend.copy_aside, os.path.join(data_dir, SENDING)))
             if self._installation is not None or backend is not self.store.backend:
@@ -414,6 +428,7 @@ class Server:
                 await self.aside(partial(backend.abandon, copied))
                 raise errors.Stopped
             await self._settle(backend.adopt(copied, os.path.join(data_dir, "store")))
+            self.times.defragment.observe(self._loop.time() - started)
         finally:
             self._flush_ended()
             if backend is not self.store.backend:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ Query = Mapping[str, list[str]]
 _CORS = [
     (b"access-control-allow-headers", b"accept, content-type, authorization"),
     (b"access-control-allow-methods", b"POST, GET, OPTIONS, PUT, DELETE"),
-    (b"access-control-allow-origin", b"*"),
 ]
 _PLAIN = b"text/plain; charset=utf-8"
 _METRICS = b"text/plain; version=0.0.4; charset=utf-8"
@@ -66,17 +65,19 @@ Pages = Mapping[str, Page]
 class Front:
     """Serves pages, and what begins with /v3/ through the gateway."""
 
-    def __init__(self, pages: Pages, *, gateway: ASGIApp | None = None, cors: bool = True) -> None:
+    def __init__(self, pages: Pages, *, gateway: ASGIApp | None = None, origins: Collection[str] | None = None) -> None:
+        """`origins` are those whose pages a browser lets use this port; `*`: all; None: CORS is not spoken at all."""
         self._pages = pages
         self._gateway = gateway
-        self._cors = cors
+        self._origins = None if origins is None else {origin.encode("latin-1") for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope."""
         if scope["type"] != "http":
             return
-        if self._cors:
-            send = _with_cors(send)
+        if self._origins is not None:
+            origin = self._allowed(dict(scope["headers"]).get(b"origin", b""))
+            send = _with_cors(send, origin) if origin else send
             if scope["method"] == "OPTIONS":
                 await drain(receive)
                 await _send(send, Answer(200, b""))
@@ -86,6 +87,13 @@ class Front:
             return
         await drain(receive)
         await _send(send, await self._answer(scope))
+
+    def _allowed(self, origin: bytes) -> bytes:
+        """What to say about an origin; nothing: it is none of ours."""
+        assert self._origins is not None
+        if b"*" in self._origins:
+            return b"*"
+        return origin if origin in self._origins else b""
 
     async def _answer(self, scope: Scope) -> Answer:
         path, rest = scope["path"], ""
@@ -179,10 +187,12 @@ def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _with_cors(send: Send) -> Send:
+def _with_cors(send: Send, origin: bytes) -> Send:
+    told = [*_CORS, (b"access-control-allow-origin", origin)]
+
     async def with_cors(event: Any) -> None:
         if event["type"] == "http.response.start":
-            event = {**event, "headers": [*_CORS, *event.get("headers", ())]}
+            event = {**event, "headers": [*told, *event.get("headers", ())]}
         await send(event)
 
     return with_cors

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ Ports = tuple[int, int]
 
 
 @contextlib.contextmanager
-def serve(kind: str, directory: Path, ports: Ports | None = None) -> Iterator[str]:
+def serve(kind: str, directory: Path, ports: Ports | None = None, flags: Sequence[str] = ()) -> Iterator[str]:
     """One member of this kind with an empty store; yields its endpoint (host:port).
 
     Ids follow from the ports: two servers that ran one after the other on the same ports cannot be told apart.
@@ -30,7 +30,7 @@ def serve(kind: str, directory: Path, ports: Ports | None = None) -> Iterator[st
     initial = f"m0=http://127.0.0.1:{peer}"
     directory.mkdir(exist_ok=True)
     if kind == "raftkv":
-        member = Process("m0", directory, client, peer, initial)
+        member = Process("m0", directory, client, peer, initial, *flags)
         member.start()
         try:
             wait_ready(member.endpoint)
@@ -41,7 +41,7 @@ def serve(kind: str, directory: Path, ports: Ports | None = None) -> Iterator[st
     urls = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
     command = ["etcd", "--data-dir", str(directory / "etcd"), "--name", "m0", "--initial-cluster", initial]
     command += ["--listen-client-urls", urls[0], "--advertise-client-urls", urls[0]]
-    command += ["--listen-peer-urls", urls[1], "--initial-advertise-peer-urls", urls[1]]
+    command += ["--listen-peer-urls", urls[1], "--initial-advertise-peer-urls", urls[1], *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_ready(f"127.0.0.1:{client}")

@@ -144,6 +144,24 @@ def test_headers(etcd: str, raftkv: str) -> None:
         assert found == expected, path
 
 
+def test_allowed_origins(tmp_path: Path) -> None:
+    """The same CORS headers as etcd's, for pages of an allowed origin and of others."""
+    answers = []
+    for kind in ("etcd", "raftkv"):
+        with serve(kind, tmp_path / kind, flags=("--cors", "http://a.example:80,http://b.example:80")) as endpoint:
+            found = []
+            for origin, method, path in itertools.product(
+                ("http://b.example:80", "http://c.example:80"), ("OPTIONS", "POST", "GET"), ("/v3/kv/range", "/health")
+            ):
+                asked = ["--request", method, "--header", f"Origin: {origin}", "--data-binary", '{"key":"Zm9v"}']
+                status, dumped = curl(endpoint, path, *asked, "--dump-header", "-", "--output", "/dev/null")
+                lines = sorted(line.lower() for line in dumped.decode().splitlines() if "ccess-" in line)
+                found.append((origin, method, path, status, lines))
+            answers.append(found)
+    assert answers[1] == answers[0]
+    assert any("access-control-allow-origin: http://b.example:80" in lines for *_, lines in answers[1])
+
+
 def headers(endpoint: str, path: str, body: str) -> dict[str, str]:
     dumped = curl(endpoint, path, "--data-binary", body, "--dump-header", "-", "--output", "/dev/null")[1].decode()
     lines = (line.partition(": ") for line in dumped.splitlines()[1:] if line)

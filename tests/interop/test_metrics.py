@@ -33,6 +33,35 @@ WITH_PEERS = {
     "etcd_network_peer_round_trip_time_seconds": "histogram",
 }
 OWN = ("python_",)
+ALERTS = [
+    "etcd_disk_backend_commit_duration_seconds_bucket",
+    "etcd_disk_wal_fsync_duration_seconds_bucket",
+    "etcd_mvcc_db_total_size_in_bytes",
+    "etcd_mvcc_db_total_size_in_use_in_bytes",
+    "etcd_server_quota_backend_bytes",
+    "etcd_network_peer_round_trip_time_seconds_bucket",
+    "etcd_network_peer_sent_failures_total",
+    "etcd_network_peer_sent_bytes_total",
+    "etcd_network_peer_received_bytes_total",
+    "etcd_network_client_grpc_received_bytes_total",
+    "etcd_network_client_grpc_sent_bytes_total",
+    "etcd_server_has_leader",
+    "etcd_server_id",
+    "etcd_server_leader_changes_seen_total",
+    "etcd_server_proposals_applied_total",
+    "etcd_server_proposals_committed_total",
+    "etcd_server_proposals_failed_total",
+    "etcd_server_proposals_pending",
+    "etcd_debugging_mvcc_watcher_total",
+    "etcd_debugging_mvcc_keys_total",
+    "grpc_server_handled_total",
+    "grpc_server_handling_seconds_bucket",
+    "grpc_server_started_total",
+    "process_open_fds",
+    "process_max_fds",
+    "process_resident_memory_bytes",
+]
+"""What the alerts and the dashboard that etcd ships with ask for."""
 
 
 def scrape(endpoint: str) -> str:
@@ -66,7 +95,7 @@ def metrics_port() -> int:
 def member(tmp_path_factory: pytest.TempPathFactory, metrics_port: int) -> Iterator[Process]:
     client, peer = free_ports(2)
     flags = ["--listen-metrics-urls", f"http://127.0.0.1:{metrics_port}", "--warning-apply-duration", "1ns"]
-    flags += ["--log-format", "json", "--log-level", "debug", "--enable-pprof"]
+    flags += ["--metrics", "extensive", "--log-format", "json", "--log-level", "debug", "--enable-pprof"]
     one = Process("m0", tmp_path_factory.mktemp("m0"), client, peer, f"m0=http://127.0.0.1:{peer}", *flags)
     one.start()
     try:
@@ -90,11 +119,11 @@ def wait_ready(member: Process) -> None:
 @pytest.mark.skipif(shutil.which("etcd") is None, reason="no etcd to compare with")
 def test_every_name_has_etcds_type(member: Process, tmp_path: Path) -> None:
     with serve("etcd", tmp_path) as etcd:
-        known = types(scrape(etcd)) | AFTER_3_4 | WITH_PEERS
+        known = types(scrape(etcd)) | AFTER_3_4 | WITH_PEERS | {"grpc_server_handling_seconds": "histogram"}
     found = types(scrape(member.endpoint))
     own = {name for name in found if name.startswith(OWN)}
     assert {name: kind for name, kind in found.items() if name not in own and known.get(name) != kind} == {}
-    assert len(found) - len(own) > 50
+    assert len(found) - len(own) > 60
 
 
 def test_numbers_follow_what_clients_do(member: Process, metrics_port: int) -> None:
@@ -118,6 +147,8 @@ def test_numbers_follow_what_clients_do(member: Process, metrics_port: int) -> N
     assert grown["grpc_server_handled_total InvalidArgument Put"] == 1
     assert grown["grpc_server_msg_received_total Put"] == 3
     assert grown["grpc_server_msg_sent_total Put"] == 2
+    assert grown["grpc_server_handling_seconds_count Put"] == grown["grpc_server_handling_seconds_bucket Put +Inf"] == 3
+    assert 0 < grown["grpc_server_handling_seconds_sum Put"] < 30
     assert 'grpc_method="Lock",grpc_service="v3lockpb.Lock",grpc_type="unary"' in scrape(member.endpoint)
     assert grown["etcd_network_client_grpc_received_bytes_total"] > 40
     assert grown["etcd_network_client_grpc_sent_bytes_total"] > 40
@@ -129,6 +160,27 @@ def test_numbers_follow_what_clients_do(member: Process, metrics_port: int) -> N
     assert after[f"{fsync}_bucket +Inf"] == after[f"{fsync}_count"]
     assert grown["etcd_disk_wal_fsync_duration_seconds_count"] >= 3
     assert grown["etcd_disk_wal_write_bytes_total"] > 50
+
+
+def test_rare_work_is_timed(member: Process) -> None:
+    before = values(scrape(member.endpoint))
+    with Client(member.endpoint) as client:
+        client.put("timed", "1")
+        revision = client.put("timed", "2").header.revision
+        client.compact(revision, physical=True)
+        for _ in client.snapshot():
+            continue
+    for path in ("defragment", "hash"):
+        post(member, f"/v3/maintenance/{path}", b"{}")
+    after = values(scrape(member.endpoint))
+    grown = {name: after[name] - before.get(name, 0.0) for name in after}
+    assert grown["etcd_disk_backend_defrag_duration_seconds_count"] == 1
+    assert grown["etcd_disk_backend_snapshot_duration_seconds_count"] == 1
+    assert grown["etcd_mvcc_hash_rev_duration_seconds_count"] + grown["etcd_mvcc_hash_duration_seconds_count"] >= 1
+    assert grown["etcd_debugging_mvcc_db_compaction_keys_total"] >= 1
+    assert after["etcd_disk_defrag_inflight"] == after["etcd_server_snapshot_apply_in_progress_total"] == 0
+    assert grown["promhttp_metric_handler_requests_total 200"] == 1
+    assert 5 < after["os_fd_used"] < after["os_fd_limit"]
 
 
 def test_watches_and_leases_are_counted(member: Process) -> None:
@@ -150,6 +202,8 @@ def test_watches_and_leases_are_counted(member: Process) -> None:
     granted = json.loads(post(member, "/v3/lease/grant", b'{"TTL":"60"}'))
     post(member, "/v3/lease/revoke", b'{"ID":"%s"}' % granted["ID"].encode())
     end = values(scrape(member.endpoint))
+    ttl = "etcd_debugging_lease_ttl_total_bucket"
+    assert [end[f"{ttl} {bound}"] - before[f"{ttl} {bound}"] for bound in ("32.0", "64.0", "+Inf")] == [0, 1, 1]
     for name in ("granted", "revoked"):
         assert end[f"etcd_debugging_lease_{name}_total"] - before[f"etcd_debugging_lease_{name}_total"] == 1
 
@@ -180,13 +234,15 @@ def test_no_log_line_and_no_page_holds_a_value_or_a_secret(member: Process) -> N
 
 
 def test_members_count_each_other(tmp_path: Path) -> None:
-    with cluster(tmp_path, 3) as three:
+    with cluster(tmp_path, 3, "--metrics", "extensive") as three:
         with Client(three.endpoints) as client:
             client.put("a", "1" * 1000)
         leader = three.leader()
         text = scrape(leader.endpoint)
         found = values(text)
         assert {name: kind for name, kind in types(text).items() if name in WITH_PEERS} == WITH_PEERS
+        samples = {line.partition("{")[0].partition(" ")[0] for line in text.splitlines()}
+        assert [name for name in ALERTS if name not in samples] == []
         for prefix in ("etcd_network_active_peers", "etcd_network_known_peers"):
             assert [value for name, value in found.items() if name.startswith(prefix)] == [1, 1]
         sent = [value for name, value in found.items() if name.startswith("etcd_network_peer_sent_bytes_total")]

@@ -28,20 +28,26 @@ class Server:
 class Site:
     """A front with its server and its alarms."""
 
-    def __init__(self, *, debug: bool = False) -> None:
+    def __init__(self, *, debug: bool = False, origins: tuple[str, ...] = ("*",)) -> None:
         self.server = Server()
         self.alarms: list[str] = []
         self.checks = Checks(self.server, lambda: self.alarms)  # type: ignore[arg-type]
-        self.client = Front(client_pages(self.checks, lambda: b"metrics\n", debug=debug), gateway=self._gateway)
-        self.monitoring = Front(metrics_pages(self.checks, lambda: b"metrics\n"), cors=False)
+        self.client = Front(
+            client_pages(self.checks, lambda: b"metrics\n", debug=debug), gateway=self._gateway, origins=origins
+        )
+        self.monitoring = Front(metrics_pages(self.checks, lambda: b"metrics\n"))
 
     async def _gateway(self, scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": scope["path"].encode()})
 
-    def ask(self, target: str, method: str = "GET", front: Front | None = None) -> tuple[int, bytes, dict[str, str]]:
+    def ask(
+        self, target: str, method: str = "GET", front: Front | None = None, origin: str = ""
+    ) -> tuple[int, bytes, dict[str, str]]:
         path, _, query = target.partition("?")
         scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": []}
+        if origin:
+            scope["headers"] = [(b"origin", origin.encode())]
         events: list[dict[str, Any]] = []
 
         async def send(event: Any) -> None:
@@ -186,6 +192,19 @@ def test_the_metrics_port_serves_monitoring_and_nothing_else() -> None:
     for path in ("/version", "/v3/kv/range", "/debug/stacks"):
         assert site.ask(path, front=site.monitoring)[0] == 404
     assert "access-control-allow-origin" not in site.ask("/health", front=site.monitoring)[2]
+
+
+def test_only_pages_of_allowed_origins_may_use_the_port() -> None:
+    site = Site(origins=("http://a.example", "http://b.example"))
+    for path in ("/health", "/v3/kv/range", "/nosuch"):
+        for method in ("GET", "OPTIONS"):
+            headers = site.ask(path, method, origin="http://b.example")[2]
+            assert headers["access-control-allow-origin"] == "http://b.example"
+            assert headers["access-control-allow-methods"] == "POST, GET, OPTIONS, PUT, DELETE"
+            for origin in ("http://c.example", "http://b.example.org", "*", ""):
+                assert not any(name.startswith("access") for name in site.ask(path, method, origin=origin)[2])
+    assert site.ask("/nosuch", "OPTIONS", origin="http://c.example")[:2] == (200, b"")
+    assert Site().ask("/health", origin="http://c.example")[2]["access-control-allow-origin"] == "*"
 
 
 def test_stacks_show_places_and_no_values() -> None:
