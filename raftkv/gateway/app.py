@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from google.protobuf.message import Message
 
+from raftkv.gateway import websocket
 from raftkv.gateway.codec import decode, encode
 from raftkv.gateway.hangup import Hangups
 from raftkv.gateway.routes import Route, routes
@@ -58,9 +59,12 @@ class Gateway:
         self._max_body_bytes = 4 * max_receive_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one HTTP request."""
+        """Serve one HTTP request, or one WebSocket."""
         route = self._routes.get(scope["path"])
-        if route is not None and scope["method"] == "POST":
+        if scope["type"] == "websocket":
+            streams = route is not None and route.request_streams
+            await websocket.serve(self, scope, receive, send, streams=streams)
+        elif route is not None and scope["method"] == "POST":
             await self._serve(route, scope, receive, send)
         else:
             await drain(receive)

@@ -70,6 +70,9 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope."""
+        if scope["type"] == "websocket" and self.http is not None:
+            await self.http(scope, receive, send)
+            return
         if scope["type"] != "http":
             await _other_scope(scope, receive, send)
             return

@@ -74,6 +74,7 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope."""
         if scope["type"] != "http":
+            await self._websocket(scope, receive, send)
             return
         if self._origins is not None:
             origin = self._allowed(dict(scope["headers"]).get(b"origin", b""))
@@ -87,6 +88,14 @@ class Front:
             return
         await drain(receive)
         await _send(send, await self._answer(scope))
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = _gateway_path(scope["path"])
+        if self._gateway is not None and path is not None:
+            await self._gateway({**scope, "path": path}, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close"})
 
     def _allowed(self, origin: bytes) -> bytes:
         """What to say about an origin; nothing: it is none of ours."""

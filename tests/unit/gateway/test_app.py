@@ -379,3 +379,39 @@ def test_a_client_that_leaves_early_leaves_nothing_behind() -> None:
             exchange.leave()
 
     run(scenario)
+
+
+def test_a_websocket_gives_its_token_to_the_call_and_ends_with_its_client() -> None:
+    asyncio.run(_serve_websockets())
+
+
+async def _serve_websockets() -> None:
+    service = Service()
+    app = App(
+        {"/etcdserverpb.Watch/Watch": Method.bidi(service.watch), "/etcdserverpb.KV/Range": Method.unary(service.range)}
+    )
+    gateway = Gateway(app, max_receive_bytes=LIMIT)
+    sent: list[Any] = []
+    arriving: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    def scope(path: str) -> Any:
+        return {"type": "websocket", "path": path, "headers": [(b"host", b"h")], "subprotocols": ["Bearer", "t1"]}
+
+    arriving.put_nowait({"type": "websocket.connect"})
+    arriving.put_nowait({"type": "websocket.receive", "text": '{"key":"YQ=="}'})
+    await gateway(scope("/v3/kv/range"), arriving.get, send)
+    assert service.context is not None
+    assert service.context.metadata["authorization"] == "Bearer t1"
+    assert sent == [
+        {"type": "websocket.accept", "subprotocol": "Bearer", "headers": []},
+        {"type": "websocket.send", "text": '{"count":"1"}'},
+        {"type": "websocket.close", "code": 1000},
+    ]
+    for event in ("connect", "receive", "disconnect"):
+        arriving.put_nowait({"type": f"websocket.{event}", "bytes": b'{"create_request":{"watch_id":3}}'})
+    await gateway(scope("/v3/watch"), arriving.get, send)
+    assert sent[4] == {"type": "websocket.send", "text": '{"result":{"watch_id":"3","created":true}}'}
+    assert service.ended.is_set()
