@@ -396,6 +396,8 @@ async def _serve_websockets() -> None:
 
     async def send(event: Any) -> None:
         sent.append(event)
+        if "created" in event.get("text", ""):
+            arriving.put_nowait({"type": "websocket.disconnect"})
 
     def scope(path: str) -> Any:
         return {"type": "websocket", "path": path, "headers": [(b"host", b"h")], "subprotocols": ["Bearer", "t1"]}
@@ -410,7 +412,7 @@ async def _serve_websockets() -> None:
         {"type": "websocket.send", "text": '{"count":"1"}'},
         {"type": "websocket.close", "code": 1000},
     ]
-    for event in ("connect", "receive", "disconnect"):
+    for event in ("connect", "receive"):
         arriving.put_nowait({"type": f"websocket.{event}", "bytes": b'{"create_request":{"watch_id":3}}'})
     await gateway(scope("/v3/watch"), arriving.get, send)
     assert sent[4] == {"type": "websocket.send", "text": '{"result":{"watch_id":"3","created":true}}'}
