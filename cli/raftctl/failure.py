@@ -45,11 +45,14 @@ def text(error: "ClientError") -> str:
 
 def failure(error: "ClientError") -> Failure:
     """A client's error as the end of the command."""
+    from raftkv import errors
     from raftkv.client import NotConnected, OutcomeUnknown
 
     notes: tuple[str, ...] = ()
+    # etcdctl logs in while it connects.
+    status = BAD_CONNECTION if isinstance(error, (errors.AuthFailed, errors.NoPasswordUser)) else ERROR
     if isinstance(error, NotConnected):
         notes = (error.message,)
     elif isinstance(error, OutcomeUnknown):
         notes = ("the request was sent and not answered: it may have taken effect; it was not repeated",)
-    return Failure(text(error), notes=notes)
+    return Failure(text(error), status, notes=notes)

@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from cli.raftctl.auth import auth
 from cli.raftctl.check import check
 from cli.raftctl.elect import elect
 from cli.raftctl.endpoint import endpoint
@@ -15,9 +16,11 @@ from cli.raftctl.lease import lease
 from cli.raftctl.lock import lock
 from cli.raftctl.maintenance import alarm, defrag, move_leader
 from cli.raftctl.member import member
+from cli.raftctl.role import role
 from cli.raftctl.session import Session, global_options
 from cli.raftctl.snapshot import snapshot
 from cli.raftctl.txn import txn
+from cli.raftctl.user import user
 from cli.raftctl.watch import watch
 from raftkv import ETCD_API_VERSION, __version__
 
@@ -75,8 +78,9 @@ def completion(shell: str) -> None:
 
 KEYS = (put, get, delete, txn, compaction, watch, lease, lock, elect)
 UPKEEP = (endpoint, member, alarm, move_leader, defrag, snapshot, check)
+ACCESS = (auth, user, role)
 
-for command in (*KEYS, *UPKEEP):
+for command in (*KEYS, *ACCESS, *UPKEEP):
     raftctl.add_command(command)
 
 

@@ -52,8 +52,8 @@ SETTINGS = (
     Setting("write-out", "simple", f"Output: {', '.join(FORMATS)}.", "w", "FORM"),
     Setting("hex", "false", "Print keys and values as \\x escapes."),
     Setting("debug", "false", "Print the settings, and where an error came from."),
-    Setting("user", "", "Accepted; raftctl does not log in.", "", "NAME[:PASSWORD]"),
-    Setting("password", "", "Accepted; raftctl does not log in."),
+    Setting("user", "", "Who calls; without a password it is asked for.", "", "NAME[:PASSWORD]"),
+    Setting("password", "", "The password; --user is the name alone then."),
     Setting("cacert", "", f"Refused: {NO_TLS}.", "", "FILE"),
     Setting("cert", "", f"Refused: {NO_TLS}.", "", "FILE"),
     Setting("key", "", f"Refused: {NO_TLS}.", "", "FILE"),
@@ -72,6 +72,7 @@ class Session:
 
     def __init__(self) -> None:
         self._given: dict[str, list[str]] = {}
+        self._asked: tuple[str, str] | None = None
 
     def give(self, name: str, value: str) -> None:
         """Take a flag, wherever it stood; only --endpoints adds up."""
@@ -144,10 +145,26 @@ class Session:
         if not endpoints:
             raise Failure("etcdclient: no available endpoints", BAD_CONNECTION)
         timeout, dial_timeout = self.seconds("command-timeout"), self.seconds("dial-timeout")
+        user, password = self._credentials()
         try:
-            return kind(endpoints, timeout=timeout, dial_timeout=min(timeout, dial_timeout))
+            return kind(
+                endpoints, timeout=timeout, dial_timeout=min(timeout, dial_timeout), user=user, password=password
+            )
         except ValueError as error:
             raise Failure(str(error), BAD_ARGUMENTS) from error
+
+    def _credentials(self) -> tuple[str, str]:
+        """User and password; as in etcdctl, one without the other is none. A password is asked for only once."""
+        if self._asked is None:
+            user, password = self.value("user"), self.value("password")
+            if user and not password:
+                user, given, password = user.partition(":")
+                if not given:
+                    from cli.raftctl.passwords import ask
+
+                    password = ask("Password: ")
+            self._asked = (user, password) if user and password else ("", "")
+        return self._asked
 
     def _refuse(self) -> None:
         for name in ("cert", "key", "cacert"):

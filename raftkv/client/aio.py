@@ -15,10 +15,12 @@ from raftkv import errors
 from raftkv.client import requests as req
 from raftkv.client import stm
 from raftkv.client.electing import AsyncElection
-from raftkv.client.errors import classify
+from raftkv.client.errors import ClientError, classify
 from raftkv.client.failover import Attempts, Rotation
 from raftkv.client.leasing import AsyncLease, KeepAlive, keep_alive_on, keep_alive_once
 from raftkv.client.locking import AsyncLock
+from raftkv.client.login import RENEWALS, Login, Metadata
+from raftkv.client.login import metadata as token_metadata
 from raftkv.client.requests import Key
 from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -48,12 +50,19 @@ class AsyncClient:
     """
 
     def __init__(
-        self, endpoints: str | Iterable[str] = "localhost:2379", *, timeout: float = 5.0, dial_timeout: float = 2.0
+        self,
+        endpoints: str | Iterable[str] = "localhost:2379",
+        *,
+        timeout: float = 5.0,
+        dial_timeout: float = 2.0,
+        user: str = "",
+        password: str = "",
     ) -> None:
         """Nothing is connected yet.
 
         endpoints: host:port or http:// URLs, several or comma-separated. timeout: seconds for a whole call.
-        dial_timeout: seconds to find an endpoint that can be reached, shared evenly between them.
+        dial_timeout: seconds to find an endpoint that can be reached, shared evenly between them. user, password: who
+        calls; the client logs in when it is first needed, and again when its token is void.
 
         Raises:
             ValueError: an endpoint that cannot be used.
@@ -62,6 +71,12 @@ class AsyncClient:
         self._timeout = timeout
         self._dial_timeout = dial_timeout
         self._channels: dict[str, grpc.aio.Channel] = {}
+        credentials = rpc_pb2.AuthenticateRequest(name=user, password=password)
+
+        async def log_in() -> str:
+            return (await self._call(req.AUTHENTICATE, credentials, self._timeout, None, "")).token
+
+        self._login = Login(user, log_in)
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -82,20 +97,34 @@ class AsyncClient:
     ) -> A:
         """Make any unary call; with `endpoint`, at that one only."""
         only = req.target(endpoint) if endpoint else None
+        seconds = self._timeout if timeout is None else timeout
+        renewals = 0
+        while True:
+            token = await self._login.token()
+            try:
+                return await self._call(rpc, request, seconds, only, token)
+            except ClientError as error:
+                # What is refused for its token was not carried out.
+                if renewals == RENEWALS or not self._login.forget(token, error):
+                    raise
+                renewals += 1
+
+    async def _call(self, rpc: req.Rpc[Q, A], request: Q, timeout: float, only: str | None, token: str) -> A:
         attempts = Attempts(
             self._rotation,
             read=rpc.read,
             now=time.monotonic(),
-            timeout=self._timeout if timeout is None else timeout,
+            timeout=timeout,
             dial_timeout=self._dial_timeout,
             only=only,
         )
+        metadata = (*req.metadata(rpc), *token_metadata(token))
         while True:
             target = attempts.target
             channel = self._channel(target)
             if await _ready(channel, attempts.connect_seconds(time.monotonic())):
                 try:
-                    return await self._send(channel, rpc, request, attempts.call_seconds(time.monotonic()))
+                    return await self._send(channel, rpc, request, attempts.call_seconds(time.monotonic()), metadata)
                 except grpc.aio.AioRpcError as error:
                     code, message = Code(error.code().value[0]), error.details() or ""
                     pause = attempts.failed(target, code, message, time.monotonic())
@@ -109,11 +138,13 @@ class AsyncClient:
             channel = self._channels[target] = grpc.aio.insecure_channel(target, options=list(req.CHANNEL_OPTIONS))
         return channel
 
-    async def _send(self, channel: grpc.aio.Channel, rpc: req.Rpc[Q, A], request: Q, seconds: float) -> A:
+    async def _send(
+        self, channel: grpc.aio.Channel, rpc: req.Rpc[Q, A], request: Q, seconds: float, metadata: Metadata
+    ) -> A:
         method = channel.unary_unary(
             rpc.path, request_serializer=rpc.request.SerializeToString, response_deserializer=rpc.response.FromString
         )
-        response: A = await method(request, timeout=seconds, metadata=req.metadata(rpc))
+        response: A = await method(request, timeout=seconds, metadata=metadata)
         return response
 
     async def get(self, key: Key, *, revision: int = 0, serializable: bool = False) -> kv_pb2.KeyValue | None:
@@ -212,7 +243,7 @@ class AsyncClient:
             puts=puts,
             deletes=deletes,
         )
-        return AsyncWatch(self._connected, self._rotation.leave, request)
+        return AsyncWatch(self._connected, self._rotation.leave, request, self._login)
 
     async def _connected(self) -> tuple[str, grpc.aio.Channel]:
         """An endpoint that can be reached, and its ready channel.
@@ -238,7 +269,7 @@ class AsyncClient:
         return AsyncLease(self.lease_grant, self.lease_revoke, self._keep_alive, ttl, on_lost)
 
     def _keep_alive(self, lease_id: int) -> KeepAlive:
-        return KeepAlive(self._connected, self._rotation.leave, lease_id)
+        return KeepAlive(self._connected, self._rotation.leave, lease_id, self._login)
 
     async def lease_grant(self, ttl: int, lease_id: int = 0) -> rpc_pb2.LeaseGrantResponse:
         """Make a lease of `ttl` seconds; the server chooses its id unless one is given, and may grant more time."""
@@ -313,13 +344,14 @@ class AsyncClient:
             NotConnected, Unavailable, Refused
         """
         _, channel = await self._connected()
+        token = await self._login.token()
         stream = channel.unary_stream(
             req.SNAPSHOT,
             request_serializer=rpc_pb2.SnapshotRequest.SerializeToString,
             response_deserializer=rpc_pb2.SnapshotResponse.FromString,
         )
         try:
-            async for piece in stream(rpc_pb2.SnapshotRequest()):
+            async for piece in stream(rpc_pb2.SnapshotRequest(), metadata=token_metadata(token)):
                 yield piece
         except grpc.aio.AioRpcError as error:
             raise classify(Code(error.code().value[0]), error.details() or "", read=True) from error

@@ -14,6 +14,7 @@ import grpc.aio
 
 from raftkv import errors
 from raftkv.client.errors import ClientError, NotConnected, OutcomeUnknown, Unavailable, classify
+from raftkv.client.login import RENEWALS, Login, metadata
 from raftkv.client.requests import LEADER_METADATA
 from raftkv.pb import rpc_pb2
 from raftkv.status import Code
@@ -43,11 +44,13 @@ class LeaseLost(ClientError):
 class KeepAlive:
     """Renewals of one lease over one stream, opened anew when it breaks. One task at a time."""
 
-    def __init__(self, connect: Connect, leave: Callable[[str], None], lease_id: int) -> None:
+    def __init__(self, connect: Connect, leave: Callable[[str], None], lease_id: int, login: Login) -> None:
         """`connect` finds an endpoint and a ready channel, `leave` hears of one that failed."""
         self._connect = connect
         self._leave = leave
         self._request = rpc_pb2.LeaseKeepAliveRequest(ID=lease_id)
+        self._login = login
+        self._token = ""
         self._call: _Call | None = None
         self._target = ""
 
@@ -60,16 +63,26 @@ class KeepAlive:
         """
         try:
             async with asyncio.timeout(seconds):
-                return await self._renew()
+                return await self._renew_logged_in()
         except grpc.aio.AioRpcError as error:
             self._break()
-            raise classify(Code(error.code().value[0]), error.details() or "", read=True) from error
+            raise _classified(error) from error
         except (TimeoutError, asyncio.InvalidStateError) as error:
             self._break()
             raise Unavailable(Code.DEADLINE_EXCEEDED, "a lease was not renewed in time") from error
         except BaseException:
             self._drop()
             raise
+
+    async def _renew_logged_in(self) -> rpc_pb2.LeaseKeepAliveResponse:
+        for _ in range(RENEWALS):
+            try:
+                return await self._renew()
+            except grpc.aio.AioRpcError as error:
+                if not self._login.forget(self._token, _classified(error)):
+                    raise
+                self._drop()
+        return await self._renew()
 
     async def _renew(self) -> rpc_pb2.LeaseKeepAliveResponse:
         call = self._call or await self._open()
@@ -81,13 +94,14 @@ class KeepAlive:
         return answer
 
     async def _open(self) -> _Call:
+        self._token = await self._login.token()
         self._target, channel = await self._connect()
         method = channel.stream_stream(
             KEEP_ALIVE_PATH,
             request_serializer=rpc_pb2.LeaseKeepAliveRequest.SerializeToString,
             response_deserializer=rpc_pb2.LeaseKeepAliveResponse.FromString,
         )
-        self._call = method(None, metadata=LEADER_METADATA)
+        self._call = method(None, metadata=(*LEADER_METADATA, *metadata(self._token)))
         return self._call
 
     def _break(self) -> None:
@@ -102,6 +116,10 @@ class KeepAlive:
     def close(self) -> None:
         """End the stream; the lease lives on until its time is up."""
         self._drop()
+
+
+def _classified(error: grpc.aio.AioRpcError) -> ClientError:
+    return classify(Code(error.code().value[0]), error.details() or "", read=True)
 
 
 class Validity:

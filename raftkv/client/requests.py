@@ -54,6 +54,13 @@ DEFRAGMENT = Rpc(
     "/etcdserverpb.Maintenance/Defragment", rpc_pb2.DefragmentRequest, rpc_pb2.DefragmentResponse, False, False
 )
 HASH_KV = Rpc("/etcdserverpb.Maintenance/HashKV", rpc_pb2.HashKVRequest, rpc_pb2.HashKVResponse, True, False)
+AUTHENTICATE = Rpc(
+    # Asked twice, it gives two tokens, and that is harmless.
+    "/etcdserverpb.Auth/Authenticate",
+    rpc_pb2.AuthenticateRequest,
+    rpc_pb2.AuthenticateResponse,
+    True,
+)
 MOVE_LEADER = Rpc("/etcdserverpb.Maintenance/MoveLeader", rpc_pb2.MoveLeaderRequest, rpc_pb2.MoveLeaderResponse, False)
 
 CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (

@@ -67,17 +67,24 @@ class Client:
     """
 
     def __init__(
-        self, endpoints: str | Iterable[str] = "localhost:2379", *, timeout: float = 5.0, dial_timeout: float = 2.0
+        self,
+        endpoints: str | Iterable[str] = "localhost:2379",
+        *,
+        timeout: float = 5.0,
+        dial_timeout: float = 2.0,
+        user: str = "",
+        password: str = "",
     ) -> None:
         """Nothing is connected yet.
 
         endpoints: host:port or http:// URLs, several or comma-separated. timeout: seconds for a whole call.
-        dial_timeout: seconds to find an endpoint that can be reached, shared evenly between them.
+        dial_timeout: seconds to find an endpoint that can be reached, shared evenly between them. user, password: who
+        calls; the client logs in when it is first needed, and again when its token is void.
 
         Raises:
             ValueError: an endpoint that cannot be used.
         """
-        self._client = AsyncClient(endpoints, timeout=timeout, dial_timeout=dial_timeout)
+        self._client = AsyncClient(endpoints, timeout=timeout, dial_timeout=dial_timeout, user=user, password=password)
         self._lock = threading.Lock()
         self._thread: _LoopThread | None = None
 

@@ -13,6 +13,7 @@ import grpc.aio
 
 from raftkv import errors
 from raftkv.client.errors import NotConnected, Refused, typed
+from raftkv.client.login import RENEWALS, Login, metadata
 from raftkv.client.requests import LEADER_METADATA
 from raftkv.pb import rpc_pb2
 from raftkv.status import Code
@@ -105,6 +106,8 @@ def _over(response: rpc_pb2.WatchResponse) -> Refused:
     if response.compact_revision:
         return WatchCompacted(response)
     reason = response.cancel_reason or errors.WatchCanceled.TEXT
+    # Refusals for who calls are worded as Go's gRPC words errors.
+    reason = reason.rpartition(" desc = ")[2]
     for kind in errors.EtcdError.__subclasses__():
         if reason == kind.TEXT:
             error = typed(Refused, kind.CODE, reason)
@@ -124,11 +127,16 @@ class AsyncWatch(AsyncIterator[rpc_pb2.WatchResponse]):
     waits for the next one; cancelled, it may ask again later.
     """
 
-    def __init__(self, connect: Connect, lost: Callable[[str], None], request: rpc_pb2.WatchCreateRequest) -> None:
+    def __init__(
+        self, connect: Connect, lost: Callable[[str], None], request: rpc_pb2.WatchCreateRequest, login: Login
+    ) -> None:
         """`connect` finds an endpoint and a ready channel, `lost` hears of one that failed."""
         self._connect = connect
         self._lost = lost
         self._place = Place(request)
+        self._login = login
+        self._token = ""
+        self._renewals = 0
         self._call: _Call | None = None
         self._target = ""
         self._told: rpc_pb2.WatchResponse | None = None
@@ -208,15 +216,25 @@ class AsyncWatch(AsyncIterator[rpc_pb2.WatchResponse]):
             return
         try:
             told = self._place.take(answer)
-        except Refused:
+        except Refused as error:
+            if self._may_log_in(error):
+                self._drop()
+                return
             await self.close()
             raise
+        self._renewals = 0
         self._began = self._began or answer.created
         self._told = told
+
+    def _may_log_in(self, error: Refused) -> bool:
+        """Whether it may go on with another token."""
+        self._renewals += 1
+        return self._renewals <= RENEWALS and self._login.forget(self._token, error)
 
     async def _open(self) -> _Call:
         while True:
             try:
+                self._token = await self._login.token()
                 self._target, channel = await self._connect()
                 break
             except NotConnected:
@@ -228,7 +246,7 @@ class AsyncWatch(AsyncIterator[rpc_pb2.WatchResponse]):
             request_serializer=rpc_pb2.WatchRequest.SerializeToString,
             response_deserializer=rpc_pb2.WatchResponse.FromString,
         )
-        self._call = method(None, metadata=LEADER_METADATA)
+        self._call = method(None, metadata=(*LEADER_METADATA, *metadata(self._token)))
         await self._call.write(self._place.request())
         return self._call
 
@@ -237,8 +255,11 @@ class AsyncWatch(AsyncIterator[rpc_pb2.WatchResponse]):
         if self._closed:
             return
         if code not in _RESUMABLE:
+            error = typed(Refused, code, message)
+            if isinstance(error, Refused) and self._may_log_in(error):
+                return
             await self.close()
-            raise typed(Refused, code, message)
+            raise error
         self._lost(self._target)
         await asyncio.sleep(PAUSE_SECONDS)
 

@@ -10,6 +10,18 @@ from cli.raftctl.failure import BAD_ARGUMENTS, BAD_FEATURE, Failure
 if TYPE_CHECKING:
     from raftkv.pb import rpc_pb2
 
+    AuthChanged = (
+        rpc_pb2.AuthUserAddResponse
+        | rpc_pb2.AuthUserDeleteResponse
+        | rpc_pb2.AuthUserChangePasswordResponse
+        | rpc_pb2.AuthUserGrantRoleResponse
+        | rpc_pb2.AuthUserRevokeRoleResponse
+        | rpc_pb2.AuthRoleAddResponse
+        | rpc_pb2.AuthRoleDeleteResponse
+        | rpc_pb2.AuthRoleGrantPermissionResponse
+        | rpc_pb2.AuthRoleRevokePermissionResponse
+    )
+
 
 class Status(NamedTuple):
     """What an endpoint says of itself."""
@@ -134,6 +146,30 @@ class Printer:
         raise self._lacking()
 
     def move_leader(self, leader: int, target: int, response: "rpc_pb2.MoveLeaderResponse") -> None:
+        raise self._lacking()
+
+    def changed(self, response: "AuthChanged", text: str) -> None:
+        """Users or roles were changed, as the text says."""
+        raise self._lacking()
+
+    def permission_revoked(
+        self, role: str, key: bytes, range_end: bytes, response: "rpc_pb2.AuthRoleRevokePermissionResponse"
+    ) -> None:
+        raise self._lacking()
+
+    def auth_status(self, response: "rpc_pb2.AuthStatusResponse") -> None:
+        raise self._lacking()
+
+    def user_get(self, name: str, response: "rpc_pb2.AuthUserGetResponse") -> None:
+        raise self._lacking()
+
+    def user_list(self, response: "rpc_pb2.AuthUserListResponse") -> None:
+        raise self._lacking()
+
+    def role_get(self, name: str, response: "rpc_pb2.AuthRoleGetResponse") -> None:
+        raise self._lacking()
+
+    def role_list(self, response: "rpc_pb2.AuthRoleListResponse") -> None:
         raise self._lacking()
 
     def compaction(self, revision: int) -> None:

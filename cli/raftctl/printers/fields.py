@@ -1,10 +1,15 @@
 """-w fields: one quoted name and its value a line."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cli.raftctl import golang
 from cli.raftctl.printers import HashKV, Health, Printer, Snapshot, Status, write_line
 from raftkv.pb import kv_pb2, rpc_pb2
+from raftkv.pb.auth_pb2 import Permission
+
+if TYPE_CHECKING:
+    from cli.raftctl.printers import AuthChanged
 
 
 def _line(name: str, value: str | int | bool) -> None:
@@ -131,6 +136,33 @@ class Fields(Printer):
             _line("MemberID", one.memberID)
             _line("AlarmType", rpc_pb2.AlarmType.Name(one.alarm))
             write_line("")
+
+    # Of users etcdctl has no fields.
+
+    def changed(self, response: "AuthChanged", text: str) -> None:
+        _header(response.header)
+
+    def permission_revoked(
+        self, role: str, key: bytes, range_end: bytes, response: rpc_pb2.AuthRoleRevokePermissionResponse
+    ) -> None:
+        _header(response.header)
+
+    def auth_status(self, response: rpc_pb2.AuthStatusResponse) -> None:
+        _header(response.header)
+        _line("Enabled", response.enabled)
+        _line("AuthRevision", response.authRevision)
+
+    def role_get(self, name: str, response: rpc_pb2.AuthRoleGetResponse) -> None:
+        _header(response.header)
+        for one in response.perm:
+            # The second blank is etcdctl's.
+            _line("PermType", f" {Permission.Type.Name(one.permType)}")
+            _text("Key", one.key)
+            _text("RangeEnd", one.range_end)
+
+    def role_list(self, response: rpc_pb2.AuthRoleListResponse) -> None:
+        _header(response.header)
+        write_line(" ".join(['"Roles" :', *(golang.quote(name.encode()) for name in response.roles)]))
 
     def snapshot(self, found: Snapshot) -> None:
         _line("Hash", found.hash)

@@ -6,11 +6,15 @@ Names are those of the .proto files, bytes are base64, zero values are left out.
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
 from cli.raftctl.printers import HashKV, Health, Printer, Snapshot, Status, write_line
 from raftkv.pb import rpc_pb2
+
+if TYPE_CHECKING:
+    from cli.raftctl.printers import AuthChanged
 
 _HTML = {"&": "\\u0026", "<": "\\u003c", ">": "\\u003e", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 """What Go escapes in strings, so that JSON may stand in a web page."""
@@ -90,6 +94,29 @@ class Json(Printer):
             "totalSize": found.size_bytes,
         }
         _print(told)
+
+    def changed(self, response: "AuthChanged", text: str) -> None:
+        _print(render(response))
+
+    def permission_revoked(
+        self, role: str, key: bytes, range_end: bytes, response: rpc_pb2.AuthRoleRevokePermissionResponse
+    ) -> None:
+        _print(render(response))
+
+    def auth_status(self, response: rpc_pb2.AuthStatusResponse) -> None:
+        _print(render(response))
+
+    def user_get(self, name: str, response: rpc_pb2.AuthUserGetResponse) -> None:
+        _print(render(response))
+
+    def user_list(self, response: rpc_pb2.AuthUserListResponse) -> None:
+        _print(render(response))
+
+    def role_get(self, name: str, response: rpc_pb2.AuthRoleGetResponse) -> None:
+        _print(render(response))
+
+    def role_list(self, response: rpc_pb2.AuthRoleListResponse) -> None:
+        _print(render(response))
 
     def move_leader(self, leader: int, target: int, response: rpc_pb2.MoveLeaderResponse) -> None:
         _print(render(response))

@@ -1,9 +1,14 @@
 """-w protobuf: the answer's own bytes."""
 
+from typing import TYPE_CHECKING
+
 from google.protobuf.message import Message
 
 from cli.raftctl.printers import Printer, write
 from raftkv.pb import rpc_pb2
+
+if TYPE_CHECKING:
+    from cli.raftctl.printers import AuthChanged
 
 
 class Protobuf(Printer):
@@ -50,6 +55,29 @@ class Protobuf(Printer):
 
     def leases(self, response: rpc_pb2.LeaseLeasesResponse) -> None:
         _write(response.header)
+
+    def changed(self, response: "AuthChanged", text: str) -> None:
+        _write(response)
+
+    def permission_revoked(
+        self, role: str, key: bytes, range_end: bytes, response: rpc_pb2.AuthRoleRevokePermissionResponse
+    ) -> None:
+        _write(response)
+
+    def auth_status(self, response: rpc_pb2.AuthStatusResponse) -> None:
+        _write(response)
+
+    def user_get(self, name: str, response: rpc_pb2.AuthUserGetResponse) -> None:
+        _write(response)
+
+    def user_list(self, response: rpc_pb2.AuthUserListResponse) -> None:
+        _write(response)
+
+    def role_get(self, name: str, response: rpc_pb2.AuthRoleGetResponse) -> None:
+        _write(response)
+
+    def role_list(self, response: rpc_pb2.AuthRoleListResponse) -> None:
+        _write(response)
 
     def members(self, response: rpc_pb2.MemberListResponse) -> None:
         _write(response)

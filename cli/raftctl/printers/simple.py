@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from cli.raftctl import golang
 from cli.raftctl.printers import (
@@ -16,7 +17,14 @@ from cli.raftctl.printers import (
     write,
     write_line,
 )
+from raftkv.client.requests import prefix_end
 from raftkv.pb import kv_pb2, rpc_pb2
+from raftkv.pb.auth_pb2 import Permission
+
+if TYPE_CHECKING:
+    from cli.raftctl.printers import AuthChanged
+
+READWRITE = Permission.READWRITE
 
 
 class Simple(Printer):
@@ -118,6 +126,39 @@ class Simple(Printer):
     def move_leader(self, leader: int, target: int, response: rpc_pb2.MoveLeaderResponse) -> None:
         write_line(f"Leadership transferred from {leader:x} to {target:x}")
 
+    def changed(self, response: "AuthChanged", text: str) -> None:
+        write_line(text)
+
+    def permission_revoked(
+        self, role: str, key: bytes, range_end: bytes, response: rpc_pb2.AuthRoleRevokePermissionResponse
+    ) -> None:
+        what = b"range " + _span(key, range_end) if range_end else b"key " + key
+        write(b"Permission of %s is revoked from role %s\n" % (what, role.encode("utf-8", "surrogateescape")))
+
+    def auth_status(self, response: rpc_pb2.AuthStatusResponse) -> None:
+        write_line(f"Authentication Status: {str(response.enabled).lower()}")
+        write_line(f"AuthRevision: {response.authRevision}")
+
+    def user_get(self, name: str, response: rpc_pb2.AuthUserGetResponse) -> None:
+        write_line(f"User: {name}")
+        write_line("".join(["Roles:", *(f" {role}" for role in response.roles)]))
+
+    def user_list(self, response: rpc_pb2.AuthUserListResponse) -> None:
+        for name in response.users:
+            write_line(name)
+
+    def role_get(self, name: str, response: rpc_pb2.AuthRoleGetResponse) -> None:
+        write_line(f"Role {name}")
+        for title, kinds in (("KV Read:", (Permission.READ, READWRITE)), ("KV Write:", (Permission.WRITE, READWRITE))):
+            write_line(title)
+            for one in response.perm:
+                if one.permType in kinds:
+                    write(b"\t" + _permitted(one) + b"\n")
+
+    def role_list(self, response: rpc_pb2.AuthRoleListResponse) -> None:
+        for name in response.roles:
+            write_line(name)
+
     def _kvs(self, kvs: Iterable[kv_pb2.KeyValue]) -> None:
         encode = golang.hexadecimal if self.hexadecimal else bytes
         lines = []
@@ -126,3 +167,16 @@ class Simple(Printer):
                 lines += [encode(kv.key), b"\n"]
             lines += [encode(kv.value), b"\n"]
         write(b"".join(lines))
+
+
+def _span(key: bytes, range_end: bytes) -> bytes:
+    # etcdctl leaves the bracket open.
+    return b"[%s, %s" % (key, b"<open ended>" if range_end == b"\0" else range_end + b")")
+
+
+def _permitted(permission: Permission) -> bytes:
+    key, range_end = permission.key, permission.range_end
+    if not range_end:
+        return key
+    suffix = b" (prefix %s)" % key if range_end == prefix_end(key) else b""
+    return _span(key, range_end) + suffix

@@ -11,6 +11,7 @@ import pytest
 from raftkv import errors
 from raftkv.client import AsyncLease, LeaseLost, NotConnected, OutcomeUnknown, Refused, Unavailable
 from raftkv.client.leasing import REVOKE_SECONDS, KeepAlive, keep_alive_on, keep_alive_once
+from raftkv.client.login import Login
 from raftkv.pb import rpc_pb2
 from raftkv.status import Code
 from tests.support import virtual
@@ -210,9 +211,12 @@ def test_without_endpoints_there_is_no_connection() -> None:
     async def nowhere() -> tuple[str, grpc.aio.Channel]:
         raise NotConnected(Code.UNAVAILABLE, "nobody there")
 
+    async def nobody() -> str:
+        raise AssertionError("without a user there is nothing to log in with")
+
     async def main() -> None:
         with pytest.raises(NotConnected):
-            await keep_alive_once(KeepAlive(nowhere, lambda _: None, 7), 5.0)
+            await keep_alive_once(KeepAlive(nowhere, lambda _: None, 7, Login("", nobody)), 5.0)
 
     virtual.run(main())
 
