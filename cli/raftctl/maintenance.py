@@ -61,6 +61,8 @@ def defrag(words: tuple[str, ...], cluster: bool) -> None:
         for one in endpoints(cluster):
             try:
                 before = client.status(one).dbSize
+                if sys.stderr.isatty():
+                    print(f"{one}: {golang.humanize(before)} …", file=sys.stderr)
                 client.call(DEFRAGMENT, DefragmentRequest(), endpoint=one)
                 after = client.status(one).dbSize
             except ClientError as error:

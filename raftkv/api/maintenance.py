@@ -115,7 +115,10 @@ class MaintenanceService:
         started = time.perf_counter()
         await self._compacted()
         await server.flushed()
-        backup = await server.aside(lambda: copy_store(server.store.backend, os.path.join(self._data_dir, SENDING)))
+        try:
+            backup = await server.aside(lambda: copy_store(server.store.backend, os.path.join(self._data_dir, SENDING)))
+        except (OSError, lmdb.Error) as error:
+            raise StatusError(Code.UNKNOWN, f"raftkv: the store was not copied: {error}") from error
         try:
             while backup.left_bytes:
                 data = await server.aside(lambda: backup.read(READ_BYTES))

@@ -145,7 +145,11 @@ def test_others_who_fill_the_disk_to_the_last_byte_amid_writes_cost_nothing_that
         assert (refused.value.code, refused.value.message) == NO_SPACE
         restart(one, member)
         check(client, written)
+        with pytest.raises(ClientError, match=r"No space left|database space exceeded"):
+            list(client.snapshot())
+        assert not [name for _, _, names in os.walk(member.data / "snapshot.sending") for name in names]
         (disk / "ballast").unlink()
+        assert sum(len(piece.blob) for piece in client.snapshot()) > 50 * len(VALUE)
         disarm(client, member_id)
         written["c"] = client.put("c", VALUE).header.revision
         client.call(DEFRAGMENT, rpc_pb2.DefragmentRequest())
