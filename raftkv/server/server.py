@@ -12,14 +12,12 @@ written, the store's frozen overlay.
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from raftkv import errors
@@ -45,7 +43,7 @@ from raftkv.raft import (
 from raftkv.server.alarms import ACTIVATE, NOSPACE
 from raftkv.server.apply import Applier
 from raftkv.server.authority import Authority
-from raftkv.server.backup import SENDING
+from raftkv.server.flushes import Flushes
 from raftkv.server.headers import Headers
 from raftkv.server.leases import CallPeer, Leases
 from raftkv.server.membership import Membership, encode_conf_state
@@ -65,12 +63,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 1 << 20
-FLUSH_BYTES = 8 << 20
-FLUSH_SECONDS = 2.0
 LONG_PAUSE_SECONDS = 0.02
 """Enough for a message to leave."""
-FULL_SECONDS = 0.5
-"""How often a member looks how full its disk is, and tries to write to a full one."""
+LOOK_SECONDS = 0.5
+"""How often a member looks how full its disk is."""
 TOKEN_TTL_SECONDS = 300.0
 
 
@@ -189,10 +185,8 @@ class Server:
         self._unsynced: deque[tuple[Ready | SnapshotMetadata, Group | None]] = deque()
         self._syncing = False
         self._sync_started_at = 0.0
-        self._flushing = False
-        self._flush_waiters: list[asyncio.Future[None]] = []
-        self._defragmentation: asyncio.Task[tuple[int, int]] | None = None
-        self._flushed_at = self._loop.time()
+        self._flushes = Flushes(self, self.times.defragment)
+        self.flushed, self.defragment = self._flushes.flushed, self._flushes.defragment
         self._pump_due = False
         self._closed = False
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -217,7 +211,7 @@ class Server:
             Stopped: this member has failed or is closed.
         The future raises what applying raised, or `Timeout` and its kin when the outcome is unknown.
         """
-        if self._closed or self.failed.done():
+        if self.stopped:
             raise errors.Stopped
         future = self.proposals.add(operation, request, caller)
         self.wake()
@@ -246,7 +240,7 @@ class Server:
         Raises:
             Stopped: this member has failed or is closed.
         """
-        if self._closed or self.failed.done():
+        if self.stopped:
             raise errors.Stopped
         index = self.node.sole_read_index()
         if index is not None and index <= self.applier.index:
@@ -257,7 +251,7 @@ class Server:
 
     def receive(self, message: Message) -> None:
         """Take a message from a peer."""
-        if self._closed or self.failed.done() or isinstance(message, InstallSnapshot):
+        if self.stopped or isinstance(message, InstallSnapshot):
             # A snapshot without its store is nothing: `install` takes the two together.
             return
         if self._silent:
@@ -278,7 +272,7 @@ class Server:
         Raises:
             Stopped: this member has failed or is closed, now or before it came to that.
         """
-        if self._closed or self.failed.done():
+        if self.stopped:
             raise errors.Stopped
         self._step(message)
         if self.failed.done():
@@ -292,7 +286,7 @@ class Server:
 
     def report_snapshot(self, peer: int, ok: bool) -> None:
         """Note how the transfer of a snapshot to this peer ended."""
-        if self._closed or self.failed.done():
+        if self.stopped:
             return
         try:
             self.node.report_snapshot(peer, ok=ok)
@@ -303,7 +297,7 @@ class Server:
 
     def unreachable(self, peer: int) -> None:
         """Note that messages to this peer are being lost."""
-        if self._closed or self.failed.done():
+        if self.stopped:
             return
         self._silent.add(peer)
         try:
@@ -328,7 +322,7 @@ class Server:
     @property
     def defragmenting(self) -> bool:
         """Whether the store is being defragmented."""
-        return self._defragmentation is not None
+        return self._flushes.defragmenting
 
     @property
     def installing(self) -> bool:
@@ -353,7 +347,7 @@ class Server:
         Raises:
             Stopped: this member has failed or is closed.
         """
-        if self._closed or self.failed.done():
+        if self.stopped:
             raise errors.Stopped
         future: asyncio.Future[T] = self._loop.create_future()
 
@@ -372,84 +366,15 @@ class Server:
         self._run(self._run_aside, attempt, done)
         return future
 
-    async def flushed(self) -> None:
-        """Wait until the store holds durably what has been applied by now.
+    @property
+    def stopped(self) -> bool:
+        """Whether this member has failed or is closed."""
+        return self._closed or self.failed.done()
 
-        Raises:
-            Stopped: this member has failed or is closed.
-            NoSpace: the disk is full.
-        """
-        # A flush that is under way began too early.
-        for _ in range(2 if self._flushing else 1):
-            if self._closed or self.failed.done():
-                raise errors.Stopped
-            self._flush()
-            if self._flushing:
-                ended: asyncio.Future[None] = self._loop.create_future()
-                self._flush_waiters.append(ended)
-                either: list[asyncio.Future[Any]] = [ended, self.failed]
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-                if ended.done():
-                    ended.result()
-        if self.failed.done():
-            raise errors.Stopped
-
-    async def defragment(self, data_dir: str) -> tuple[int, int]:
-        """Replace the store's file by a copy without gaps, while this member goes on; its size before and after.
-
-        Raises:
-            Stopped: this member has failed or is closed.
-            OSError, lmdb.Error: there is no space for the copy, for example; nothing has changed then.
-        """
-        if self._defragmentation is None:
-            self._defragmentation = self._loop.create_task(self._defragment(data_dir))
-            self._defragmentation.add_done_callback(self._defragmented)
-        # Whoever asked may go away: a copy in the making is not left alone.
-        return await asyncio.shield(self._defragmentation)
-
-    def _defragmented(self, task: asyncio.Task[tuple[int, int]]) -> None:
-        self._defragmentation = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.warning("the store was not defragmented: %s", error)
-
-    async def _defragment(self, data_dir: str) -> tuple[int, int]:
-        await self.flushed()
-        while self._flushing:
-            await self.flushed()
-        # No flush begins meanwhile: what changes stays in memory, and in the log.
-        self._flushing = True
-        backend = self.store.backend
-        before = backend.size_bytes
-        started = self._loop.time()
-        try:
-            copied = await self.aside(partial(backend.copy_aside, os.path.join(data_dir, SENDING)))
-            if self._installation is not None or backend is not self.store.backend:
-                # The leader's store takes the place of ours.
-                await self.aside(partial(backend.abandon, copied))
-                raise errors.Stopped
-            await self._settle(backend.adopt(copied, os.path.join(data_dir, "store")))
-            self.times.defragment.observe(self._loop.time() - started)
-        finally:
-            self._flush_ended()
-            if backend is not self.store.backend:
-                self._retire(backend)
-        logger.info("the store is defragmented: %d bytes before, %d now", before, backend.size_bytes)
-        return before, backend.size_bytes
-
-    async def _settle(self, settle: Work) -> None:
-        """Make sure of a file that this member has gone on with already: without that it must not go on."""
-        try:
-            await self.aside(settle)
-        except Exception as error:
-            self.fail(error)
-            raise
-
-    def _flush_ended(self) -> None:
-        self._flushing = False
-        waiters, self._flush_waiters = self._flush_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    @property
+    def applied_index(self) -> int:
+        """Index of the last entry applied."""
+        return self.applier.index
 
     async def wait_compaction(self) -> None:
         """Wait until the compaction under way has removed what it must."""
@@ -497,7 +422,7 @@ class Server:
         await self._until_idle()
         self._end_installation()
         if not self.failed.done():
-            self._flush()
+            self._flushes.begin()
             await self._until_idle()
 
     # The pump
@@ -530,11 +455,11 @@ class Server:
         if self.leader_calls and not self.node.leader and now - self._leader_lost_at >= self._leaderless_seconds:
             self._end_leader_calls()
         self.leases.tick()
-        if now - self._looked_at >= FULL_SECONDS:
+        if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
             self._look_at_disk()
-        if self.store.backend.pending_bytes > FLUSH_BYTES or now - self._flushed_at > FLUSH_SECONDS:
-            self._flush()
+        if self._flushes.due:
+            self._flushes.begin()
 
     def _look_at_disk(self) -> None:
         """Tell all members when the disk is nearly full: others take puts that are stored here as well."""
@@ -557,7 +482,7 @@ class Server:
 
     def _pump(self) -> None:
         self._pump_due = False
-        if self._closed or self.failed.done():
+        if self.stopped:
             return
         try:
             self._propose_queued()
@@ -617,7 +542,7 @@ class Server:
 
     def _apply_long(self) -> None:
         self._long_due = None
-        if self._closed or self.failed.done():
+        if self.stopped:
             return
         try:
             self._applied(self._committed[:1], until_long=False)
@@ -685,7 +610,7 @@ class Server:
         for _ in batch:
             self._unsynced.popleft()
         self._syncing = False
-        if not self._closed and not self.failed.done():
+        if not self.stopped:
             self._persisted([owed for owed, _ in batch])
             self._pump()
 
@@ -700,58 +625,15 @@ class Server:
             if ready.messages_after_persist:
                 self._send(ready.messages_after_persist)
 
-    def _flush(self) -> None:
-        if self._flushing:
-            return
-        self._flushed_at = self._loop.time()
-        flush = self.store.begin_flush()
-        if flush is None:
-            return
+    def write_aside(self, work: Work, then: Callable[[], None]) -> None:
+        """Have a flush written in its thread, and go on with `then`; whatever fails stops the member."""
+        self._run(self._run_flush, work, then)
 
-        applied, backend = self.applier.index, self.store.backend
+    def durable(self, durable_index: int) -> None:
+        """Hear that the store holds everything up to an index durably.
 
-        def flushed() -> None:
-            if full:
-                self._flush_later(full.pop(), attempt)
-                return
-            backend.end_flush(flush)
-            self._flush_ended()
-            if backend is self.store.backend:
-                self._compact_log(applied)
-            else:
-                self._retire(backend)
-
-        def write() -> None:
-            try:
-                flush.write()
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                full.append(error)
-
-        def attempt() -> None:
-            self._run(self._run_flush, write, flushed)
-
-        full: list[OSError] = []
-        self._flushing = True
-        attempt()
-
-    def _flush_later(self, error: OSError, attempt: Callable[[], None]) -> None:
-        """Wait for space: the log has what could not be written, and nothing of it is forgotten meanwhile."""
-        logger.error("cannot write the store, again in %g s: %s", FULL_SECONDS, error)
-        waiters, self._flush_waiters = self._flush_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_exception(errors.NoSpace())
-
-        def again() -> None:
-            if not self._closed and not self.failed.done():
-                attempt()
-
-        self._loop.call_later(FULL_SECONDS, again)
-
-    def _compact_log(self, durable_index: int) -> None:
-        """If the log has grown enough, record where it begins from now on; the rest follows when that is durable."""
+        If the log has grown enough, record where it begins from now on; the rest follows when that is durable.
+        """
         point = None if self._closed else self._retention.point(durable_index)
         if point is not None:
             self._unsynced.append((point, self._wal.encode(None, (), snapshot=_recorded(point))))
@@ -777,8 +659,8 @@ class Server:
         self.hub.become(self.store)
         self.proposals.entries_skipped(self._timeout_error)
         self.reads.applied(self.applier.index)
-        if not self._flushing:
-            self._retire(old)
+        if not self._flushes.busy:
+            self.retire(old)
         if not installed.done():
             installed.set_result(None)
         self._start_compaction()
@@ -788,7 +670,7 @@ class Server:
         if self._installation is not None and not self._installation[1].done():
             self._installation[1].set_exception(errors.Stopped())
 
-    def _retire(self, backend: Backend) -> None:
+    def retire(self, backend: Backend) -> None:
         """Close a store that was replaced, behind what the thread for long work still does with it."""
         self._run(self._run_aside, backend.close, lambda: None)
 
@@ -809,7 +691,7 @@ class Server:
     def _catch_up(self) -> None:
         """Serve a slice of history to watchers that are behind, and come back after everybody else's turn."""
         self._catching_up = False
-        if self._closed or self.failed.done():
+        if self.stopped:
             return
         try:
             more = self.hub.catch_up()

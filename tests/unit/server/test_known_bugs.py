@@ -141,7 +141,7 @@ def test_what_was_flushed_while_the_file_was_copied_was_missing_in_the_defragmen
         copying()
         put(member.store, b"meanwhile")
         # A flush is asked for, and must wait.
-        member.server._flush()
+        member.server._flushes.begin()
         await turns()
         member.aside.held = False
         copied(None)
@@ -193,7 +193,7 @@ def test_the_applied_index_of_before_overwrote_that_of_a_snapshot(directories: t
         message, loaded = member.load(leader)
         member.flushes.held = True
         put(member.store, b"before")
-        member.server._flush()
+        member.server._flushes.begin()
         assert await member.server.install(message, loaded)
         member.flushes.go_on()
         await turns()
