@@ -7,6 +7,8 @@ from raftkv.pb import rpc_pb2 as pb
 PUT = "/etcdserverpb.KV/Put"
 RANGE = "/etcdserverpb.KV/Range"
 TXN = "/etcdserverpb.KV/Txn"
+GRANT = "/etcdserverpb.Lease/LeaseGrant"
+KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
 STATUS = "/etcdserverpb.Maintenance/Status"
 
 FRAME_HEAD_BYTES = 5

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.load import Call, Load
-from benchmarks.wire import PUT, RANGE, TXN, Connection
+from benchmarks.wire import GRANT, KEEP_ALIVE, PUT, RANGE, TXN, Connection
 from raftkv.pb import rpc_pb2 as pb
 
 SMALL = b"v" * 256
@@ -12,6 +12,7 @@ LARGE_BYTES = 1024
 LIST_KEYS = 10_000
 PAGE_KEYS = 500
 PUTS_PER_TXN = 100
+LEASE, LEASE_KEYS, LEASE_SECONDS = 77, 10, 3600
 
 HOT = b"/registry/hot"
 GUARD = b"/registry/guard"
@@ -68,6 +69,13 @@ def _prepare_range(*, serializable: bool) -> Callable[[Connection], bytes]:
     return prepare
 
 
+def _prepare_keepalive(connection: Connection) -> bytes:
+    connection.call(GRANT, pb.LeaseGrantRequest(ID=LEASE, TTL=LEASE_SECONDS).SerializeToString())
+    for number in range(LEASE_KEYS):
+        connection.call(PUT, pb.PutRequest(key=b"/leased/%d" % number, value=SMALL, lease=LEASE).SerializeToString())
+    return pb.LeaseKeepAliveRequest(ID=LEASE).SerializeToString()
+
+
 def _prepare_list(_: Connection) -> bytes:
     return pb.RangeRequest(key=MANY, range_end=many_key(LIST_KEYS)).SerializeToString()
 
@@ -100,6 +108,7 @@ WORKS = {
     "txn": Work(title="Txn: compare mod revision, put, else get", path=TXN, prepare=_prepare_txn, writes=True),
     "range": Work(title="Range of one key, linearizable", path=RANGE, prepare=_prepare_range(serializable=False)),
     "serializable": Work(title="Range of one key, serializable", path=RANGE, prepare=_prepare_range(serializable=True)),
+    "keepalive": Work(title="LeaseKeepAlive, a stream of one", path=KEEP_ALIVE, prepare=_prepare_keepalive),
     "page": Work(
         title=f"Range of many keys of 1 KiB, page of {PAGE_KEYS}",
         path=RANGE,
