@@ -15,7 +15,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
-from typing import NamedTuple
 
 from sortedcontainers import SortedDict
 
@@ -43,12 +42,12 @@ PAST_KEYS_MAX = 128
 """Old versions that one slice fetches at most: each is a look into the backend."""
 
 
-class Version(NamedTuple):
-    """One retained version of a key."""
-
-    main: int
-    sub: int
-    deleted: bool
+Version = tuple[int, int, bool]
+"""One retained version of a key: main, sub, and whether it is a tombstone."""
+Versions = tuple[Version, ...] | list[Version]
+"""Of one key. Few are a plain tuple: the garbage collector forgets tuples of numbers, and of such tuples, when it has
+seen them once. A million deleted keys would else be three million objects to walk through, in one turn of the loop."""
+FEW_VERSIONS = 8
 
 
 @dataclass(slots=True)
@@ -77,7 +76,7 @@ class Store:
         self.leases: Leases = NoLeases()
         self.on_commit: Callable[[int, Sequence[Change]], None] | None = None
         self._newest: SortedDict[bytes, bytes] = SortedDict()
-        self._history: SortedDict[bytes, list[Version]] = SortedDict()
+        self._history: SortedDict[bytes, Versions] = SortedDict()
         self._subs: dict[bytes, int] = {}
         self._turnover = Turnover()
         self._compaction: Iterator[None] | None = None
@@ -89,7 +88,7 @@ class Store:
         self.revision = self._number(CURRENT, 1)
         self.compacted_revision = self._number(COMPACTED, -1)
         newest: dict[bytes, bytes] = {}
-        history: dict[bytes, list[Version]] = {}
+        history: dict[bytes, Versions] = {}
         for packed, record in self.backend.scan(REVISIONS):
             main, sub = REVISION.unpack(packed)
             deleted = record.startswith(DELETED)
@@ -98,12 +97,12 @@ class Store:
                 self._turnover.note(main, key, born=not deleted)
             versions = history.get(key)
             if versions is not None:
-                versions.append(Version(main, sub, deleted))
+                history[key] = _with(versions, (main, sub, deleted))
             elif key in newest:
-                first = Version(enc.chunk_mod_revision(newest[key]), self._subs.pop(key, 0), False)
-                history[key] = [first, Version(main, sub, deleted)]
+                first = (enc.chunk_mod_revision(newest[key]), self._subs.pop(key, 0), False)
+                history[key] = (first, (main, sub, deleted))
             elif deleted:
-                history[key] = [Version(main, sub, True)]
+                history[key] = ((main, sub, True),)
             elif sub:
                 self._subs[key] = sub
             if deleted:
@@ -268,7 +267,7 @@ class Store:
         return {key for key in live if key not in history and enc.chunk_mod_revision(newest[key]) > revision}
 
     @staticmethod
-    def _irange(keys: "SortedDict[bytes, bytes] | SortedDict[bytes, list[Version]]", span: Interval) -> Iterator[bytes]:
+    def _irange(keys: "SortedDict[bytes, bytes] | SortedDict[bytes, Versions]", span: Interval) -> Iterator[bytes]:
         first, end = span
         if end is not None and end <= first:
             return iter(())
@@ -277,12 +276,14 @@ class Store:
     def _version_at(self, key: bytes, revision: int) -> bytes | None:
         versions = self._history[key]
         place = bisect_right(versions, (revision, 1 << 32))
-        if not place or versions[place - 1].deleted:
+        if not place:
             return None
-        version = versions[place - 1]
+        main, sub, deleted = versions[place - 1]
+        if deleted:
+            return None
         if place == len(versions):
             return self.newest(key)
-        return self.backend.get(REVISIONS, REVISION.pack(version.main, version.sub))
+        return self.backend.get(REVISIONS, REVISION.pack(main, sub))
 
     def range(self, request: rpc_pb2.RangeRequest) -> list[bytes]:
         """The pieces of a RangeResponse's body.
@@ -329,9 +330,10 @@ class Store:
         if versions is None:
             return None
         place = bisect_left(versions, (main, sub)) - 1
-        if place < 0 or versions[place].deleted:
+        if place < 0:
             return None
-        return self.backend.get(REVISIONS, REVISION.pack(versions[place].main, versions[place].sub))
+        main_before, sub_before, deleted = versions[place]
+        return None if deleted else self.backend.get(REVISIONS, REVISION.pack(main_before, sub_before))
 
     # Compaction
 
@@ -379,18 +381,18 @@ class Store:
         """
         versions = self._history[key]
         keep = bisect_left(versions, (self.compacted_revision, 0)) - 1
-        if keep >= 0 and versions[keep].deleted:
+        if keep >= 0 and versions[keep][2]:
             keep += 1
-        for version in versions[: max(keep, 0)]:
-            self.backend.delete(REVISIONS, REVISION.pack(version.main, version.sub))
+        for main, sub, _ in versions[: max(keep, 0)]:
+            self.backend.delete(REVISIONS, REVISION.pack(main, sub))
         self.counts.compacted += max(keep, 0)
         kept = versions[max(keep, 0) :]
-        if len(kept) > 1 or (kept and kept[0].deleted):
-            self._history[key] = kept
+        if len(kept) > 1 or (kept and kept[0][2]):
+            self._history[key] = tuple(kept) if len(kept) <= FEW_VERSIONS else kept
             return
         del self._history[key]
-        if kept and kept[0].sub:
-            self._subs[key] = kept[0].sub
+        if kept and kept[0][1]:
+            self._subs[key] = kept[0][1]
 
     # For the writer
 
@@ -400,7 +402,7 @@ class Store:
         if newest is None:
             self._turnover.note(main, key, born=True)
         if newest is not None or key in self._history:
-            self._remember(key, newest, Version(main, sub, False))
+            self._remember(key, newest, (main, sub, False))
         elif sub:
             self._subs[key] = sub
         self._newest[key] = chunk
@@ -415,7 +417,7 @@ class Store:
         chunks = list(map(self._newest.pop, keys))
         records = {}
         for sub, (key, chunk) in enumerate(zip(keys, chunks, strict=True), first_sub):
-            self._remember(key, chunk, Version(main, sub, True))
+            self._remember(key, chunk, (main, sub, True))
             records[REVISION.pack(main, sub)] = DELETED + key
         self._turnover.note_deaths(main, keys)
         self.backend.put_revisions(records)
@@ -425,10 +427,18 @@ class Store:
         versions = self._history.get(key)
         if versions is None:
             assert newest is not None, "a key without history has a live version"
-            first = Version(enc.chunk_mod_revision(newest), self._subs.pop(key, 0), False)
-            self._history[key] = [first, version]
-        else:
-            versions.append(version)
+            first = (enc.chunk_mod_revision(newest), self._subs.pop(key, 0), False)
+            self._history[key] = (first, version)
+        elif (more := _with(versions, version)) is not versions:
+            self._history[key] = more
+
+
+def _with(versions: Versions, version: Version) -> Versions:
+    """These and a newer one; a list is changed in place."""
+    if isinstance(versions, list):
+        versions.append(version)
+        return versions
+    return (*versions, version) if len(versions) < FEW_VERSIONS else [*versions, version]
 
 
 class Writer:
