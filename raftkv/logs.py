@@ -25,7 +25,7 @@ def set_up(level: str, log_format: str) -> None:
     # A broken stderr must not print a traceback to the same stderr for every line.
     logging.raiseExceptions = False
     if level != "debug":
-        for library in ("asyncio", "grpc", "h2corn"):
+        for library in ("asyncio", "grpc"):
             logging.getLogger(library).setLevel(logging.WARNING)
 
 

@@ -27,6 +27,8 @@ from raftkv.config import Config
 from raftkv.disk import OsDisk, free_bytes
 from raftkv.gateway import Gateway
 from raftkv.histogram import Histogram
+from raftkv.http import HttpServer, listen
+from raftkv.http.asgi import ASGIApp
 from raftkv.metrics import Metrics
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import log_pb2, rpc_pb2
@@ -36,8 +38,6 @@ from raftkv.peer.reception import call_metadata
 from raftkv.raft import Config as RaftConfig
 from raftkv.raft import Entry, EntryKind, HardState, InstallSnapshot, RaftNode, Role
 from raftkv.rpc import App, Context, Method, Requests, health, reflection
-from raftkv.rpc.app import ASGIApp
-from raftkv.rpc.server import HttpServer, listen
 from raftkv.rpc.timed import timed
 from raftkv.server import compactor
 from raftkv.server.apply import applied_position

@@ -10,10 +10,10 @@ from google.protobuf.message import Message
 
 from raftkv.gateway import websocket
 from raftkv.gateway.codec import decode, encode
-from raftkv.gateway.hangup import Hangups
 from raftkv.gateway.routes import Route, routes
 from raftkv.gateway.text import BadJson, Splitter, dumps
-from raftkv.rpc.app import ASGIApp, Receive, Scope, Send, drain
+from raftkv.http.asgi import ASGIApp, Receive, Scope, Send
+from raftkv.rpc.app import drain
 from raftkv.rpc.framing import Deframer, frame, parse_timeout
 from raftkv.status import Code, StatusError
 
@@ -50,9 +50,8 @@ class Gateway:
     Requests that stream are a body of JSON objects, one after the other; responses that stream are one object a line.
     """
 
-    def __init__(self, calls: ASGIApp, *, max_receive_bytes: int, hangups: Hangups | None = None) -> None:
+    def __init__(self, calls: ASGIApp, *, max_receive_bytes: int) -> None:
         """`calls` serves gRPC; `max_receive_bytes` is its limit on a message."""
-        self._hangups = hangups or Hangups()
         self._calls = calls
         self._routes = routes()
         # JSON is longer than the message it stands for: base64, field names, numbers in digits.
@@ -91,11 +90,7 @@ class Gateway:
         response = _Stream(route, send) if route.response_streams else _Unary(route, send)
 
         async def receive_frames() -> dict[str, Any]:
-            event = await requests.next()
-            if event is None and body.ended and scope.get("http_version") == "1.1" and scope.get("client"):
-                await self._hangups.wait(tuple(scope["client"]))
-                event = {"type": "http.disconnect"}
-            return event or await body.disconnect()
+            return await requests.next() or await body.disconnect()
 
         await self._calls(call, receive_frames, response.take)
 

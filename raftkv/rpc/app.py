@@ -3,26 +3,22 @@
 A unary call costs no task, no timer of its own and three sends. A call that streams has one more task,
 which reads the request and notices that the client went away; then the handler is cancelled.
 
-A unary handler is not told that its client went away, unless the host cancels the request's task (h2corn does): most
+A unary handler is not told that its client went away, unless the host cancels the request's task (raftkv's does): most
 are done before the news could arrive, and a proposal cannot be taken back.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
+from raftkv.http.asgi import ASGIApp, Receive, Scope, Send
 from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, parse_timeout, percent_encode, whole_message
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_exceeded
 from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.requests import Requests
 from raftkv.status import Code, StatusError
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +255,7 @@ class _Response:
         self.started = True
         try:
             await self._send(_START)
-            # h2corn keeps headers until something of a body follows.
+            # Hosts keep headers until something of a body follows: they may have to say a status in the same block.
             await self._send(_NOTHING)
         except OSError as error:
             raise Disconnected from error

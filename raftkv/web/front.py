@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from raftkv import ETCD_API_VERSION, __version__
-from raftkv.rpc.app import ASGIApp, Receive, Scope, Send, drain
+from raftkv.http.asgi import ASGIApp, Receive, Scope, Send
+from raftkv.rpc.app import drain
 from raftkv.web.checks import Checks
 from raftkv.web.stacks import stacks
 

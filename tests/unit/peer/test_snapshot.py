@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from raftkv.http import HttpServer, listen
 from raftkv.peer import SNAPSHOT, snapshot
 from raftkv.peer.snapshot import receive_snapshot, send_snapshot
 from raftkv.raft import ConfState, InstallSnapshot, SnapshotMetadata
 from raftkv.rpc import App, Context, Method, Requests
-from raftkv.rpc.server import HttpServer, listen
 
 MESSAGE = InstallSnapshot(1, 2, 7, SnapshotMetadata(index=90, term=6, conf_state=ConfState(voters=(1, 2, 3))))
 FILE = random.Random(3).randbytes(3_000_000)

@@ -11,10 +11,10 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from raftkv.http import HttpServer, listen
 from raftkv.peer import PeerTransport, reception, transport
 from raftkv.raft import AppendEntries, Entry, EntryKind, Heartbeat, Message
 from raftkv.rpc import App
-from raftkv.rpc.server import HttpServer, listen
 
 CLUSTER = 0xC1
 BOUND_SECONDS = 20.0

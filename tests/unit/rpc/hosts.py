@@ -1,4 +1,4 @@
-"""The two ASGI servers that the RPC layer is tested on, started inside the test on a free port."""
+"""The ASGI servers that the RPC layer is tested on, the one that ships first, inside the test on a free port."""
 
 import asyncio
 import contextlib
@@ -7,20 +7,52 @@ from collections.abc import AsyncIterator
 
 from h2.settings import SettingCodes
 
+from raftkv.http import MAX_STREAMS, STREAM_WINDOW_BYTES, HttpServer, listen
 from raftkv.rpc import App
-from raftkv.rpc.server import MAX_STREAMS, HttpServer, listen
 from tests.unit.rpc.service import Service
 from tests.unit.rpc.wire import Wire, connect
 
 
 @contextlib.asynccontextmanager
-async def h2corn(app: App) -> AsyncIterator[str]:
-    server = HttpServer(app, listen("127.0.0.1", 0), max_concurrent_streams=MAX_STREAMS, grace_seconds=1.0)
+async def raftkv_host(app: App) -> AsyncIterator[str]:
+    server = HttpServer(app, listen("127.0.0.1", 0), grace_seconds=1.0)
     await server.start()
     try:
         yield server.address
     finally:
         await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def h2corn(app: App) -> AsyncIterator[str]:
+    import h2corn
+
+    with listen("127.0.0.1", 0) as listener:
+        config = h2corn.Config(
+            bind=(f"fd://{listener.fileno()}",),
+            grpc=True,
+            lifespan="off",
+            access_log=False,
+            max_concurrent_streams=MAX_STREAMS,
+            max_request_body_size=0,
+            runtime_threads=1,
+            h2_initial_stream_window_size=STREAM_WINDOW_BYTES,
+            h2_initial_connection_window_size=16 * STREAM_WINDOW_BYTES,
+            timeout_graceful_shutdown=1.0,
+            timeout_keep_alive=0,
+            limit_request_fields=0,
+        )
+        server = h2corn.Server(app, config)
+        task = asyncio.create_task(server.serve())
+        await server.wait_started()
+        host, port = listener.getsockname()[:2]
+        try:
+            yield f"{host}:{port}"
+        finally:
+            server.shutdown()
+            app.stop_streams()
+            with contextlib.suppress(RuntimeError):
+                await task
 
 
 @contextlib.asynccontextmanager
@@ -45,7 +77,7 @@ async def hypercorn(app: App) -> AsyncIterator[str]:
         listener.detach()
 
 
-HOSTS = {"h2corn": h2corn, "hypercorn": hypercorn}
+HOSTS = {"raftkv": raftkv_host, "h2corn": h2corn, "hypercorn": hypercorn}
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from raftkv.rpc import App, health
-from tests.unit.rpc.hosts import h2corn
+from tests.unit.rpc.hosts import raftkv_host
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -26,7 +26,7 @@ class State:
 async def channel() -> AsyncIterator[tuple[State, grpc.aio.Channel]]:
     state = State()
     app = App(health.methods(lambda: state.serving))
-    async with h2corn(app) as address, grpc.aio.insecure_channel(address) as opened:
+    async with raftkv_host(app) as address, grpc.aio.insecure_channel(address) as opened:
         yield state, opened
 
 

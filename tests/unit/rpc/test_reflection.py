@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 
 from raftkv import api
 from raftkv.rpc import App, health, reflection
-from tests.unit.rpc.hosts import h2corn
+from tests.unit.rpc.hosts import raftkv_host
 
 VERSIONS = ["v1", "v1alpha"]
 
@@ -30,7 +30,7 @@ def member_app() -> App:
 
 @asynccontextmanager
 async def asking(version: str) -> AsyncIterator[Any]:
-    async with h2corn(member_app()) as address, grpc.aio.insecure_channel(address) as channel:
+    async with raftkv_host(member_app()) as address, grpc.aio.insecure_channel(address) as channel:
         call = channel.stream_stream(
             f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
             request_serializer=ServerReflectionRequest.SerializeToString,
@@ -128,7 +128,7 @@ def test_both_versions_are_one_format() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_request_that_is_no_message_ends_the_stream(version: str) -> None:
     async def scenario() -> None:
-        async with h2corn(member_app()) as address, grpc.aio.insecure_channel(address) as channel:
+        async with raftkv_host(member_app()) as address, grpc.aio.insecure_channel(address) as channel:
             call = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")()
             await call.write(b"\xff\xff")
             assert await call.code() == grpc.StatusCode.INTERNAL

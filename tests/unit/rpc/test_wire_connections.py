@@ -11,7 +11,7 @@ import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
-from raftkv.rpc.server import MAX_STREAMS, HttpServer, listen
+from raftkv.http import MAX_STREAMS, HttpServer, listen
 from raftkv.status import Code
 from tests.unit.rpc.hosts import wired
 from tests.unit.rpc.service import Service
@@ -23,10 +23,10 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0
 
 
 def test_the_server_speaks_first_and_allows_any_number_of_streams() -> None:
-    """On h2corn: how many streams another host allows is its own setting."""
+    """On the host that ships: how many streams another host allows is its own setting."""
 
     async def scenario() -> None:
-        async with wired("h2corn") as (_, wire):
+        async with wired("raftkv") as (_, wire):
             await wire.ping()
             assert wire.frame_types[0] == SETTINGS
             assert wire.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] == MAX_STREAMS
@@ -96,7 +96,7 @@ def test_many_cancelled_calls_disturb_no_other_on_their_connection(host: str) ->
 
 
 def test_thousands_of_resets_at_once_cost_their_own_connection_at_most(host: str) -> None:
-    """h2corn 2.0 ends a connection after 200 resets in a few seconds, as a guard against rapid resets."""
+    """h2corn 2.0 ends a connection after 200 resets in a few seconds, as a guard; the host that ships bears them."""
 
     async def scenario() -> None:
         async with wired(host) as (service, wire):
@@ -117,7 +117,7 @@ def test_thousands_of_resets_at_once_cost_their_own_connection_at_most(host: str
 @contextlib.asynccontextmanager
 async def serving() -> AsyncIterator[tuple[Service, HttpServer]]:
     service = Service()
-    server = HttpServer(service.app(), listen("127.0.0.1", 0), max_concurrent_streams=MAX_STREAMS, grace_seconds=20)
+    server = HttpServer(service.app(), listen("127.0.0.1", 0), grace_seconds=20)
     await server.start()
     try:
         yield service, server

@@ -150,10 +150,10 @@ def test_a_client_that_vanishes_ends_its_handlers_and_no_others(host: str, leave
 
 
 def test_a_vanished_client_ends_its_unary_handler() -> None:
-    """On h2corn: see `test_a_reset_ends_a_unary_handler`."""
+    """Not on hypercorn: see `test_a_reset_ends_a_unary_handler`."""
 
     async def scenario() -> None:
-        async with wired("h2corn") as (service, wire):
+        async with wired("raftkv") as (service, wire):
             await waiting(wire, service, ECHO)
             cut(wire)
             await cancelled(service)

@@ -172,6 +172,8 @@ class Wire:
                 answer = self.answers[event.stream_id]
                 answer.headers = dict(event.headers)
                 answer.header_blocks += 1
+                if "grpc-status" in answer.headers:
+                    answer.trailers = answer.headers
             case h2.events.DataReceived():
                 self.answers[event.stream_id].body += event.data
                 if self.acknowledge and event.flow_controlled_length:

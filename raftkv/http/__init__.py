@@ -1,0 +1,10 @@
+"""HTTP/2 and HTTP/1.1 in the event loop, for ASGI applications. Knows nothing of gRPC, nor of etcd.
+
+Written by hand because every request and every message between members passes here: docs/decisions says what was
+measured.
+"""
+
+from raftkv.http.connection import MAX_STREAMS, STREAM_WINDOW_BYTES
+from raftkv.http.server import HttpServer, Tls, listen
+
+__all__ = ["MAX_STREAMS", "STREAM_WINDOW_BYTES", "HttpServer", "Tls", "listen"]

@@ -1,0 +1,235 @@
+"""One HTTP/1.1 connection of a client, which hands each request to an ASGI application. The protocol is h11's."""
+
+import asyncio
+import logging
+from collections.abc import Callable, MutableMapping
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import h11
+
+from raftkv.http.asgi import ASGIApp
+from raftkv.http.connection import STREAM_WINDOW_BYTES, address
+from raftkv.http.requests import MAX_HEADER_BYTES, target
+
+logger = logging.getLogger(__name__)
+
+_DISCONNECT = {"type": "http.disconnect"}
+
+
+class Http1(asyncio.Protocol):
+    """Requests one after the other; the next is read when the one before is answered."""
+
+    def __init__(self, app: ASGIApp, forget: Callable[["Http1"], None]) -> None:
+        """`forget` is called when the connection is over."""
+        self._loop = asyncio.get_running_loop()
+        self._app = app
+        self._forget = forget
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
+        self._transport: asyncio.Transport | None = None
+        self._exchange: _Exchange | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._leaving = False
+        self._lost = False
+
+    # What asyncio tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for a request."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the bytes say."""
+        self._h11.receive_data(data)
+        self._advance()
+
+    def eof_received(self) -> None:
+        """A client that closes its half is gone: the transport closes, too."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the request under way."""
+        self._lost = True
+        self._writable.set()
+        if self._exchange is not None:
+            self._exchange.drop()
+        self._forget(self)
+
+    def pause_writing(self) -> None:
+        """Hold the response."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._writable.set()
+
+    # Requests
+
+    def _advance(self) -> None:
+        try:
+            while not self._lost:
+                event = self._h11.next_event()
+                if isinstance(event, h11.Request):
+                    self._begin(event)
+                elif isinstance(event, h11.Data) and self._exchange is not None:
+                    self._exchange.arrived(bytes(event.data))
+                elif isinstance(event, h11.EndOfMessage) and self._exchange is not None:
+                    self._exchange.end_request()
+                else:
+                    return
+        except h11.RemoteProtocolError as error:
+            self._refuse(error)
+
+    def _begin(self, request: h11.Request) -> None:
+        assert self._transport is not None
+        path = request.target
+        if not path.startswith((b"/", b"*")):
+            parts = urlsplit(path)
+            path = (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": request.http_version.decode("ascii"),
+            "method": request.method.decode("ascii"),
+            "scheme": "http" if self._transport.get_extra_info("ssl_object") is None else "https",
+            **target(path),
+            "headers": list(request.headers),
+            "client": address(self._transport, "peername"),
+            "server": address(self._transport, "sockname"),
+            "extensions": {},
+        }
+        self._exchange = exchange = _Exchange(self)
+        call = self._app(scope, exchange.receive, exchange.send)
+        exchange.task = self._loop.create_task(call)  # type: ignore[arg-type]
+        exchange.task.add_done_callback(lambda task: self._returned(exchange, task))
+
+    def _returned(self, exchange: "_Exchange", task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("a request failed", exc_info=error)
+        if self._lost or self._transport is None:
+            return
+        self._exchange = None
+        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE or self._leaving:
+            self._transport.close()
+            return
+        self._h11.start_next_cycle()
+        self._advance()
+
+    def _refuse(self, error: h11.RemoteProtocolError) -> None:
+        if self._exchange is not None:
+            self._exchange.drop()
+        assert self._transport is not None
+        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            text = f"{error}\n".encode()
+            headers = [("content-length", str(len(text))), ("connection", "close")]
+            self.put(h11.Response(status_code=error.error_status_hint, headers=headers))
+            self.put(h11.Data(data=text))
+            self.put(h11.EndOfMessage())
+        self._transport.close()
+
+    def hold(self, held: bool) -> None:
+        """Stop reading, or go on."""
+        if self._transport is not None and not self._lost:
+            (self._transport.pause_reading if held else self._transport.resume_reading)()
+
+    # Responses
+
+    def put(self, event: Any) -> None:
+        """Send an event of h11.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
+        if self._lost or self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        data = self._h11.send(event)
+        if data:
+            self._transport.write(data)
+
+    def ask_for_body(self) -> None:
+        """Let a client go on that asked whether it may send its body."""
+        if self._h11.they_are_waiting_for_100_continue:
+            self.put(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
+
+    async def drained(self) -> None:
+        """Wait until the socket takes more."""
+        await self._writable.wait()
+
+    # The end
+
+    def leave(self) -> None:
+        """Close when the request under way, if there is one, is answered."""
+        self._leaving = True
+        if self._exchange is None and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End the request under way, and the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Exchange:
+    """A request and its response, as ASGI sees them."""
+
+    def __init__(self, connection: Http1) -> None:
+        self._connection = connection
+        self.task: asyncio.Task[None] | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self._told = False
+        self._gone = False
+        self._arrived = asyncio.Event()
+
+    def arrived(self, data: bytes) -> None:
+        """Keep a piece of the request's body."""
+        self._body.append(data)
+        self._size += len(data)
+        if self._size > STREAM_WINDOW_BYTES:
+            self._connection.hold(True)
+        self._arrived.set()
+
+    def end_request(self) -> None:
+        """Note that the request is complete."""
+        self._ended = True
+        self._arrived.set()
+
+    def drop(self) -> None:
+        """The client is gone."""
+        self._gone = True
+        self._arrived.set()
+        if self.task is not None:
+            self.task.cancel()
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """Wait for the next event of the request."""
+        if not self._ended and not self._gone:
+            self._connection.ask_for_body()
+        while not self._gone:
+            if (self._body or self._ended) and not self._told:
+                data = b"".join(self._body)
+                self._body, self._size, self._told = [], 0, self._ended
+                self._connection.hold(False)
+                return {"type": "http.request", "body": data, "more_body": not self._told}
+            self._arrived.clear()
+            await self._arrived.wait()
+        return _DISCONNECT
+
+    async def send(self, event: MutableMapping[str, Any]) -> None:
+        """Send the next event of the response.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
+        if event["type"] == "http.response.start":
+            self._connection.put(h11.Response(status_code=event["status"], headers=list(event["headers"])))
+        elif event["type"] == "http.response.body":
+            body = event.get("body", b"")
+            if body:
+                self._connection.put(h11.Data(data=body))
+            if not event.get("more_body", False):
+                self._connection.put(h11.EndOfMessage())
+            else:
+                await self._connection.drained()

@@ -1,0 +1,217 @@
+"""A listener in the running event loop: HTTP/2 and HTTP/1.1 on one port, told apart by their first bytes."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from raftkv.http.asgi import ASGIApp
+from raftkv.http.connection import MAX_STREAMS, Connection
+from raftkv.http.frames import PREFACE
+from raftkv.http.http1 import Http1
+
+logger = logging.getLogger(__name__)
+
+FIRST_BYTES_SECONDS = 10.0
+"""How long a connection may stay open that has not said whether it speaks HTTP/2."""
+_BUFFER_BYTES = 256 << 10
+_DEAD_PEER_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files of a TLS port, in PEM. With `client_ca`, only clients with a certificate of that authority get in."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """What the listener shakes hands with.
+
+        Raises:
+            ValueError: a file is missing or not PEM.
+        """
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+            if self.client_ca is not None:
+                context.load_verify_locations(self.client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
+        except (OSError, ssl.SSLError) as error:
+            raise ValueError(f"cannot use the TLS files of {self}: {error}") from error
+        return context
+
+
+class HttpServer:
+    """An ASGI application on one address."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        *,
+        max_concurrent_streams: int = MAX_STREAMS,
+        grace_seconds: float = 3.0,
+        tls: Tls | None = None,
+    ) -> None:
+        """Take over a bound socket; `max_concurrent_streams` is per connection, `grace_seconds` bounds `stop`.
+
+        Raises:
+            ValueError: a TLS file is missing or not PEM.
+        """
+        self._app = app
+        self._listener = listener
+        self._max_streams = max_concurrent_streams
+        self._grace_seconds = grace_seconds
+        self._tls = tls.context() if tls else None
+        self._server: asyncio.Server | None = None
+        self._connections: set[Connection | Http1 | _Unknown] = set()
+        self._empty = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        """Where it listens, host:port."""
+        host, port = self._listener.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def start(self) -> None:
+        """Accept connections from here on."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accept, sock=self._listener, ssl=self._tls, backlog=1024)
+
+    async def stop(self) -> None:
+        """Send GOAWAY, end streams, let other requests under way finish, close. Safe to call twice."""
+        server, self._server = self._server, None
+        if server is None:
+            self._listener.close()
+            return
+        server.close()
+        for connection in tuple(self._connections):
+            connection.leave()
+        stop_streams: Callable[[], None] | None = getattr(self._app, "stop_streams", None)
+        if stop_streams is not None:
+            stop_streams()
+        try:
+            async with asyncio.timeout(self._grace_seconds):
+                await self._closed()
+        except TimeoutError:
+            logger.warning("the server at %s stopped with requests still running", self.address)
+            for connection in tuple(self._connections):
+                connection.abort()
+            await self._closed()
+        self._listener.close()
+
+    async def _closed(self) -> None:
+        while self._connections:
+            self._empty.clear()
+            await self._empty.wait()
+
+    def _accept(self) -> asyncio.Protocol:
+        return _Unknown(self)
+
+    def made(self, connection: "Connection | Http1 | _Unknown") -> None:
+        """Count a connection."""
+        self._connections.add(connection)
+        if self._server is None:
+            connection.leave()
+
+    def forget(self, connection: "Connection | Http1 | _Unknown") -> None:
+        """Count it no longer."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    def protocol(self, data: bytes) -> Connection | Http1 | None:
+        """What speaks the protocol of these first bytes; None while they may be either's."""
+        if data.startswith(PREFACE[:16]):
+            return Connection(self._app, self._max_streams, self.forget)
+        if PREFACE.startswith(data):
+            return None
+        return Http1(self._app, self.forget)
+
+
+class _Unknown(asyncio.Protocol):
+    """A connection of which it is not known yet what it speaks."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first bytes, but not for ever."""
+        # Not every loop's transports inherit from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_BUFFER_BYTES)
+        self._timer = asyncio.get_running_loop().call_later(FIRST_BYTES_SECONDS, self.abort)
+        self._server.made(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand the connection over as soon as its protocol is known."""
+        self._received += data
+        protocol = self._server.protocol(self._received)
+        if protocol is None or self._transport is None:
+            return
+        self._end()
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        self._server.made(protocol)
+        protocol.data_received(self._received)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._server.forget(self)
+
+    def leave(self) -> None:
+        """Close: nothing was asked yet."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Close."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind a TCP listener; port 0 takes any free one.
+
+    Raises:
+        OSError: the address is in use or not ours.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _notice_dead_peers(listener)
+        listener.bind(address)
+        listener.listen(1024)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _notice_dead_peers(listener: socket.socket) -> None:
+    """Have connections fail when the other machine is gone: no pings are sent. Accepted sockets inherit this."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", _DEAD_PEER_SECONDS // 2),
+        ("TCP_KEEPINTVL", _DEAD_PEER_SECONDS // 6),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", _DEAD_PEER_SECONDS * 1000),
+    ):
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

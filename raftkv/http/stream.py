@@ -1,0 +1,189 @@
+"""One request and its response: a stream of an HTTP/2 connection, as ASGI sees it."""
+
+import asyncio
+from collections import deque
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from raftkv.http.frames import DATA, END_STREAM, HEAD, header_block, header_frames
+
+if TYPE_CHECKING:
+    from raftkv.http.connection import Connection
+
+UNSENT_BYTES = 256 << 10
+"""The application waits while more than this of its response is kept for the client's windows."""
+
+_DISCONNECT = {"type": "http.disconnect"}
+
+
+class Stream:
+    """A request that arrives and a response that leaves.
+
+    Invariants:
+    1. `unsent` holds, in order, what windows or the socket do not let through yet; `_tail`, the frame that ends the
+       response, follows it.
+    2. Once `closed`, nothing is written and nothing received is kept.
+    """
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_head",
+        "_room",
+        "_tail",
+        "_told",
+        "_trailers",
+        "_waiting",
+        "closed",
+        "id",
+        "owed",
+        "queued",
+        "receivable",
+        "request_ended",
+        "started",
+        "task",
+        "unread",
+        "unsent",
+        "unsent_bytes",
+        "window",
+    )
+
+    def __init__(self, connection: "Connection", stream_id: int, window: int, receivable: int) -> None:
+        """`window` and `receivable` are how much may be sent, and received, at first."""
+        self._connection = connection
+        self.id = stream_id
+        self.task: asyncio.Task[None] | None = None
+        self.closed = False
+        # The request
+        self.receivable = receivable
+        self.request_ended = False
+        self.unread = 0
+        self.owed = 0
+        """Bytes the application has read and the client was not given back yet."""
+        self._body: list[bytes] = []
+        self._told = False
+        self._waiting: asyncio.Future[None] | None = None
+        # The response
+        self.window = window
+        self.started = False
+        self.unsent: deque[memoryview] = deque()
+        self.unsent_bytes = 0
+        self.queued = False
+        self._head: tuple[tuple[bytes, bytes], ...] | None = None
+        self._trailers = False
+        self._tail = b""
+        self._room: asyncio.Future[None] | None = None
+
+    # The request
+
+    def arrived(self, data: bytes) -> None:
+        """Keep a piece of the request's body."""
+        if data:
+            self._body.append(data)
+            self.unread += len(data)
+            self._wake()
+
+    def end_request(self) -> None:
+        """Note that the request is complete."""
+        self.request_ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """Wait for the next event of the request, as ASGI has them."""
+        while not self.closed:
+            if (self._body or self.request_ended) and not self._told:
+                return self._next()
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return _DISCONNECT
+
+    def _next(self) -> MutableMapping[str, Any]:
+        pieces, self._body = self._body, []
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._told = self.request_ended
+        if data:
+            self._connection.read(self, len(data))
+        return {"type": "http.request", "body": data, "more_body": not self._told}
+
+    # The response
+
+    async def send(self, event: MutableMapping[str, Any]) -> None:
+        """Send the next event of the response, as ASGI has them; wait while too much waits for the client.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
+        if self.closed:
+            raise ConnectionResetError("the client is gone")
+        kind = event["type"]
+        if kind == "http.response.body":
+            body = event.get("body", b"")
+            more = event.get("more_body", False)
+            if body or more or not self._trailers:
+                self._begin()
+                if body:
+                    self._connection.send(self, body)
+            if not more and not self._trailers:
+                self._end(HEAD.pack(0, 0, DATA, END_STREAM, self.id))
+            elif self.unsent_bytes > UNSENT_BYTES:
+                await self._drained()
+        elif kind == "http.response.start":
+            self._head = ((b":status", b"%d" % event["status"]), *event["headers"])
+            self._trailers = event.get("trailers", False)
+        elif kind == "http.response.trailers":
+            # A response that is a status alone is one block of headers: "trailers-only", as gRPC calls it.
+            headers = tuple(event["headers"])
+            if self._head is not None:
+                headers, self._head = (*self._head, *headers), None
+                self.started = True
+            self._end(self._block(headers, END_STREAM))
+
+    def _begin(self) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            self.started = True
+            self._connection.write(self._block(head, 0))
+
+    def _block(self, headers: tuple[tuple[bytes, bytes], ...], flags: int) -> bytes:
+        return header_frames(self._connection.block_prefix() + header_block(headers), self.id, flags)
+
+    def _end(self, tail: bytes) -> None:
+        if self.unsent:
+            self._tail = tail
+        else:
+            self._connection.write(tail)
+            self._connection.answered(self)
+
+    def sent(self) -> None:
+        """Go on after some of what waited has left."""
+        if self._room is not None and self.unsent_bytes <= UNSENT_BYTES // 2 and not self._room.done():
+            self._room.set_result(None)
+        if self._tail and not self.unsent:
+            self._end(self._tail)
+
+    async def _drained(self) -> None:
+        self._room = asyncio.get_running_loop().create_future()
+        await self._room
+        if self.closed:
+            raise ConnectionResetError("the client is gone")
+
+    # The end
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing more to come from the application."""
+        return self.closed or bool(self._tail)
+
+    def close(self) -> None:
+        """Drop what was received and what waits to be sent; the application hears that the client is gone."""
+        self.closed = True
+        self._body = []
+        self.unsent.clear()
+        self.unsent_bytes = 0
+        self._wake()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
