@@ -192,6 +192,24 @@ def test_leases(etcd: str, raftkv: str) -> None:
         assert (found[0], masked(found[1])) == (expected[0], masked(expected[1])), (path, body)
 
 
+def test_a_body_that_comes_in_chunks(etcd: str, raftkv: str, tmp_path: Path) -> None:
+    """Requests larger than a chunk, and many in one body, of a length nobody has told beforehand."""
+    renewals = tmp_path / "renewals"
+    renewals.write_text('{"ID":"83"} {"ID":"84"}\n' * 2000)
+    put = tmp_path / "put"
+    put.write_text(json.dumps({"key": "Y2h1bmtz", "value": "YWFh" * 100_000}))
+    chunked = ("--header", "Transfer-Encoding: chunked", "--data-binary")
+    for path, data in (("/v3/kv/put", f"@{put}"), ("/v3/kv/range", '{"key":"Y2h1bmtz"}')):
+        expected, found = (curl(endpoint, path, *chunked, data) for endpoint in (etcd, raftkv))
+        assert (found[0], masked(found[1])) == (expected[0], masked(expected[1])) == (200, masked(found[1]))
+    # etcd stops reading such a body when it has begun to answer.
+    post(raftkv, "/v3/lease/grant", '{"TTL":"600","ID":"83"}')
+    status, answer = curl(raftkv, "/v3/lease/keepalive", *chunked, f"@{renewals}", seconds="50")
+    assert status == 200
+    assert answer.count(b'"TTL":"600"}}\n') == 2000
+    assert answer.count(b"\n") == 4000
+
+
 def test_what_is_left_of_a_lease(etcd: str, raftkv: str) -> None:
     answers = []
     for endpoint in (etcd, raftkv):
