@@ -42,6 +42,10 @@ class Config:
     initial_cluster: Members = (("default", DEFAULT_PEER_URLS),)
     initial_cluster_token: str = DEFAULT_TOKEN
     initial_cluster_state: str = "new"
+    force_new_cluster: bool = False
+    strict_reconfig_check: bool = True
+    max_learners: int = 1
+    auto_promote_learners: bool = False
     heartbeat_interval_ms: int = 100
     election_timeout_ms: int = 1000
     quota_backend_bytes: int = 0

@@ -151,6 +151,7 @@ _METAVARS = {
     "max-request-bytes": "BYTES",
     "max-txn-ops": "N",
     "max-concurrent-streams": "N",
+    "max-learners": "N",
 }
 
 
@@ -237,7 +238,7 @@ def _options() -> list[_Option]:
             _CLUSTERING,
             click.Choice(["new", "existing"]),
             default.initial_cluster_state,
-            "Whether the cluster starts now or runs already.",
+            "Whether the cluster starts now, or runs already and this member was added to it.",
         ),
         _Option(
             "initial-cluster-token",
@@ -246,6 +247,19 @@ def _options() -> list[_Option]:
             default.initial_cluster_token,
             "Part of the cluster's id: keeps clusters with equal URLs apart.",
         ),
+        _switch(
+            "force-new-cluster",
+            _CLUSTERING,
+            "Go on alone from this member's data: all other members are removed for good. For one start.",
+        ),
+        _switch(
+            "strict-reconfig-check",
+            _CLUSTERING,
+            "Refuse changes of the members that could cost the majority.",
+            on=True,
+        ),
+        _Option("max-learners", _CLUSTERING, _POSITIVE, default.max_learners, "Most learners at once."),
+        _switch("auto-promote-learners", _CLUSTERING, "Let learners vote as soon as they have caught up."),
         _Option(
             "quota-backend-bytes",
             _LIMITS,

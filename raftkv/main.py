@@ -62,8 +62,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return new_event_loop
 
 
+def _say(line: str) -> None:
+    print(f"raftkv: {line}", file=sys.stderr, flush=True)
+
+
 def _refuse(problem: str) -> int:
-    print(f"raftkv: {problem}", file=sys.stderr, flush=True)
+    _say(problem)
     return 1
 
 
@@ -140,7 +144,8 @@ def _set_aside(phase: str, info: dict[str, int]) -> None:
 
 async def _until_stopped(member: "Member", asked: "asyncio.Future[None]") -> int:
     died = asyncio.ensure_future(member.wait_failed())
-    await _first(died, asked)
+    removed = asyncio.ensure_future(member.wait_removed())
+    await _first(died, asked, removed)
     if died.done():
         _die(died.result())
     # The disk may fail on the way out, too.
@@ -151,6 +156,9 @@ async def _until_stopped(member: "Member", asked: "asyncio.Future[None]") -> int
     died.cancel()
     stopping.result()
     logger.info("stopped")
+    if removed.done():
+        _say(f"member {member.member_id:x} has been permanently removed from the cluster; its data is of no more use")
+    removed.cancel()
     return 0
 
 

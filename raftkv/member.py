@@ -31,27 +31,38 @@ from raftkv.http import HttpServer, listen
 from raftkv.http.asgi import ASGIApp
 from raftkv.metrics import Metrics
 from raftkv.mvcc import LmdbBackend, Store
-from raftkv.pb import log_pb2, rpc_pb2
-from raftkv.peer import MESSAGES, SNAPSHOT, Acquaintance, PeerCalls, PeerTransport, introduction
+from raftkv.pb import log_pb2, peer_pb2, rpc_pb2
+from raftkv.peer import MESSAGES, SNAPSHOT, Acquaintance, PeerCalls, PeerTransport, introduction, joining
 from raftkv.peer import snapshot as peer_snapshot
 from raftkv.peer.reception import call_metadata
 from raftkv.raft import Config as RaftConfig
-from raftkv.raft import Entry, EntryKind, HardState, InstallSnapshot, RaftNode, Role
+from raftkv.raft import InstallSnapshot, Role
 from raftkv.rpc import App, Context, Method, Requests, health, reflection
 from raftkv.rpc.timed import timed
 from raftkv.server import compactor
-from raftkv.server.apply import applied_position
 from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
 from raftkv.server.corruption import CorruptionChecker
 from raftkv.server.datadir import DataDir, StartError
 from raftkv.server.headers import Headers
 from raftkv.server.heard import Heard
 from raftkv.server.identity import Identity, check_settings, check_token, first_members
-from raftkv.server.membership import Membership, decode_conf_state
+from raftkv.server.join import (
+    ASK_SECONDS,
+    check_not_removed,
+    fits,
+    joined_identity,
+    not_answered,
+    others_urls,
+    stay_alone,
+    voters,
+)
+from raftkv.server.membership import Membership
 from raftkv.server.proposals import COMPACTION, MEMBER_ATTRIBUTES
+from raftkv.server.restart import restored_node
 from raftkv.server.server import Server
 from raftkv.server.snapshot_transfer import Transfers
 from raftkv.server.snapshots import Copy, settle_at_start
+from raftkv.server.transfer import hand_over
 from raftkv.server.worker import Blocking, Worker
 from raftkv.status import Code, StatusError
 from raftkv.wal import CorruptLog, Wal, WalContents
@@ -130,6 +141,8 @@ class Member:
         # Only now: a start that was refused has changed nothing.
         wal.settle()
         membership = Membership(store)
+        if self.config.force_new_cluster and contents is not None:
+            stay_alone(self.config, wal, contents, membership, self.member_id)
         server, transport, calls = self._assemble(wal, contents, store, membership)
         self._server, self._transport = server, transport
         self._exit.push_async_callback(server.close)
@@ -154,12 +167,20 @@ class Member:
         )
         self._checking = asyncio.get_running_loop().create_task(checker.run())
         self._exit.callback(self._checking.cancel)
+        if self.config.auto_promote_learners:
+            self._promoting = asyncio.get_running_loop().create_task(server.reconfiguration.promote_learners())
+            self._exit.callback(self._promoting.cancel)
 
     async def stop(self) -> None:
         """Hand leadership over, drain the calls under way, flush and close. Safe to call twice."""
         if self._server is not None:
-            await self._server.hand_over()
+            await hand_over(self._server)
         await self._exit.aclose()
+
+    async def wait_removed(self) -> None:
+        """Wait until this member has been removed from its cluster; it should stop then."""
+        assert self._server is not None, "start() comes first"
+        await asyncio.shield(self._server.standing.removed)
 
     async def wait_failed(self) -> BaseException:
         """Wait until the member dies by itself; the reason."""
@@ -221,7 +242,6 @@ class Member:
 
     def _open_log(self, data_dir: DataDir) -> tuple[Wal | None, WalContents | None]:
         if not data_dir.has_log():
-            data_dir.check_may_create(self.config.initial_cluster_state)
             return None, None
         try:
             wal, contents = Wal.open(self._disk, data_dir.wal)
@@ -246,13 +266,29 @@ class Member:
         return store
 
     async def _first_start(self, data_dir: DataDir, listeners: list[socket.socket]) -> tuple[Wal, Store]:
-        self._identity, members = first_members(self.config)
+        others: Sequence[rpc_pb2.Member]
+        founders: Sequence[rpc_pb2.Member]
+        told: Sequence[rpc_pb2.Member]
+        if self.config.initial_cluster_state == "existing":
+            known = await self._ask_members()
+            self._identity = joined_identity(self.config, known)
+            founders, others, told = known.founders, voters(known, self.member_id), known.members
+        else:
+            self._identity, founders = first_members(self.config)
+            others, told = founders, []
         await self._serve_peers(listeners)
-        await self._introduce(members)
+        await self._introduce(others)
         store = self._open_store(data_dir)
-        wal = bootstrap(self._disk, data_dir, store, self._identity, members)
+        wal = bootstrap(self._disk, data_dir, store, self._identity, founders, introduced=told)
         self._exit.callback(wal.close)
         return wal, store
+
+    async def _ask_members(self) -> peer_pb2.KnownMembers:
+        urls = others_urls(self.config)
+        known = await joining.ask_members(urls, partial(fits, self.config), seconds=ASK_SECONDS)
+        if known is None:
+            raise not_answered(urls)
+        return known
 
     def _later_start(self, data_dir: DataDir, contents: WalContents) -> Store:
         self._identity = Identity.decode(contents.identity)
@@ -265,7 +301,9 @@ class Member:
             raise StartError(f"cannot finish the installation of a snapshot in {data_dir.path}: {error}") from error
         store = self._open_store(data_dir)
         check_store_follows(data_dir, store, contents)
-        ignored = check_settings(self.config, self._identity, Membership(store).members)
+        membership = Membership(store)
+        check_not_removed(self.config, membership, self.member_id)
+        ignored = check_settings(self.config, self._identity, membership.members)
         if ignored:
             logger.info(ignored)
         return store
@@ -276,6 +314,7 @@ class Member:
         """Serve the peer port; until the parts are assembled it only answers what this member knows of others."""
         methods = {
             introduction.INTRODUCE: introduction.method(self.cluster_id, self.member_id, self._acquaintance),
+            joining.MEMBERS: joining.method(self._known_members),
             MESSAGES: Method.client_stream(self._receive),
             SNAPSHOT: Method.client_stream(self._receive_snapshot),
             **api.peer_methods(self.cluster_id, self.member_id, lambda: self._server),
@@ -297,6 +336,17 @@ class Member:
         if self._server is None or self._server.blank:
             return Acquaintance.BLANK
         return Acquaintance.KNOWN if member in self._heard else Acquaintance.STRANGER
+
+    def _known_members(self) -> peer_pb2.KnownMembers | None:
+        if self._server is None:
+            return None
+        membership = self._server.membership
+        return peer_pb2.KnownMembers(
+            cluster_id=self.cluster_id,
+            cluster_token=self._known_identity().cluster_token,
+            members=membership.members,
+            founders=membership.founders,
+        )
 
     async def _introduce(self, members: Sequence[rpc_pb2.Member]) -> None:
         others = {member.ID: member.peerURLs for member in members if self.member_id != member.ID}
@@ -324,31 +374,20 @@ class Member:
     ) -> tuple[Server, PeerTransport, PeerCalls]:
         config = self.config
         election_ticks = max(2, round(config.election_timeout_ms / config.heartbeat_interval_ms))
-        hard_state = contents.hard_state if contents else (0, 0, 0)
-        entries = contents.entries if contents else []
-        snapshot_index, snapshot_term, conf_state = contents.snapshot if contents else (0, 0, b"")
-        applied = applied_position(store.backend)[0]
-        node = RaftNode(
-            RaftConfig(id=self.member_id, random=self._rng, election_ticks=election_ticks),
-            decode_conf_state(conf_state) if conf_state else membership.conf_state,
-            HardState(term=hard_state[0], voted_for=hard_state[1], commit=hard_state[2]),
-            [Entry(term, index, EntryKind(kind), data) for term, index, kind, data in entries],
-            snapshot_index=snapshot_index,
-            snapshot_term=snapshot_term,
-            applied=applied,
+        node = restored_node(
+            RaftConfig(id=self.member_id, random=self._rng, election_ticks=election_ticks), contents, store, membership
         )
-        if node.conf_state != membership.conf_state:
-            # Changes behind the snapshot point are in the store already, and will not be applied again.
-            node.apply_conf_state(membership.conf_state, applied)
         transport = PeerTransport(
             self.cluster_id,
             self.member_id,
-            {member.ID: member.peerURLs for member in membership.members},
+            membership.peers,
             on_message=lambda message: server.receive(message),
             on_unreachable=lambda peer: server.unreachable(peer),
             admit=self._admit,
             rng=self._rng,
             on_snapshot=lambda message: transfers.send(message),
+            is_removed=membership.is_removed,
+            on_removed=lambda: server.standing.told_removed(),
         )
         run_aside = self._thread("aside")
         self._transfers = transfers = Transfers(
@@ -360,9 +399,7 @@ class Member:
             send=lambda message, copy, read: self._send_snapshot(membership, message, copy, read),
             run=run_aside,
         )
-        calls = PeerCalls(
-            self.cluster_id, self.member_id, lambda: {member.ID: member.peerURLs for member in membership.members}
-        )
+        calls = PeerCalls(self.cluster_id, self.member_id, lambda: membership.peers)
         server = Server(
             node=node,
             wal=wal,
@@ -388,6 +425,10 @@ class Member:
             run_auth=self._threads("auth", min(4, os.cpu_count() or 1)),
             tokens=self._tokens,
             bcrypt_cost=config.bcrypt_cost,
+            on_members=lambda: transport.update(membership.peers),
+            connected=lambda peer: transport.connected.get(peer, False),
+            strict_reconfig_check=config.strict_reconfig_check,
+            max_learners=config.max_learners,
         )
         return server, transport, calls
 

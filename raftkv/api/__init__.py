@@ -5,7 +5,6 @@
 
 from raftkv.api.access import check_rules
 from raftkv.api.guard import Limits
-from raftkv.api.lease import peer_methods
-from raftkv.api.services import services
+from raftkv.api.services import peer_methods, services
 
 __all__ = ["Limits", "check_rules", "peer_methods", "services"]

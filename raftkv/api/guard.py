@@ -3,8 +3,11 @@
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+
 from raftkv import errors
 from raftkv.api.access import RULES, Rule, authorised, authorised_stream
+from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Framed, Kind, Method
 from raftkv.server.server import Server
 
@@ -38,10 +41,29 @@ def end_without_leader(server: Server, context: Context) -> None:
         server.leader_calls[context.interrupt] = None
 
 
+_OF_LEARNERS = ("/etcdserverpb.Maintenance/Status", "/etcdserverpb.Maintenance/Snapshot")
+
+
+def refuse_of_learner(path: str, request: bytes = b"") -> None:
+    """Refuse what a learner does not serve: all but its status, its store and serializable ranges.
+
+    Raises:
+        NotSupportedForLearner
+    """
+    if path in _OF_LEARNERS:
+        return
+    try:
+        served = path == "/etcdserverpb.KV/Range" and rpc_pb2.RangeRequest.FromString(request).serializable
+    except DecodeError:
+        served = False
+    if not served:
+        raise errors.NotSupportedForLearner
+
+
 def guarded(server: Server, path: str, method: Method) -> Method:
     """Wrap a method so that the checks common to all calls run first."""
     handler = method.handler
-    node = server.node
+    node, standing = server.node, server.standing
     auth = server.auth
     rule = RULES[path]
     # Each request of these streams is looked at by itself.
@@ -49,6 +71,8 @@ def guarded(server: Server, path: str, method: Method) -> Method:
 
     def unary(request: bytes, context: Context) -> Awaitable[bytes | list[bytes]]:
         # Not a coroutine of its own: it would be one more frame to wake for every call.
+        if standing.learner:
+            refuse_of_learner(path, request)
         if not node.leader:
             require_leader(server, context)
         if auth.enabled and restricted:
@@ -57,12 +81,16 @@ def guarded(server: Server, path: str, method: Method) -> Method:
         return response
 
     def bidi(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes | Framed]:
+        if standing.learner:
+            refuse_of_learner(path)
         require_leader(server, context)
         end_without_leader(server, context)
         responses: AsyncIterator[bytes | Framed] = handler(requests, context)
         return responses
 
     def stream(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        if standing.learner:
+            refuse_of_learner(path)
         require_leader(server, context)
         if auth.enabled and restricted:
             return authorised_stream(server, rule, handler, request, context)

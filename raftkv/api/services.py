@@ -1,5 +1,8 @@
 """The table of every RPC served on the client port."""
 
+from collections.abc import Callable
+
+from raftkv.api import cluster, lease
 from raftkv.api.access import check_rules
 from raftkv.api.auth import AuthService
 from raftkv.api.cluster import ClusterService
@@ -29,3 +32,11 @@ def services(
     table.update(AuthService(server, limits).methods())
     check_rules(table)
     return {path: guarded(server, path, method) for path, method in table.items()}
+
+
+def peer_methods(cluster_id: int, member_id: int, server: Callable[[], Server | None]) -> dict[str, Method]:
+    """What members ask of each other besides consensus; a member that has not started yet does not lead."""
+    return {
+        **lease.peer_methods(cluster_id, member_id, server),
+        **cluster.peer_methods(cluster_id, member_id, server),
+    }

@@ -329,9 +329,26 @@ class AsyncClient:
         """
         return await stm.run(self, body)
 
-    async def member_list(self) -> rpc_pb2.MemberListResponse:
-        """Who the members are."""
-        return await self.call(req.MEMBER_LIST, rpc_pb2.MemberListRequest())
+    async def member_list(self, *, linearizable: bool = False) -> rpc_pb2.MemberListResponse:
+        """Who the members are, as some member knows them or as the cluster agrees now."""
+        rpc = req.LINEARIZABLE_MEMBER_LIST if linearizable else req.MEMBER_LIST
+        return await self.call(rpc, rpc_pb2.MemberListRequest(linearizable=linearizable))
+
+    async def member_add(self, peer_urls: Iterable[str], *, learner: bool = False) -> rpc_pb2.MemberAddResponse:
+        """Add a member that others reach at these URLs: a voter, or a learner that only gets the log."""
+        return await self.call(req.MEMBER_ADD, rpc_pb2.MemberAddRequest(peerURLs=peer_urls, isLearner=learner))
+
+    async def member_remove(self, member: int) -> rpc_pb2.MemberRemoveResponse:
+        """Remove a member for good."""
+        return await self.call(req.MEMBER_REMOVE, rpc_pb2.MemberRemoveRequest(ID=member))
+
+    async def member_update(self, member: int, peer_urls: Iterable[str]) -> rpc_pb2.MemberUpdateResponse:
+        """Change the URLs at which the others reach a member."""
+        return await self.call(req.MEMBER_UPDATE, rpc_pb2.MemberUpdateRequest(ID=member, peerURLs=peer_urls))
+
+    async def member_promote(self, member: int) -> rpc_pb2.MemberPromoteResponse:
+        """Let a learner vote; refused until it has caught up."""
+        return await self.call(req.MEMBER_PROMOTE, rpc_pb2.MemberPromoteRequest(ID=member))
 
     async def status(self, endpoint: str | None = None) -> rpc_pb2.StatusResponse:
         """What the member behind an endpoint says of itself; without one, any member that answers."""

@@ -47,6 +47,17 @@ LEASE_LEASES = Rpc(
 MEMBER_LIST = Rpc(
     "/etcdserverpb.Cluster/MemberList", rpc_pb2.MemberListRequest, rpc_pb2.MemberListResponse, True, False
 )
+LINEARIZABLE_MEMBER_LIST = Rpc(MEMBER_LIST.path, MEMBER_LIST.request, MEMBER_LIST.response, True)
+MEMBER_ADD = Rpc("/etcdserverpb.Cluster/MemberAdd", rpc_pb2.MemberAddRequest, rpc_pb2.MemberAddResponse, False)
+MEMBER_REMOVE = Rpc(
+    "/etcdserverpb.Cluster/MemberRemove", rpc_pb2.MemberRemoveRequest, rpc_pb2.MemberRemoveResponse, False
+)
+MEMBER_UPDATE = Rpc(
+    "/etcdserverpb.Cluster/MemberUpdate", rpc_pb2.MemberUpdateRequest, rpc_pb2.MemberUpdateResponse, False
+)
+MEMBER_PROMOTE = Rpc(
+    "/etcdserverpb.Cluster/MemberPromote", rpc_pb2.MemberPromoteRequest, rpc_pb2.MemberPromoteResponse, False
+)
 STATUS = Rpc("/etcdserverpb.Maintenance/Status", rpc_pb2.StatusRequest, rpc_pb2.StatusResponse, True, False)
 ALARM = Rpc("/etcdserverpb.Maintenance/Alarm", rpc_pb2.AlarmRequest, rpc_pb2.AlarmResponse, False)
 SNAPSHOT = "/etcdserverpb.Maintenance/Snapshot"

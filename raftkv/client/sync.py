@@ -278,9 +278,25 @@ class Client:
         """
         return coordination.transact(self._client, self._run, body)
 
-    def member_list(self) -> rpc_pb2.MemberListResponse:
-        """Who the members are."""
-        return self._run(self._client.member_list())
+    def member_list(self, *, linearizable: bool = False) -> rpc_pb2.MemberListResponse:
+        """Who the members are, as some member knows them or as the cluster agrees now."""
+        return self._run(self._client.member_list(linearizable=linearizable))
+
+    def member_add(self, peer_urls: Iterable[str], *, learner: bool = False) -> rpc_pb2.MemberAddResponse:
+        """Add a member that others reach at these URLs: a voter, or a learner that only gets the log."""
+        return self._run(self._client.member_add(peer_urls, learner=learner))
+
+    def member_remove(self, member: int) -> rpc_pb2.MemberRemoveResponse:
+        """Remove a member for good."""
+        return self._run(self._client.member_remove(member))
+
+    def member_update(self, member: int, peer_urls: Iterable[str]) -> rpc_pb2.MemberUpdateResponse:
+        """Change the URLs at which the others reach a member."""
+        return self._run(self._client.member_update(member, peer_urls))
+
+    def member_promote(self, member: int) -> rpc_pb2.MemberPromoteResponse:
+        """Let a learner vote; refused until it has caught up."""
+        return self._run(self._client.member_promote(member))
 
     def status(self, endpoint: str | None = None) -> rpc_pb2.StatusResponse:
         """What the member behind an endpoint says of itself; without one, any member that answers."""

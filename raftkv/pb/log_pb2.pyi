@@ -105,6 +105,42 @@ class Batch(_message.Message):
     proposals: _containers.RepeatedCompositeFieldContainer[Proposal]
     def __init__(self, proposals: _Optional[_Iterable[_Union[Proposal, _Mapping]]] = ...) -> None: ...
 
+class ConfChange(_message.Message):
+    __slots__ = ("id", "add", "remove", "promote", "update", "sole")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    SOLE_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    add: _rpc_pb2.Member
+    remove: int
+    promote: int
+    update: _rpc_pb2.Member
+    sole: _rpc_pb2.Member
+    def __init__(self, id: _Optional[int] = ..., add: _Optional[_Union[_rpc_pb2.Member, _Mapping]] = ..., remove: _Optional[int] = ..., promote: _Optional[int] = ..., update: _Optional[_Union[_rpc_pb2.Member, _Mapping]] = ..., sole: _Optional[_Union[_rpc_pb2.Member, _Mapping]] = ...) -> None: ...
+
+class MemberHistory(_message.Message):
+    __slots__ = ("founders", "removed", "points", "introduced")
+    FOUNDERS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    INTRODUCED_FIELD_NUMBER: _ClassVar[int]
+    founders: _containers.RepeatedCompositeFieldContainer[_rpc_pb2.Member]
+    removed: _containers.RepeatedScalarFieldContainer[int]
+    points: _containers.RepeatedCompositeFieldContainer[ConfPoint]
+    introduced: _containers.RepeatedCompositeFieldContainer[_rpc_pb2.Member]
+    def __init__(self, founders: _Optional[_Iterable[_Union[_rpc_pb2.Member, _Mapping]]] = ..., removed: _Optional[_Iterable[int]] = ..., points: _Optional[_Iterable[_Union[ConfPoint, _Mapping]]] = ..., introduced: _Optional[_Iterable[_Union[_rpc_pb2.Member, _Mapping]]] = ...) -> None: ...
+
+class ConfPoint(_message.Message):
+    __slots__ = ("index", "conf_state")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CONF_STATE_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    conf_state: ConfState
+    def __init__(self, index: _Optional[int] = ..., conf_state: _Optional[_Union[ConfState, _Mapping]] = ...) -> None: ...
+
 class MemberAttributes(_message.Message):
     __slots__ = ("member_id", "name", "client_urls")
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]

@@ -24,6 +24,46 @@ class SnapshotInstalled(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class MembersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class KnownMembers(_message.Message):
+    __slots__ = ("cluster_id", "cluster_token", "members", "founders")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    FOUNDERS_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: int
+    cluster_token: str
+    members: _containers.RepeatedCompositeFieldContainer[_rpc_pb2.Member]
+    founders: _containers.RepeatedCompositeFieldContainer[_rpc_pb2.Member]
+    def __init__(self, cluster_id: _Optional[int] = ..., cluster_token: _Optional[str] = ..., members: _Optional[_Iterable[_Union[_rpc_pb2.Member, _Mapping]]] = ..., founders: _Optional[_Iterable[_Union[_rpc_pb2.Member, _Mapping]]] = ...) -> None: ...
+
+class MemberChange(_message.Message):
+    __slots__ = ("add", "remove", "update", "promote")
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    add: _rpc_pb2.MemberAddRequest
+    remove: _rpc_pb2.MemberRemoveRequest
+    update: _rpc_pb2.MemberUpdateRequest
+    promote: _rpc_pb2.MemberPromoteRequest
+    def __init__(self, add: _Optional[_Union[_rpc_pb2.MemberAddRequest, _Mapping]] = ..., remove: _Optional[_Union[_rpc_pb2.MemberRemoveRequest, _Mapping]] = ..., update: _Optional[_Union[_rpc_pb2.MemberUpdateRequest, _Mapping]] = ..., promote: _Optional[_Union[_rpc_pb2.MemberPromoteRequest, _Mapping]] = ...) -> None: ...
+
+class MemberChanged(_message.Message):
+    __slots__ = ("code", "error", "member", "members")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    error: str
+    member: _rpc_pb2.Member
+    members: _containers.RepeatedCompositeFieldContainer[_rpc_pb2.Member]
+    def __init__(self, code: _Optional[int] = ..., error: _Optional[str] = ..., member: _Optional[_Union[_rpc_pb2.Member, _Mapping]] = ..., members: _Optional[_Iterable[_Union[_rpc_pb2.Member, _Mapping]]] = ...) -> None: ...
+
 class LeaseRenewRequest(_message.Message):
     __slots__ = ("ids",)
     IDS_FIELD_NUMBER: _ClassVar[int]

@@ -13,6 +13,8 @@ CLUSTER_ID = "x-raftkv-cluster-id"
 FROM = "x-raftkv-member-id"
 TO = "x-raftkv-to"
 REFUSAL_LOG_SECONDS = 60.0
+REMOVED = "raftkv: the member has been permanently removed from the cluster"
+"""How a member that was removed is answered, so that it hears of it."""
 
 
 def call_metadata(cluster_id: int, sender: NodeId, to: NodeId) -> tuple[tuple[str, str], ...]:

@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 from raftkv.histogram import Histogram, doubling
 from raftkv.peer import codec
 from raftkv.peer.call import Call
-from raftkv.peer.reception import REFUSAL_LOG_SECONDS, Reception, Seldom, call_metadata
+from raftkv.peer.reception import REFUSAL_LOG_SECONDS, REMOVED, Reception, Seldom, call_metadata
 from raftkv.raft import AppendEntries, InstallSnapshot, Message, NodeId, Propose
 from raftkv.rpc import Context, Method, Requests
 from raftkv.status import Code, StatusError
@@ -40,6 +40,8 @@ MAX_BATCH_BYTES = 1 << 20
 CONNECT_SECONDS = 5.0
 """How long one URL is tried before the next."""
 BACKOFF_SECONDS = (0.05, 1.0)
+LEAVE_SECONDS = 2.0
+"""How long the streams of a member that was removed live on: it should hear of that by them."""
 
 _BULK = (AppendEntries, Propose)
 
@@ -58,11 +60,14 @@ class PeerTransport:
         admit: Callable[[NodeId], Awaitable[None]],
         rng: random.Random,
         on_snapshot: Callable[[InstallSnapshot], None] = lambda _: None,
+        is_removed: Callable[[NodeId], bool] = lambda _: False,
+        on_removed: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare streams to `peers` (id to URLs). The callbacks run in the event loop, never inside `send`.
 
         The exception is `on_snapshot`: it takes what does not go by these streams. `admit` is awaited before the first
-        message of a stream is taken; what it raises ends the stream.
+        message of a stream is taken; what it raises ends the stream. Members that are removed are told so and not
+        listened to; `on_removed` hears that another member says that of this one.
         """
         self._cluster_id = cluster_id
         self._member_id = member_id
@@ -70,6 +75,11 @@ class PeerTransport:
         self._on_unreachable = on_unreachable
         self._admit = admit
         self._on_snapshot = on_snapshot
+        self._is_removed = is_removed
+        self.on_removed = on_removed
+        self._leaving: dict[_Stream, asyncio.TimerHandle] = {}
+        self._listening: dict[asyncio.Future[None], NodeId] = {}
+        """The streams of others that are open: each ends when its future is done."""
         self._rng = rng
         self._streams: dict[NodeId, _Stream] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -91,9 +101,16 @@ class PeerTransport:
             stream.start()
 
     def update(self, peers: Mapping[NodeId, Sequence[str]]) -> None:
-        """Take the members now in force; a stream whose URLs changed is made anew, its queue is lost."""
+        """Take the members now in force; a stream whose URLs changed is made anew, its queue is lost.
+
+        A member that is gone hears what is queued for it, for a little while.
+        """
         for peer in sorted(self._streams):
-            if peer not in peers or self._streams[peer].urls != tuple(peers[peer]):
+            if peer not in peers:
+                stream = self._streams.pop(peer)
+                timer = asyncio.get_running_loop().call_later(LEAVE_SECONDS, self._leave, stream)
+                self._leaving[stream] = timer
+            elif self._streams[peer].urls != tuple(peers[peer]):
                 self._retire(self._streams.pop(peer))
         for peer, urls in peers.items():
             if peer != self._member_id and peer not in self._streams:
@@ -102,6 +119,13 @@ class PeerTransport:
                 self._streams[peer] = stream
                 if self._started:
                     stream.start()
+
+    def _leave(self, stream: "_Stream") -> None:
+        del self._leaving[stream]
+        self._retire(stream)
+        for end, peer in self._listening.items():
+            if peer == stream.peer and self._is_removed(peer) and not end.done():
+                end.set_result(None)
 
     @property
     def connected(self) -> Mapping[NodeId, bool]:
@@ -128,6 +152,10 @@ class PeerTransport:
         """
         if not self._closed.done():
             self._closed.set_result(None)
+        for stream, timer in self._leaving.items():
+            timer.cancel()
+            self._retire(stream)
+        self._leaving.clear()
         for stream in self._streams.values():
             self._retire(stream)
         self._streams.clear()
@@ -142,19 +170,28 @@ class PeerTransport:
     async def admit(self, context: Context) -> NodeId:
         """Whose call this is; a stranger's is refused."""
         sender = self._reception.sender(context)
+        self._check_not_removed(sender)
         await self._admit(sender)
         return sender
+
+    def _check_not_removed(self, sender: NodeId) -> None:
+        if self._is_removed(sender):
+            raise StatusError(Code.FAILED_PRECONDITION, REMOVED)
 
     async def receive(self, batches: Requests, context: Context) -> bytes:
         """Take the stream of another member: the handler of `MESSAGES`."""
         sender = await self.admit(context)
         reader = asyncio.ensure_future(batches.each(lambda batch: self._take_batch(batch, sender, context.peer)))
+        expelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._listening[expelled] = sender
         try:
             # A stream ends when the sender leaves or we do, so that our server need not wait for its end.
-            await asyncio.wait((reader, self._closed), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reader, self._closed, expelled), return_when=asyncio.FIRST_COMPLETED)
+            self._check_not_removed(sender)
             if reader.done():
                 reader.result()
         finally:
+            del self._listening[expelled]
             reader.cancel()
         return b""
 
@@ -189,7 +226,7 @@ class _Stream:
     ) -> None:
         self.urls = urls
         self._counts = counts
-        self._peer = peer
+        self.peer = peer
         self._metadata = metadata
         self._on_unreachable = on_unreachable
         self._rng = rng
@@ -259,14 +296,14 @@ class _Stream:
                 size += len(chunk)
                 if lane is self._bulk:
                     self._bulk_bytes -= len(chunk)
-        self._counts.sent_bytes[self._peer] += size
+        self._counts.sent_bytes[self.peer] += size
         return b"".join(taken)
 
     def _report(self) -> None:
         if not self._reported:
             self._reported = True
             # Not from within `put`: the caller may be in the middle of handing out messages.
-            asyncio.get_running_loop().call_soon(self._on_unreachable, self._peer)
+            asyncio.get_running_loop().call_soon(self._on_unreachable, self.peer)
 
     async def close(self) -> None:
         if self._task is not None:
@@ -283,14 +320,14 @@ class _Stream:
                 problem = await self._connect_and_send(target)
             except Exception as error:
                 # Whatever became of this connection, the next may work; without one the member is cut off.
-                logger.warning("the stream to member %x broke", self._peer, exc_info=True)
+                logger.warning("the stream to member %x broke", self.peer, exc_info=True)
                 problem = str(error)
             was_connected, self._call = self.connected, None
             if was_connected:
                 backoff = BACKOFF_SECONDS[0]
             level = logging.INFO if was_connected or attempt <= len(self.urls) else logging.DEBUG
-            logger.log(level, "no stream to member %x at %s: %s", self._peer, target, problem)
-            self._counts.failures[self._peer] += 1
+            logger.log(level, "no stream to member %x at %s: %s", self.peer, target, problem)
+            self._counts.failures[self.peer] += 1
             self._report()
             if was_connected:
                 self._forget()
@@ -305,7 +342,7 @@ class _Stream:
 
     async def _connect_and_send(self, target: str) -> str:
         """Serve one connection until it ends; why it ended."""
-        observe = self._counts.round_trips[self._peer].observe
+        observe = self._counts.round_trips[self.peer].observe
         call = Call(MESSAGES, target, self._metadata, self._flush, observe)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -313,7 +350,7 @@ class _Stream:
                 await asyncio.get_running_loop().create_connection(lambda: call, url.hostname or "", url.port or 80)
                 await asyncio.wait((call.ready, call.ended), return_when=asyncio.FIRST_COMPLETED)
             if not call.ended.done():
-                logger.info("connected to member %x at %s", self._peer, target)
+                logger.info("connected to member %x at %s", self.peer, target)
                 self._call = call
                 self._flush()
             # Shielded: a cancelled task cancels what it awaits, and a call that counts as ended is not closed.
@@ -324,13 +361,16 @@ class _Stream:
             return str(error)
         finally:
             call.close()
-        if code == Code.FAILED_PRECONDITION:
-            # It is there, and does not want us.
+        if code in (Code.FAILED_PRECONDITION, Code.UNAVAILABLE):
+            # It is there, and does not want us, or not yet: it is asked again ever more seldom.
             self._call = None
-            if self._refusals.allows(target):
-                logger.warning(
-                    "member %x at %s refuses this member's messages: %s; "
-                    "check --initial-cluster and --initial-cluster-token of both",
-                    *(self._peer, target, details),
-                )
+            self._forget()
+        if (code, details) == (Code.FAILED_PRECONDITION, REMOVED):
+            self._counts.on_removed()
+        elif code == Code.FAILED_PRECONDITION and self._refusals.allows(target):
+            logger.warning(
+                "member %x at %s refuses this member's messages: %s; "
+                "check --initial-cluster and --initial-cluster-token of both",
+                *(self.peer, target, details),
+            )
         return details if code is None else f"{Code(code).name}: {details}"

@@ -1,5 +1,6 @@
 """Consensus, sans-IO: messages and ticks in, a `Ready` out. See `raftkv.raft.node`."""
 
+from .changes import ChangeRefused, add_learner, add_voter, enter_joint, leave_joint, remove
 from .config import Config, ReadState, Ready, Role, SoftState, Status
 from .errors import InvariantViolation, ProposalDropped, RaftError
 from .messages import (
@@ -29,6 +30,7 @@ __all__ = [
     "NOBODY",
     "AppendEntries",
     "AppendEntriesResponse",
+    "ChangeRefused",
     "ConfState",
     "Config",
     "Entry",
@@ -55,4 +57,9 @@ __all__ = [
     "SoftState",
     "Status",
     "TimeoutNow",
+    "add_learner",
+    "add_voter",
+    "enter_joint",
+    "leave_joint",
+    "remove",
 ]

@@ -5,6 +5,7 @@ done and counts its own copy when `persisted()` says so (thesis 10.2.1).
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from . import quorum
 from .config import Config, Outbox, ReadState
@@ -96,14 +97,29 @@ class Leader:
         Raises:
             ProposalDropped: an earlier one, or our first entry, is not applied yet; or as `propose`.
         """
-        if self._pending_conf_index > self._log.applied:
+        if not self.may_change_conf:
             raise ProposalDropped(
                 f"index {self._pending_conf_index} must be applied before a configuration is proposed"
             )
         self.propose([data], EntryKind.CONF_CHANGE)
         self._pending_conf_index = self._log.last_index
 
+    @property
+    def may_change_conf(self) -> bool:
+        """Whether no change of the configuration is under way, nor could one hide among what was inherited."""
+        return self._pending_conf_index <= self._log.applied
+
     # Members
+
+    def leave_joint(self) -> None:
+        """Propose to leave a joint configuration that is to be left of itself (thesis 4.3), once it is applied.
+
+        An entry without data says so; whoever leads when it is due proposes it, and nobody does so twice.
+        """
+        conf_state = self._membership.current
+        if conf_state.auto_leave and conf_state.voters_outgoing and self.may_change_conf:
+            with suppress(ProposalDropped):
+                self.propose_conf_change(b"")
 
     def members_changed(self) -> None:
         """Follow a new configuration: who is counted, who is sent to."""

@@ -109,7 +109,7 @@ class RaftNode:
         self._membership = Membership(conf_state, snapshot_index)
         self._poison: InvariantViolation | None = None
         self._durable_vote = (self.term, self.voted_for)
-        self._handed_state = HardState(term=self.term, voted_for=self.voted_for, commit=commit)
+        self._handed_state = self._logged_state = HardState(term=self.term, voted_for=self.voted_for, commit=commit)
         self._handed_soft = SoftState(leader=NOBODY, role=Role.FOLLOWER)
         self._out = Outbox()
         self._snapshot: SnapshotMetadata | None = None
@@ -119,6 +119,7 @@ class RaftNode:
         self._votes: dict[NodeId, bool] = {}
         self._election_elapsed = 0
         self._heartbeat_elapsed = 0
+        self._transfer_elapsed = 0
         self._randomized_timeout = 0
         self._reset_election_timer()
         self._handlers: dict[type, Callable[..., None]] = {
@@ -181,12 +182,12 @@ class RaftNode:
     def apply_conf_state(self, conf_state: ConfState, index: int) -> None:
         """Put a configuration in force; called when the entry at `index`, which holds it, is applied."""
         self._membership.apply(conf_state, index)
-        if self._leading is None:
+        if self.role is Role.FOLLOWER:
             return
-        if self.id in self._membership.voters:
-            self._leading.members_changed()
-        else:
+        if self.id not in self._membership.voters:
             self._become_follower(self.term, NOBODY)
+        elif self._leading is not None:
+            self._leading.members_changed()
 
     @_guarded
     def read_index(self, context: bytes) -> None:
@@ -214,7 +215,7 @@ class RaftNode:
         """Hand leadership to a voter once its log is complete; given up after an election timeout (thesis 3.10)."""
         if self._leading is None or to == self.id or to not in self.conf_state.voters:
             return
-        self._election_elapsed = 0
+        self._transfer_elapsed = 0
         self._leading.transfer(to)
 
     @_guarded
@@ -238,6 +239,8 @@ class RaftNode:
     def applied_to(self, index: int) -> None:
         """The state machine has applied everything up to `index`."""
         self.log.applied_to(index)
+        if self._leading is not None:
+            self._leading.leave_joint()
 
     @_guarded
     def compact(self, index: int) -> None:
@@ -282,11 +285,17 @@ class RaftNode:
         entries = self.log.take_to_persist()
         handed = self._handed_state
         votes_changed = (state.term, state.voted_for) != (handed.term, handed.voted_for)
+        must_sync = bool(entries) or votes_changed or self._snapshot is not None
+        # A commit index may be lost, but not before entries that came later: who holds an entry that was proposed under
+        # a new configuration must not forget, over a restart, that this configuration is in force.
+        known = self._logged_state if must_sync else handed
+        if must_sync:
+            self._logged_state = state
         ready = Ready(
-            hard_state=state if state != handed else None,
+            hard_state=state if state != known else None,
             entries=entries,
             snapshot=self._snapshot,
-            must_sync=bool(entries) or votes_changed or self._snapshot is not None,
+            must_sync=must_sync,
             messages=out.messages,
             messages_after_persist=out.messages_after_persist,
             committed=self.log.take_to_apply(self.config.max_apply_bytes),
@@ -341,6 +350,11 @@ class RaftNode:
     def installing(self) -> bool:
         """Whether a snapshot was taken whose Ready is not advanced yet."""
         return self._installing
+
+    @property
+    def may_change_conf(self) -> bool:
+        """Whether `propose_conf_change` would find no earlier change in its way."""
+        return self._leading is not None and self._leading.may_change_conf
 
     @property
     def commit_index(self) -> int:
@@ -575,9 +589,12 @@ class RaftNode:
 
     def _tick_leader(self, leading: Leader) -> None:
         self._heartbeat_elapsed += 1
+        self._transfer_elapsed += 1
+        if self._transfer_elapsed >= self.config.election_ticks:
+            leading.give_up_transfer()
+        leading.leave_joint()
         if self._election_elapsed >= self.config.election_ticks:
             self._election_elapsed = 0
-            leading.give_up_transfer()
             if self.config.check_quorum and not leading.heard_quorum():
                 self._become_follower(self.term, NOBODY)
                 return

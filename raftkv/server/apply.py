@@ -15,7 +15,7 @@ from raftkv.mvcc import META, Backend, Store
 from raftkv.mvcc.encoding import varint
 from raftkv.mvcc.interval import interval
 from raftkv.pb import log_pb2, rpc_pb2
-from raftkv.raft import Entry, EntryKind
+from raftkv.raft import ConfState, Entry, EntryKind
 from raftkv.server.alarms import Alarms
 from raftkv.server.auth_operations import auth_operations
 from raftkv.server.headers import Headers
@@ -68,6 +68,11 @@ class Applier:
         self.load()
         self.on_compaction: Callable[[], None] = lambda: None
         self.granted_ttl: Callable[[float], None] = lambda seconds: None
+        self.log_begins: Callable[[], int] = lambda: 0
+        self.on_conf_state: Callable[[ConfState, int], None] = lambda conf_state, index: None
+        """Takes the configuration that is in force from the entry at this index on."""
+        self.on_conf_change: Callable[[log_pb2.ConfChange, StatusError | None], None] = lambda change, error: None
+        """Takes a change that was applied, or refused with this error."""
         self._operations: dict[str, Callable[[log_pb2.Proposal], list[bytes]]] = {
             "put": self._put,
             "delete_range": self._delete_range,
@@ -93,22 +98,25 @@ class Applier:
         """Apply committed entries in order, or those before the first that deletes `LONG_KEYS` at once; how many.
 
         Raises:
-            RuntimeError: an entry does not follow the last one applied, or is of an unknown kind; the member must stop.
+            RuntimeError: an entry does not follow the last one, or holds something unknown; the member must stop.
         """
         applied = 0
         for entry in entries:
             if entry.index != self.index + 1:
                 raise RuntimeError(f"entry {entry.index} to apply after {self.index}")
-            if entry.kind is not EntryKind.NORMAL:
-                raise RuntimeError(f"entry {entry.index} is of kind {entry.kind!r}, which this version cannot apply")
-            proposals = log_pb2.Batch.FromString(entry.data).proposals if entry.data else ()
+            changes_members = entry.kind is EntryKind.CONF_CHANGE
+            data = b"" if changes_members else entry.data
+            proposals = log_pb2.Batch.FromString(data).proposals if data else ()
             names = [proposal.WhichOneof("operation") for proposal in proposals]
             if until_long and not _DELETING.isdisjoint(names) and self._are_long(proposals):
                 break
             if entry.term > self.term:
                 self._proposals.term_applied(entry.term)
             self.index, self.term = entry.index, entry.term
-            self._apply_batch(proposals, names)
+            if changes_members:
+                self._apply_conf_change(entry)
+            else:
+                self._apply_batch(proposals, names)
             applied += 1
         if applied:
             set_applied_position(self._store, self.index, self.term)
@@ -142,6 +150,18 @@ class Applier:
                 self._proposals.reject(proposal.id, error)
             else:
                 self._proposals.resolve(proposal.id, response)
+
+    def _apply_conf_change(self, entry: Entry) -> None:
+        change = log_pb2.ConfChange.FromString(entry.data) if entry.data else None
+        error: StatusError | None = None
+        try:
+            conf_state = self._membership.apply(change, entry.index, log_begins=self.log_begins())
+        except StatusError as refused:
+            error = refused
+        else:
+            self.on_conf_state(conf_state, entry.index)
+        if change is not None:
+            self.on_conf_change(change, error)
 
     def _respond(self, body: bytes) -> list[bytes]:
         return [self._headers.encode(self._store.revision, self.term), body]

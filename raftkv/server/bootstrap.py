@@ -26,9 +26,12 @@ def bootstrap(
     identity: Identity,
     members: Sequence[rpc_pb2.Member],
     *,
+    introduced: Sequence[rpc_pb2.Member] = (),
     segment_bytes: int = SEGMENT_BYTES,
 ) -> Wal:
     """Write what a new member begins with: who it is and who the first members are, durably.
+
+    One that joins later was told who the members are today: `introduced`.
 
     Raises:
         StartError: the disk is full or not writable, or the store is in use while its log is gone.
@@ -39,7 +42,7 @@ def bootstrap(
             f"{data_dir.store} has entries up to {index} applied, but the log is missing, and with it this "
             f"member's votes: restore {data_dir.wal}, or remove the member and add it as a new one"
         )
-    Membership(store).bootstrap(members)
+    Membership(store).bootstrap(members, introduced)
     try:
         flush = store.begin_flush()
         assert flush is not None

@@ -78,20 +78,6 @@ class DataDir:
         except FileNotFoundError:
             return False
 
-    def check_may_create(self, initial_cluster_state: str) -> None:
-        """Refuse to begin a new log for a member of a cluster that already runs.
-
-        A member that lost its log has forgotten its votes and acknowledgements: it must not vote under its old id.
-
-        Raises:
-            StartError: the cluster's state is "existing".
-        """
-        if initial_cluster_state == "existing":
-            raise StartError(
-                f"--initial-cluster-state is existing, but {self.path} holds no log: point --data-dir at this member's "
-                "data, or start a new cluster with --initial-cluster-state new"
-            )
-
     def _make(self) -> None:
         missing = []
         path = self.path

@@ -29,6 +29,7 @@ from raftkv.lease import LeaseStore
 from raftkv.mvcc import Backend, Store
 from raftkv.pb import rpc_pb2
 from raftkv.raft import (
+    ConfState,
     Entry,
     InstallSnapshot,
     Message,
@@ -50,10 +51,13 @@ from raftkv.server.membership import Membership, encode_conf_state
 from raftkv.server.proposals import ALARM, Operation, Proposals
 from raftkv.server.quota import Quota
 from raftkv.server.reads import Reads
+from raftkv.server.reconfiguration import Reconfiguration
 from raftkv.server.retention import Retention
 from raftkv.server.slow import Slow
 from raftkv.server.snapshots import Loaded
+from raftkv.server.standing import Standing
 from raftkv.server.times import Times
+from raftkv.server.transfer import hand_over
 from raftkv.server.worker import Blocking, Work
 from raftkv.wal import Group, Wal
 from raftkv.watch import Hub
@@ -107,6 +111,10 @@ class Server:
         run_auth: Blocking | None = None,
         tokens: SimpleTokens | JwtTokens | None = None,
         bcrypt_cost: int = DEFAULT_COST,
+        on_members: Callable[[], None] = lambda: None,
+        connected: Callable[[NodeId], bool] = lambda peer: True,
+        strict_reconfig_check: bool = True,
+        max_learners: int = 1,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.node = node
@@ -160,6 +168,24 @@ class Server:
         self.applier.on_log_in = self.authority.logged_in
         self.applier.on_compaction = self._start_compaction
         self.applier.granted_ttl = self.times.lease_ttl.observe
+        self.standing = Standing(node, membership)
+        self._on_members = on_members
+        self.reconfiguration = Reconfiguration(
+            node,
+            membership,
+            rng=rng,
+            call_peer=call_peer,
+            connected=connected,
+            linearizable=self.linearizable,
+            hand_over=lambda: hand_over(self),
+            wake=self.wake,
+            timeout_seconds=timeout,
+            strict=strict_reconfig_check,
+            max_learners=max_learners,
+        )
+        self.applier.log_begins = lambda: node.snapshot_index
+        self.applier.on_conf_state = self._conf_state_applied
+        self.applier.on_conf_change = self.reconfiguration.applied
         self.hub = Hub(
             store,
             lambda revision: headers.encode(revision, node.term),
@@ -191,7 +217,8 @@ class Server:
         self._closed = False
         self._tick_timer: asyncio.TimerHandle | None = None
         self._leader_lost_at = float("-inf")
-        self._silent: set[NodeId] = set()
+        self.silent: set[NodeId] = set()
+        """Peers to whom messages are being lost."""
         self._leader_waiters: list[asyncio.Future[None]] = []
         self._compaction: asyncio.Task[None] | None = None
         self._blocking = 0
@@ -254,8 +281,8 @@ class Server:
         if self.stopped or isinstance(message, InstallSnapshot):
             # A snapshot without its store is nothing: `install` takes the two together.
             return
-        if self._silent:
-            self._silent.discard(message.sender)
+        if self.silent:
+            self.silent.discard(message.sender)
         self._step(message)
 
     def _step(self, message: Message) -> None:
@@ -299,7 +326,7 @@ class Server:
         """Note that messages to this peer are being lost."""
         if self.stopped:
             return
-        self._silent.add(peer)
+        self.silent.add(peer)
         try:
             self.node.report_unreachable(peer)
         except Exception as error:
@@ -390,24 +417,6 @@ class Server:
         self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
         self._start_compaction()
         self.wake()
-
-    async def hand_over(self) -> None:
-        """Give leadership to the most advanced follower, if we lead, and wait for it a little (thesis 3.10)."""
-        if self.failed.done() or self.node.role is not Role.LEADER:
-            return
-        followers = self.node.status().match_indexes
-        # One that was lost a moment ago may have as much of the log as any, and cannot take over.
-        gone = {self.node.id, *self._silent}
-        candidates = {peer: index for peer, index in followers.items() if peer not in gone}
-        if not candidates:
-            return
-        target = max(sorted(candidates), key=candidates.__getitem__)
-        logger.info("handing leadership over to %x", target)
-        self.node.transfer_leader(target)
-        self.wake()
-        deadline = self._loop.time() + 1.0
-        while self.node.leader in (0, self.node.id) and self._loop.time() < deadline:
-            await asyncio.sleep(0.01)
 
     async def close(self) -> None:
         """Stop, flush the store and end every waiting call with `Stopped`."""
@@ -562,6 +571,14 @@ class Server:
         self.proposals.report(self.slow, started)
         return applied
 
+    def _conf_state_applied(self, conf_state: ConfState, index: int) -> None:
+        self.node.apply_conf_state(conf_state, index)
+        self._members_changed()
+
+    def _members_changed(self) -> None:
+        self.standing.update()
+        self._on_members()
+
     def _soft_state_changed(self, state: SoftState) -> None:
         if state.leader:
             self.leader_changes += state.leader != self._led_by
@@ -656,6 +673,7 @@ class Server:
         self.leases.store.replace(loaded.leases)
         self.membership.load()
         self.applier.load()
+        self._members_changed()
         self.hub.become(self.store)
         self.proposals.entries_skipped(self._timeout_error)
         self.reads.applied(self.applier.index)

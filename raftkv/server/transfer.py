@@ -1,15 +1,22 @@
-"""Moving leadership to a member of the caller's choice (thesis 3.10)."""
+"""Moving leadership to another member (thesis 3.10)."""
 
 import asyncio
+import logging
+from typing import TYPE_CHECKING
 
 from raftkv import errors
 from raftkv.raft import NodeId, Role
-from raftkv.server.server import Server
+
+if TYPE_CHECKING:
+    from raftkv.server.server import Server
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.01
+HAND_OVER_SECONDS = 1.0
 
 
-async def move_leader(server: Server, target: NodeId) -> None:
+async def move_leader(server: "Server", target: NodeId) -> None:
     """Hand leadership to a voter and wait until this member follows it; to itself: nothing to do.
 
     Raises:
@@ -29,4 +36,25 @@ async def move_leader(server: Server, target: NodeId) -> None:
     while node.leader != target:
         if loop.time() >= deadline:
             raise errors.TimeoutLeaderTransfer
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def hand_over(server: "Server") -> None:
+    """Give leadership to the most advanced voter, if we lead, and wait for it a little."""
+    node = server.node
+    if server.failed.done() or node.role is not Role.LEADER:
+        return
+    matched = node.status().match_indexes
+    # One that was lost a moment ago may have as much of the log as any, and cannot take over.
+    gone = {node.id, *server.silent}
+    candidates = {voter: matched.get(voter, 0) for voter in node.conf_state.voters if voter not in gone}
+    if not candidates:
+        return
+    target = max(sorted(candidates), key=candidates.__getitem__)
+    logger.info("handing leadership over to %x", target)
+    node.transfer_leader(target)
+    server.wake()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + HAND_OVER_SECONDS
+    while node.leader in (0, node.id) and loop.time() < deadline:
         await asyncio.sleep(POLL_SECONDS)

@@ -25,16 +25,16 @@ from raftkv.peer import SNAPSHOT, codec
 from raftkv.peer import snapshot as peer_snapshot
 from raftkv.peer.reception import Reception, call_metadata
 from raftkv.raft import Config as RaftConfig
-from raftkv.raft import Entry, EntryKind, HardState, InstallSnapshot, Message, NodeId, Propose, RaftNode, Role
+from raftkv.raft import InstallSnapshot, Message, NodeId, Propose, RaftNode, Role
 from raftkv.rpc import App, Context, Method, Requests
 from raftkv.rpc.app import ASGIApp
-from raftkv.server.apply import applied_position
 from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
 from raftkv.server.datadir import DataDir, StartError
 from raftkv.server.headers import Headers
 from raftkv.server.identity import Identity, first_members
-from raftkv.server.membership import Membership, decode_conf_state
+from raftkv.server.membership import Membership
 from raftkv.server.proposals import MEMBER_ATTRIBUTES
+from raftkv.server.restart import restored_node
 from raftkv.server.server import Server
 from raftkv.server.snapshot_transfer import Transfers
 from raftkv.server.snapshots import Copy, Loaded, settle_at_start
@@ -339,22 +339,8 @@ class Process(Served):
         store: Store,
         membership: Membership,
     ) -> RaftNode:
-        hard_state = contents.hard_state if contents else (0, 0, 0)
-        entries = contents.entries if contents else []
-        snapshot_index, snapshot_term, conf_state = contents.snapshot if contents else (0, 0, b"")
-        applied = applied_position(store.backend)[0]
-        node = RaftNode(
-            RaftConfig(id=member_id, random=self._rng, election_ticks=election_ticks),
-            decode_conf_state(conf_state) if conf_state else membership.conf_state,
-            HardState(term=hard_state[0], voted_for=hard_state[1], commit=hard_state[2]),
-            [Entry(term, index, EntryKind(kind), data) for term, index, kind, data in entries],
-            snapshot_index=snapshot_index,
-            snapshot_term=snapshot_term,
-            applied=applied,
-        )
-        if node.conf_state != membership.conf_state:
-            node.apply_conf_state(membership.conf_state, applied)
-        return node
+        config = RaftConfig(id=member_id, random=self._rng, election_ticks=election_ticks)
+        return restored_node(config, contents, store, membership)
 
     def _serve(self, server: Server) -> None:
         config, identity = self.machine.config, self._identity

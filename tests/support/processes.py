@@ -33,6 +33,7 @@ class Process:
         self.name = name
         self.directory = directory
         self.endpoint = f"127.0.0.1:{client}"
+        self.peer_url = f"http://127.0.0.1:{peer}"
         self.data = directory / name
         self._log = directory / f"{name}.log"
         self.arguments = [
@@ -46,6 +47,10 @@ class Process:
         ]
         self.environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
+
+    def set_flag(self, flag: str, value: str) -> None:
+        """Give a flag another value from the next start on."""
+        self.arguments[self.arguments.index(flag) + 1] = value
 
     def start(self) -> None:
         with self._log.open("ab") as log:
@@ -114,17 +119,21 @@ class Cluster:
 
     def leader(self) -> Process:
         """The member that leads, as a majority sees it."""
+        return self.leader_of(self.members)
+
+    def leader_of(self, members: "list[Process]") -> Process:
+        """The member that leads, as a majority of these sees it."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             seen: list[int] = []
             own: dict[int, Process] = {}
-            for member in self.members:
+            for member in members:
                 with contextlib.suppress(ClientError), Client(member.endpoint, timeout=1.0) as client:
                     status = client.status()
                     own[status.header.member_id] = member
                     seen.append(status.leader)
             for leader in set(seen) - {0}:
-                if seen.count(leader) * 2 > len(self.members) and leader in own:
+                if seen.count(leader) * 2 > len(members) and leader in own:
                     return own[leader]
             time.sleep(0.05)
         raise AssertionError("no leader")
@@ -132,6 +141,13 @@ class Cluster:
     def kill(self) -> None:
         for member in self.members:
             member.kill()
+
+    def newcomer(self, name: str, directory: Path, *flags: str) -> Process:
+        """A process for a member that is added later; `join` gives it its --initial-cluster."""
+        client, peer = free_ports(2)
+        member = Process(name, directory, client, peer, "", "--initial-cluster-state", "existing", *flags)
+        self.members.append(member)
+        return member
 
 
 def wait_log(member: Process, words: str, times: int = 1) -> None:

@@ -130,6 +130,18 @@ class Printer:
     def members(self, response: "rpc_pb2.MemberListResponse") -> None:
         raise self._lacking()
 
+    def member_added(self, response: "rpc_pb2.MemberAddResponse") -> None:
+        raise self._lacking()
+
+    def member_removed(self, member: int, response: "rpc_pb2.MemberRemoveResponse") -> None:
+        raise self._lacking()
+
+    def member_updated(self, member: int, response: "rpc_pb2.MemberUpdateResponse") -> None:
+        raise self._lacking()
+
+    def member_promoted(self, member: int, response: "rpc_pb2.MemberPromoteResponse") -> None:
+        raise self._lacking()
+
     def statuses(self, statuses: Sequence[Status]) -> None:
         raise self._lacking()
 

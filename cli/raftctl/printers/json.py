@@ -70,6 +70,18 @@ class Json(Printer):
     def members(self, response: rpc_pb2.MemberListResponse) -> None:
         _print(render(response))
 
+    def member_added(self, response: rpc_pb2.MemberAddResponse) -> None:
+        _print(render(response))
+
+    def member_removed(self, member: int, response: rpc_pb2.MemberRemoveResponse) -> None:
+        _print(render(response))
+
+    def member_updated(self, member: int, response: rpc_pb2.MemberUpdateResponse) -> None:
+        _print(render(response))
+
+    def member_promoted(self, member: int, response: rpc_pb2.MemberPromoteResponse) -> None:
+        _print(render(response))
+
     def statuses(self, statuses: Sequence[Status]) -> None:
         _print([{"Endpoint": one.endpoint, "Status": render(one.status)} for one in statuses])
 

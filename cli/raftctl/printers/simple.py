@@ -98,6 +98,18 @@ class Simple(Printer):
         for row in member_rows(response):
             write_line(", ".join(row))
 
+    def member_added(self, response: rpc_pb2.MemberAddResponse) -> None:
+        write_line(f"Member {response.member.ID:16x} added to cluster {response.header.cluster_id:16x}")
+
+    def member_removed(self, member: int, response: rpc_pb2.MemberRemoveResponse) -> None:
+        write_line(f"Member {member:16x} removed from cluster {response.header.cluster_id:16x}")
+
+    def member_updated(self, member: int, response: rpc_pb2.MemberUpdateResponse) -> None:
+        write_line(f"Member {member:16x} updated in cluster {response.header.cluster_id:16x}")
+
+    def member_promoted(self, member: int, response: rpc_pb2.MemberPromoteResponse) -> None:
+        write_line(f"Member {member:16x} promoted in cluster {response.header.cluster_id:16x}")
+
     def statuses(self, statuses: Sequence[Status]) -> None:
         for row in status_rows(statuses):
             write_line(", ".join(row))
