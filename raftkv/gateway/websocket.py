@@ -7,7 +7,7 @@ the client; the socket is closed behind the last one. A token comes as sub-proto
 from collections.abc import Iterable
 from typing import Any
 
-from raftkv.rpc.app import ASGIApp, Receive, Scope, Send
+from raftkv.http.asgi import ASGIApp, Receive, Scope, Send
 
 _NORMAL = 1000
 _BEARER = "Bearer"

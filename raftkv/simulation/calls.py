@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from raftkv.rpc.app import ASGIApp
+from raftkv.http.asgi import ASGIApp
 from raftkv.rpc.framing import Deframer
 from raftkv.simulation.network import Channel, Network
 from raftkv.simulation.scheduler import ProcessLoop, Scheduler
