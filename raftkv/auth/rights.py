@@ -1,6 +1,6 @@
 """What one user may do: sets of intervals of keys, merged from the permissions of all its roles."""
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable
 
 from raftkv.mvcc.interval import Interval, interval
@@ -41,12 +41,12 @@ class RangeSet:
     def covers(self, span: Interval) -> bool:
         """Whether all of an interval lies in the union.
 
-        An interval without keys (its end is not behind its first key) must touch one of the union, as in etcd.
+        An interval without keys (its end is not behind its first key) counts as its first key; what etcd says of one
+        depends on the shape of a tree.
         """
         first, end = _first(span), span[1]
         if end is not None and end <= first:
-            place = bisect_left(self._firsts, end) - 1
-            return place >= 0 and ((last := self._ends[place]) is None or first < last)
+            end = first + b"\0"
         place = bisect_right(self._firsts, first) - 1
         if place < 0:
             return False

@@ -68,8 +68,8 @@ def _covered(granted: Granted, kind: str, key: bytes, range_end: bytes) -> bool:
     spans = [_span(one.key, one.range_end) for one in granted if one.permType in (wanted, Permission.READWRITE)]
     first, end = _span(key, range_end)
     if end is not None and end <= first:
-        # No key at all: etcd asks that the range touches one that is granted, with everything in between.
-        return any(begin < end and _no_gap(spans, begin, first + b"\0") for begin, _ in spans)
+        # No key at all.
+        end = first + b"\0"
     return _no_gap(spans, first, end)
 
 
@@ -92,8 +92,14 @@ def _span(key: bytes, range_end: bytes) -> tuple[bytes, bytes | None]:
 class Cases:
     """Random permissions and requests."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, empty_ranges: bool = True) -> None:
+        """`empty_ranges`: also those without a key, of which etcd says now this, now that."""
         self.rng = random.Random(seed)
+        self._empty_ranges = empty_ranges
+
+    def _range(self) -> tuple[bytes, bytes]:
+        key, end = self.rng.choice(KEYS), self.rng.choice(ENDS)
+        return key, end if self._empty_ranges or end in (b"", b"\0") or end > key else b""
 
     def permissions(self) -> list[Permission]:
         """Those of one role; each on another key, and of ranges that hold keys."""
@@ -108,15 +114,16 @@ class Cases:
         return self.rng.choice((self.range, self.put, self.delete, self.revoke, self.txn, self.txn))()
 
     def range(self) -> pb.RangeRequest:
-        return pb.RangeRequest(key=self.rng.choice(KEYS), range_end=self.rng.choice(ENDS))
+        key, range_end = self._range()
+        return pb.RangeRequest(key=key, range_end=range_end)
 
     def put(self) -> pb.PutRequest:
         rng = self.rng
         return pb.PutRequest(key=rng.choice(KEYS), lease=rng.choice(LEASES), prev_kv=rng.random() < 0.3)
 
     def delete(self) -> pb.DeleteRangeRequest:
-        rng = self.rng
-        return pb.DeleteRangeRequest(key=rng.choice(KEYS), range_end=rng.choice(ENDS), prev_kv=rng.random() < 0.3)
+        key, range_end = self._range()
+        return pb.DeleteRangeRequest(key=key, range_end=range_end, prev_kv=self.rng.random() < 0.3)
 
     def revoke(self) -> pb.LeaseRevokeRequest:
         return pb.LeaseRevokeRequest(ID=self.rng.choice(LEASES))
@@ -125,7 +132,8 @@ class Cases:
         """Short, or nobody would be allowed anything."""
         request = pb.TxnRequest()
         for _ in range(self.rng.choice((0, 0, 1))):
-            request.compare.add(key=self.rng.choice(KEYS), range_end=self.rng.choice(ENDS))
+            key, range_end = self._range()
+            request.compare.add(key=key, range_end=range_end)
         for branch in (request.success, request.failure):
             for _ in range(self.rng.choice((0, 1, 1, 2))):
                 self._operation(branch.add(), depth)

@@ -69,6 +69,11 @@ class Process:
         assert self._process is not None
         return self._process.wait(seconds)
 
+    def stop(self) -> None:
+        """Let it end in good order."""
+        self.signal(signal.SIGTERM)
+        self.wait()
+
     def kill(self) -> None:
         """Stop it as a crash would."""
         if self._process is not None and self._process.poll() is None:
@@ -97,6 +102,8 @@ class Cluster:
             for name, client, peer in zip(names, ports[:size], ports[size:], strict=True)
         ]
         self.endpoints = ",".join(member.endpoint for member in self.members)
+        self.credentials = {"user": "", "password": ""}
+        """Who asks whether members are ready, and which leads."""
 
     def start(self) -> None:
         for member in self.members:
@@ -107,7 +114,7 @@ class Cluster:
     def wait_ready(self, member: Process) -> None:
         """Wait until a member serves linearizable reads."""
         deadline = time.monotonic() + START_SECONDS
-        with Client(member.endpoint, timeout=1.0) as client:
+        with Client(member.endpoint, timeout=1.0, **self.credentials) as client:
             while True:
                 try:
                     client.range("ready")
@@ -128,7 +135,8 @@ class Cluster:
             seen: list[int] = []
             own: dict[int, Process] = {}
             for member in members:
-                with contextlib.suppress(ClientError), Client(member.endpoint, timeout=1.0) as client:
+                asking = Client(member.endpoint, timeout=1.0, **self.credentials)
+                with contextlib.suppress(ClientError), asking as client:
                     status = client.status()
                     own[status.header.member_id] = member
                     seen.append(status.leader)
