@@ -19,6 +19,7 @@ from functools import partial
 
 from raftkv import api, errors, failpoints
 from raftkv.config import Config
+from raftkv.http.asgi import ASGIApp
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import log_pb2, peer_pb2
 from raftkv.peer import SNAPSHOT, codec
@@ -27,7 +28,6 @@ from raftkv.peer.reception import Reception, call_metadata
 from raftkv.raft import Config as RaftConfig
 from raftkv.raft import InstallSnapshot, Message, NodeId, Propose, RaftNode, Role
 from raftkv.rpc import App, Context, Method, Requests
-from raftkv.rpc.app import ASGIApp
 from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
 from raftkv.server.datadir import DataDir, StartError
 from raftkv.server.headers import Headers
