@@ -382,6 +382,7 @@ class Member:
             self.member_id,
             membership.peers,
             on_message=lambda message: server.receive(message),
+            on_batch=lambda: server.pump(),
             on_unreachable=lambda peer: server.unreachable(peer),
             admit=self._admit,
             rng=self._rng,

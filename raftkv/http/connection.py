@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 from raftkv.http import frames
-from raftkv.http.asgi import ASGIApp, Scope
+from raftkv.http.asgi import FEED, ASGIApp, Scope
 from raftkv.http.frames import ErrorCode, ProtocolError
 from raftkv.http.requests import HeaderReader, Malformed
 from raftkv.http.stream import Stream
@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes | memoryview] = []
         self._out_bytes = 0
         self._flushing = False
+        self._corked = False
 
     # What asyncio tells
 
@@ -92,15 +93,14 @@ class Connection(asyncio.Protocol):
         """Take the frames that are whole, then begin the requests they brought."""
         if self._closed:
             return
-        flushing, self._flushing = self._flushing, True
+        self._corked = True
         try:
             self._received = self._take_all(self._received + data if self._received else data)
         except ProtocolError as error:
             self._fail(error)
         self._begin()
-        self._flushing = flushing
-        if not flushing:
-            self._flush()
+        self._corked = False
+        self._write_out()
 
     def eof_received(self) -> None:
         """A client that closes its half is gone: the transport closes, too."""
@@ -316,7 +316,7 @@ class Connection(asyncio.Protocol):
         for stream, scope in begun:
             if not stream.closed:
                 self._running.add(stream)
-                call = self._app({**scope, **self._fixed}, stream.receive, stream.send)
+                call = self._app({**scope, **self._fixed, FEED: stream.feed}, stream.receive, stream.send)
                 stream.task = self._loop.create_task(call)  # type: ignore[arg-type]
                 stream.task.add_done_callback(partial(self._returned, stream))
 
@@ -332,7 +332,6 @@ class Connection(asyncio.Protocol):
     def read(self, stream: Stream, size: int) -> None:
         """Note that the application has taken so many bytes of a request; the client may send as many more."""
         self._give_back(size)
-        stream.unread -= size
         stream.owed += size
         if stream.owed >= STREAM_WINDOW_BYTES // 2 and not stream.request_ended:
             stream.receivable += stream.owed
@@ -353,6 +352,9 @@ class Connection(asyncio.Protocol):
         self._streams.pop(stream.id, None)
         self._give_back(stream.unread)
         stream.close()
+        if not self._streams and not self._corked:
+            # Nobody else's answer can join this one.
+            self._write_out()
 
     def _reset(self, stream: Stream, code: ErrorCode) -> None:
         self.write(frames.number(frames.RST_STREAM, stream.id, code))
@@ -377,7 +379,10 @@ class Connection(asyncio.Protocol):
         """Send a frame that no window holds."""
         self._out.append(data)
         self._out_bytes += len(data)
-        if not self._flushing:
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing and not self._corked:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
@@ -439,9 +444,8 @@ class Connection(asyncio.Protocol):
         self._out_bytes += size
         if self._out_bytes >= _WRITE_BYTES:
             self._write_out()
-        elif not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        else:
+            self._flush_soon()
 
     def _flush(self) -> None:
         self._flushing = False

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from raftkv.http.asgi import Take
 from raftkv.http.frames import DATA, END_STREAM, HEAD, header_block, header_frames
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Stream:
         "_head",
         "_room",
         "_tail",
+        "_take",
         "_told",
         "_trailers",
         "_waiting",
@@ -62,6 +64,7 @@ class Stream:
         """Bytes the application has read and the client was not given back yet."""
         self._body: list[bytes] = []
         self._told = False
+        self._take: Take | None = None
         self._waiting: asyncio.Future[None] | None = None
         # The response
         self.window = window
@@ -77,8 +80,11 @@ class Stream:
     # The request
 
     def arrived(self, data: bytes) -> None:
-        """Keep a piece of the request's body."""
-        if data:
+        """Keep a piece of the request's body, or hand it over."""
+        if data and self._take is not None:
+            self._connection.read(self, len(data))
+            self._take(data, False)
+        elif data:
             self._body.append(data)
             self.unread += len(data)
             self._wake()
@@ -86,11 +92,24 @@ class Stream:
     def end_request(self) -> None:
         """Note that the request is complete."""
         self.request_ended = True
+        if self._take is not None:
+            self._take(b"", True)
         self._wake()
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+
+    def feed(self, take: Take) -> None:
+        """Have `take` called with each piece of the body, and whether it is the last, in the turn that brings it.
+
+        Afterwards `receive` waits for nothing but the client's departure. `take` must not raise.
+        """
+        self._take = take
+        if self._body or (self.request_ended and not self._told):
+            event = self._next()
+            take(event["body"], not event["more_body"])
+        self._told = True
 
     async def receive(self) -> MutableMapping[str, Any]:
         """Wait for the next event of the request, as ASGI has them."""
@@ -106,6 +125,7 @@ class Stream:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self._told = self.request_ended
         if data:
+            self.unread -= len(data)
             self._connection.read(self, len(data))
         return {"type": "http.request", "body": data, "more_body": not self._told}
 

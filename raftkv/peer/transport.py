@@ -1,6 +1,6 @@
 """Messages between members: one gRPC stream per peer and direction.
 
-What arises in one turn of the event loop leaves together. A stream has two lanes: `bulk` for what carries log entries
+What is sent in one go leaves together. A stream has two lanes: `bulk` for what carries log entries
 and `urgent` for the rest, which goes first, so that a heartbeat waits behind one batch at most. Each lane keeps its
 order. (Raft tolerates any order, but an append that overtakes another is refused and costs a round trip.)
 
@@ -56,6 +56,7 @@ class PeerTransport:
         peers: Mapping[NodeId, Sequence[str]],
         *,
         on_message: Callable[[Message], None],
+        on_batch: Callable[[], None] = lambda: None,
         on_unreachable: Callable[[NodeId], None],
         admit: Callable[[NodeId], Awaitable[None]],
         rng: random.Random,
@@ -65,13 +66,15 @@ class PeerTransport:
     ) -> None:
         """Prepare streams to `peers` (id to URLs). The callbacks run in the event loop, never inside `send`.
 
-        The exception is `on_snapshot`: it takes what does not go by these streams. `admit` is awaited before the first
-        message of a stream is taken; what it raises ends the stream. Members that are removed are told so and not
-        listened to; `on_removed` hears that another member says that of this one.
+        The exception is `on_snapshot`: it takes what does not go by these streams. `on_batch` follows the messages
+        that came together. `admit` is awaited before the first message of a stream is taken; what it raises ends the
+        stream. Members that are removed are told so and not listened to; `on_removed` hears that another member says
+        that of this one.
         """
         self._cluster_id = cluster_id
         self._member_id = member_id
         self._on_message = on_message
+        self._on_batch = on_batch
         self._on_unreachable = on_unreachable
         self._admit = admit
         self._on_snapshot = on_snapshot
@@ -133,13 +136,17 @@ class PeerTransport:
         return {peer: stream.connected for peer, stream in self._streams.items()}
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Queue messages; they leave at the end of this turn of the loop. Those for strangers are dropped."""
+        """Send messages, those for one peer together. Those for strangers are dropped."""
+        told: dict[_Stream, None] = {}
         for message in messages:
             stream = self._streams.get(message.to)
             if type(message) is InstallSnapshot:
                 self._on_snapshot(message)
             elif stream is not None:
                 stream.put(message)
+                told[stream] = None
+        for stream in told:
+            stream.flush()
 
     def methods(self) -> dict[str, Method]:
         """The receiving end, to be served on the peer port."""
@@ -201,6 +208,7 @@ class PeerTransport:
             for message in codec.decode_batch(batch):
                 if message.to == self._member_id and message.sender == sender:
                     self._on_message(message)
+            self._on_batch()
         except DecodeError as error:
             logger.error("member %x at %s sends what is not a message: %s", sender, address, error)
             raise StatusError(Code.INVALID_ARGUMENT, "raftkv: malformed message batch") from error
@@ -234,7 +242,6 @@ class _Stream:
         self._bulk: deque[bytes] = deque()
         self._bulk_bytes = 0
         self._call: Call | None = None
-        self._flush_due = False
         self._task: asyncio.Task[None] | None = None
         self._reported = False
         self._refusals = Seldom(REFUSAL_LOG_SECONDS)
@@ -248,17 +255,13 @@ class _Stream:
             self._put_bulk(message)
         else:
             self._put_urgent(message)
-        if self._call is not None and not self._flush_due:
-            self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
 
     @property
     def connected(self) -> bool:
         return self._call is not None
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Hand the connection what is queued, as long as it does not have to wait there."""
-        self._flush_due = False
         call = self._call
         if call is None:
             return
@@ -343,7 +346,7 @@ class _Stream:
     async def _connect_and_send(self, target: str) -> str:
         """Serve one connection until it ends; why it ended."""
         observe = self._counts.round_trips[self.peer].observe
-        call = Call(MESSAGES, target, self._metadata, self._flush, observe)
+        call = Call(MESSAGES, target, self._metadata, self.flush, observe)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 url = urlsplit("//" + target)
@@ -352,7 +355,7 @@ class _Stream:
             if not call.ended.done():
                 logger.info("connected to member %x at %s", self.peer, target)
                 self._call = call
-                self._flush()
+                self.flush()
             # Shielded: a cancelled task cancels what it awaits, and a call that counts as ended is not closed.
             code, details = await asyncio.shield(call.ended)
         except TimeoutError:

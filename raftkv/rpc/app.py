@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
-from raftkv.http.asgi import ASGIApp, Receive, Scope, Send
+from raftkv.http.asgi import FEED, ASGIApp, Receive, Scope, Send
 from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, parse_timeout, percent_encode, whole_message
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_exceeded
@@ -114,7 +114,7 @@ class App:
             context = Context(scope["headers"], scope.get("client"), deadline)
             if method.kind is not Kind.UNARY:
                 deframer = Deframer(encoding, self._max_receive_bytes)
-                code = await self._stream(method, receive, send, deframer, context)
+                code = await self._stream(method, scope, receive, send, deframer, context)
                 return
             if deadline is None:
                 response = await self._unary(method, receive, encoding, context)
@@ -188,13 +188,15 @@ class App:
 
     # Streaming calls
 
-    async def _stream(self, method: Method, receive: Receive, send: Send, deframer: Deframer, context: Context) -> Code:
+    async def _stream(
+        self, method: Method, scope: Scope, receive: Receive, send: Send, deframer: Deframer, context: Context
+    ) -> Code:
         if self._stopping:
             raise _stopping()
         interrupt = context.interrupt = Interrupt()
         if context.deadline is not None:
             self._deadlines.add(context.deadline, interrupt)
-        requests = Requests(receive, deframer, interrupt, method.calls)
+        requests = Requests(receive, deframer, interrupt, method.calls, scope.get(FEED))
         reader = asyncio.get_running_loop().create_task(requests.read())
         response = _Response(send, self._max_send_bytes, method.calls)
         self._streams.add(interrupt)

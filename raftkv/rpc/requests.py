@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
+from raftkv.http.asgi import Take
 from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import Deframer
 from raftkv.rpc.interrupt import Disconnected
@@ -27,12 +28,14 @@ class Requests:
         deframer: Deframer,
         interrupt: Callable[[Exception], None],
         calls: Calls,
+        feed: Callable[[Take], None] | None = None,
     ) -> None:
-        """`interrupt` is called when the client disconnects."""
+        """`interrupt` is called when the client disconnects; `feed` is what the scope has under `FEED`."""
         self._receive = receive
         self._deframer = deframer
         self._interrupt = interrupt
         self._calls = calls
+        self._feed = feed
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._take: Callable[[bytes], None] | None = None
@@ -53,14 +56,34 @@ class Requests:
                     else:
                         self._take(message)
                 if not self._ended and not event.get("more_body", False):
-                    self._deframer.finish()
-                    self._ended = True
-                    self._arrived.set()
+                    self._end()
+                elif self._take is not None and self._feed is not None:
+                    self._feed(self._fed)
         except Exception as error:
             self._error = error
             self._arrived.set()
         else:
             self._interrupt(Disconnected())
+
+    def _fed(self, data: bytes, last: bool) -> None:
+        """Take a piece of the body that the host hands over by itself."""
+        if self._error is not None or self._take is None:
+            return
+        try:
+            for message in self._deframer.feed(data):
+                self._calls.received += 1
+                self._calls.received_bytes += len(message)
+                self._take(message)
+            if last:
+                self._end()
+        except Exception as error:
+            self._error = error
+            self._arrived.set()
+
+    def _end(self) -> None:
+        self._deframer.finish()
+        self._ended = True
+        self._arrived.set()
 
     async def _put(self, message: bytes) -> None:
         self._waiting.append(message)

@@ -1,6 +1,6 @@
 """The server: what binds consensus, the log and the store, and decides nothing of its own.
 
-Inputs (ticks, messages, proposals, reads) only touch memory and ask for a turn of `_pump`; one turn per loop iteration
+Inputs (ticks, messages, proposals, reads) only touch memory and ask for a turn of `pump`; one turn per loop iteration
 takes what Raft owes and sends, persists and applies it. Everything that arrived while the last fsync ran becomes one
 append, one fsync and one message per follower. Messages that are safe to send go out before the fsync, votes and
 acknowledgements after it: `Ready` keeps the two apart.
@@ -440,7 +440,7 @@ class Server:
         """Ask for a turn of the pump at the end of this loop iteration."""
         if not self._pump_due:
             self._pump_due = True
-            self._loop.call_soon(self._pump)
+            self._loop.call_soon(self.pump)
 
     def _tick(self) -> None:
         if self.failed.done():
@@ -489,10 +489,11 @@ class Server:
             return errors.TimeoutDueToLeaderFail()
         return errors.Timeout()
 
-    def _pump(self) -> None:
-        self._pump_due = False
-        if self.stopped:
+    def pump(self) -> None:
+        """Go on at once with what was asked and received; without anything new, do nothing."""
+        if not self._pump_due or self.stopped:
             return
+        self._pump_due = False
         try:
             self._propose_queued()
             self.reads.start_round()
@@ -629,7 +630,8 @@ class Server:
         self._syncing = False
         if not self.stopped:
             self._persisted([owed for owed, _ in batch])
-            self._pump()
+            self._pump_due = True
+            self.pump()
 
     def _persisted(self, owed: list[Ready | SnapshotMetadata]) -> None:
         for ready in owed:

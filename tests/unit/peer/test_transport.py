@@ -166,7 +166,7 @@ def test_a_heartbeat_overtakes_waiting_entries_but_entries_keep_their_order() ->
     run(scenario())
 
 
-def test_what_arises_in_one_turn_travels_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_sent_together_travels_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
     decode = transport.codec.decode_batch
 
@@ -179,8 +179,7 @@ def test_what_arises_in_one_turn_travels_in_one_batch(monkeypatch: pytest.Monkey
         async with hosts(1, 2) as (a, b):
             await connect(a, b)
             monkeypatch.setattr(transport.codec, "decode_batch", counting)
-            for number in range(50):
-                a.send(append(1, 2, number))
+            a.send(*(append(1, 2, number) for number in range(50)))
             await b.until(lambda: len(b.received) == 50)
 
     run(scenario())
