@@ -1,17 +1,32 @@
-"""The types of ASGI."""
+"""The types of ASGI, and an extension of it."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+Headers = tuple[tuple[bytes, bytes], ...]
 Take = Callable[[bytes, bool], None]
 """Takes a piece of a request's body, and whether it is the last; never raises."""
-FEED = "raftkv.feed"
-"""Where a scope may have a function that is given a `Take`.
 
-It is called from then on with what arrives, in the turn of the loop that brings it, and `receive` waits for nothing
-but the client's departure.
-"""
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+DIRECT = "raftkv.direct"
+"""Where the extensions of a scope may have a `Direct`."""
+
+
+class Direct(Protocol):
+    """What a host can do for a request without the detour through `receive` and `send`."""
+
+    def feed(self, take: Take) -> None:
+        """Have `take` called with each piece of the body in the turn of the loop that brings it.
+
+        From then on `receive` waits for nothing but the client's departure.
+        """
+
+    def answer(self, headers: Headers, body: bytes, trailers: Headers) -> bool:
+        """Send a whole response of status 200, and say whether it was sent.
+
+        If not, a window holds it or it is large, and `send` has to be used.
+        """

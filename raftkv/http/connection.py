@@ -9,10 +9,10 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from raftkv.http import frames
-from raftkv.http.asgi import FEED, ASGIApp, Scope
+from raftkv.http.asgi import DIRECT, ASGIApp, Scope
 from raftkv.http.frames import ErrorCode, ProtocolError
 from raftkv.http.requests import HeaderReader, Malformed
 from raftkv.http.stream import Stream
@@ -45,13 +45,13 @@ class Connection(asyncio.Protocol):
         self._max_streams = max_concurrent_streams
         self._forget = forget
         self._transport: asyncio.Transport | None = None
-        self._fixed: dict[str, Any] = {}
+        self._client: tuple[str, int] | None = None
         self._greeted = False
         self._closed = False
         self._leaving = False
         # What comes
         self._received = b""
-        self._reader = HeaderReader()
+        self._reader = HeaderReader({})
         self._block = b""
         self._block_of = 0
         self._block_flags = 0
@@ -77,7 +77,8 @@ class Connection(asyncio.Protocol):
         """Speak first."""
         # Not every loop's transports inherit from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
-        self._fixed = {"client": address(transport, "peername"), "server": address(transport, "sockname")}
+        self._client = address(transport, "peername")
+        self._reader = HeaderReader({"client": self._client, "server": address(transport, "sockname")})
         self.write(
             frames.settings(
                 [
@@ -316,7 +317,8 @@ class Connection(asyncio.Protocol):
         for stream, scope in begun:
             if not stream.closed:
                 self._running.add(stream)
-                call = self._app({**scope, **self._fixed, FEED: stream.feed}, stream.receive, stream.send)
+                extensions = {**scope["extensions"], DIRECT: stream}
+                call = self._app({**scope, "extensions": extensions}, stream.receive, stream.send)
                 stream.task = self._loop.create_task(call)  # type: ignore[arg-type]
                 stream.task.add_done_callback(partial(self._returned, stream))
 
@@ -393,17 +395,18 @@ class Connection(asyncio.Protocol):
         if self._paused and self._out_bytes + self._transport.get_write_buffer_size() > MAX_CONTROL_BYTES:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "answers are not read")
 
+    def claim(self, stream: Stream, size: int) -> bool:
+        """Whether a frame of so much data may leave now; if so, it counts as sent."""
+        if size > frames.FRAME_BYTES or size > self._window or size > stream.window or self._paused or stream.unsent:
+            return False
+        self._window -= size
+        stream.window -= size
+        return True
+
     def send(self, stream: Stream, data: bytes) -> None:
         """Send a piece of a response, as far as windows and the socket allow; the rest is kept."""
         size = len(data)
-        if (
-            size <= frames.FRAME_BYTES
-            and size <= self._window
-            and size <= stream.window
-            and not (self._paused or stream.unsent)
-        ):
-            self._window -= size
-            stream.window -= size
+        if self.claim(stream, size):
             self._out.append(frames.HEAD.pack(0, size, frames.DATA, 0, stream.id))
             self.write(data)
             return
@@ -480,7 +483,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _fail(self, error: ProtocolError) -> None:
-        logger.debug("a connection of %s ends: %s", self._fixed.get("client"), error)
+        logger.debug("a connection of %s ends: %s", self._client, error)
         self.write(frames.goaway(self._last_stream, error.code, str(error)))
         self._close()
 

@@ -33,12 +33,14 @@ class HeaderReader:
     which it refers, did not change.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connection: Scope) -> None:
+        """`connection` is what the scopes of all its requests have in common."""
+        self._connection = connection
         self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADER_BYTES)
         self._known: dict[bytes, Scope | Malformed] = {}
 
     def scope(self, block: bytes) -> Scope:
-        """The ASGI scope of a request, without what its connection adds; not to be changed.
+        """The ASGI scope of a request; not to be changed.
 
         Raises:
             Malformed: it is none; the connection goes on.
@@ -49,7 +51,7 @@ class HeaderReader:
             before = self._table()
             headers = self.headers(block)
             try:
-                found = request_scope(headers)
+                found = {**request_scope(headers), **self._connection}
             except Malformed as problem:
                 found = problem
             if self._table() == before and len(self._known) < _CACHED_BLOCKS and len(block) < _CACHED_BLOCK_BYTES:
@@ -80,7 +82,7 @@ class HeaderReader:
 
 
 def request_scope(headers: Iterable[tuple[bytes, bytes]]) -> Scope:
-    """Make the ASGI scope of a request.
+    """Make the ASGI scope of a request, without what its connection knows.
 
     Raises:
         Malformed: it is none.

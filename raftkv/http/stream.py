@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from raftkv.http.asgi import Take
-from raftkv.http.frames import DATA, END_STREAM, HEAD, header_block, header_frames
+from raftkv.http.asgi import Headers, Take
+from raftkv.http.frames import DATA, END_HEADERS, END_STREAM, HEAD, HEADERS, header_block, header_frames
 
 if TYPE_CHECKING:
     from raftkv.http.connection import Connection
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 UNSENT_BYTES = 256 << 10
 """The application waits while more than this of its response is kept for the client's windows."""
 
+_OK = header_block(((b":status", b"200"),))
 _DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -161,6 +162,31 @@ class Stream:
                 headers, self._head = (*self._head, *headers), None
                 self.started = True
             self._end(self._block(headers, END_STREAM))
+
+    def answer(self, headers: Headers, body: bytes, trailers: Headers) -> bool:
+        """Send a whole response of status 200, if nothing holds it; whether that was so, or the client is gone."""
+        if self.closed:
+            return True
+        size = len(body)
+        if self._head is not None or self.started or not self._connection.claim(self, size):
+            return False
+        head = self._connection.block_prefix() + _OK + header_block(headers)
+        tail = header_block(trailers)
+        pack, stream = HEAD.pack, self.id
+        self._connection.write(
+            b"".join(
+                (
+                    pack(0, len(head), HEADERS, END_HEADERS, stream),
+                    head,
+                    pack(0, size, DATA, 0, stream),
+                    body,
+                    pack(0, len(tail), HEADERS, END_HEADERS | END_STREAM, stream),
+                    tail,
+                )
+            )
+        )
+        self._connection.answered(self)
+        return True
 
     def _begin(self) -> None:
         if self._head is not None:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
-from raftkv.http.asgi import FEED, ASGIApp, Receive, Scope, Send
+from raftkv.http.asgi import DIRECT, ASGIApp, Direct, Receive, Scope, Send
 from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, parse_timeout, percent_encode, whole_message
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_exceeded
@@ -22,11 +22,12 @@ from raftkv.status import Code, StatusError
 
 logger = logging.getLogger(__name__)
 
-_HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip")]
+_HEADERS = ((b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip"))
+_OK = ((b"grpc-status", b"0"),)
 _NOTHING = {"type": "http.response.body", "body": b"", "more_body": True}
 _START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _END = {"type": "http.response.body", "body": b"", "more_body": False}
-_TRAILERS_OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+_TRAILERS_OK = {"type": "http.response.trailers", "headers": _OK}
 _TRAILERS = "http.response.trailers"
 
 PIECE_BYTES = 128 << 10
@@ -102,6 +103,7 @@ class App:
         if method is None:
             await _end(send, self._unknown(path), started=False)
             return
+        direct: Direct | None = scope["extensions"].get(DIRECT)
         method.calls.started += 1
         code = Code.CANCELED
         try:
@@ -114,14 +116,15 @@ class App:
             context = Context(scope["headers"], scope.get("client"), deadline)
             if method.kind is not Kind.UNARY:
                 deframer = Deframer(encoding, self._max_receive_bytes)
-                code = await self._stream(method, scope, receive, send, deframer, context)
+                code = await self._stream(method, direct, receive, send, deframer, context)
                 return
             if deadline is None:
                 response = await self._unary(method, receive, encoding, context)
             else:
                 response = await self._unary_until(deadline, method, receive, encoding, context)
             code = Code.OK
-            await _answer(send, response)
+            if direct is None or not direct.answer(_HEADERS, response, _OK):
+                await _answer(send, response)
         except StatusError as error:
             code = error.code
             await _end(send, error, started=False)
@@ -189,14 +192,20 @@ class App:
     # Streaming calls
 
     async def _stream(
-        self, method: Method, scope: Scope, receive: Receive, send: Send, deframer: Deframer, context: Context
+        self,
+        method: Method,
+        direct: Direct | None,
+        receive: Receive,
+        send: Send,
+        deframer: Deframer,
+        context: Context,
     ) -> Code:
         if self._stopping:
             raise _stopping()
         interrupt = context.interrupt = Interrupt()
         if context.deadline is not None:
             self._deadlines.add(context.deadline, interrupt)
-        requests = Requests(receive, deframer, interrupt, method.calls, scope.get(FEED))
+        requests = Requests(receive, deframer, interrupt, method.calls, direct)
         reader = asyncio.get_running_loop().create_task(requests.read())
         response = _Response(send, self._max_send_bytes, method.calls)
         self._streams.add(interrupt)

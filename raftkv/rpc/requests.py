@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
-from raftkv.http.asgi import Take
+from raftkv.http.asgi import Direct
 from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import Deframer
 from raftkv.rpc.interrupt import Disconnected
@@ -28,14 +28,14 @@ class Requests:
         deframer: Deframer,
         interrupt: Callable[[Exception], None],
         calls: Calls,
-        feed: Callable[[Take], None] | None = None,
+        direct: Direct | None = None,
     ) -> None:
-        """`interrupt` is called when the client disconnects; `feed` is what the scope has under `FEED`."""
+        """`interrupt` is called when the client disconnects; `direct` is what the scope has under that name."""
         self._receive = receive
         self._deframer = deframer
         self._interrupt = interrupt
         self._calls = calls
-        self._feed = feed
+        self._direct = direct
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._take: Callable[[bytes], None] | None = None
@@ -57,8 +57,8 @@ class Requests:
                         self._take(message)
                 if not self._ended and not event.get("more_body", False):
                     self._end()
-                elif self._take is not None and self._feed is not None:
-                    self._feed(self._fed)
+                elif self._take is not None and self._direct is not None:
+                    self._direct.feed(self._fed)
         except Exception as error:
             self._error = error
             self._arrived.set()
