@@ -490,10 +490,14 @@ class Server:
         return errors.Timeout()
 
     def pump(self) -> None:
-        """Go on at once with what was asked and received; without anything new, do nothing."""
-        if not self._pump_due or self.stopped:
-            return
+        """Go on at once with what was asked and received, if there is anything new."""
+        if self._pump_due:
+            self._pump()
+
+    def _pump(self) -> None:
         self._pump_due = False
+        if self.stopped:
+            return
         try:
             self._propose_queued()
             self.reads.start_round()
@@ -630,8 +634,7 @@ class Server:
         self._syncing = False
         if not self.stopped:
             self._persisted([owed for owed, _ in batch])
-            self._pump_due = True
-            self.pump()
+            self._pump()
 
     def _persisted(self, owed: list[Ready | SnapshotMetadata]) -> None:
         for ready in owed:
