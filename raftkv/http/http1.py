@@ -7,10 +7,12 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import h11
+import wsproto.utilities
 
-from raftkv.http.asgi import ASGIApp
+from raftkv.http.asgi import ASGIApp, Scope
 from raftkv.http.connection import STREAM_WINDOW_BYTES, address
 from raftkv.http.requests import MAX_HEADER_BYTES, target
+from raftkv.http.websocket import WebSocket
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +22,9 @@ _DISCONNECT = {"type": "http.disconnect"}
 class Http1(asyncio.Protocol):
     """Requests one after the other; the next is read when the one before is answered."""
 
-    def __init__(self, app: ASGIApp, forget: Callable[["Http1"], None]) -> None:
-        """`forget` is called when the connection is over."""
+    def __init__(self, app: ASGIApp, made: Callable[[WebSocket], None], forget: Callable[[Any], None]) -> None:
+        """`made` is told of the WebSocket that takes over; `forget` is called when a connection is over."""
+        self._made = made
         self._loop = asyncio.get_running_loop()
         self._app = app
         self._forget = forget
@@ -98,10 +101,28 @@ class Http1(asyncio.Protocol):
             "server": address(self._transport, "sockname"),
             "extensions": {},
         }
+        if (b"upgrade", b"websocket") in [(name, value.lower()) for name, value in request.headers]:
+            self._become_websocket(scope)
+            return
         self._exchange = exchange = _Exchange(self)
         call = self._app(scope, exchange.receive, exchange.send)
         exchange.task = self._loop.create_task(call)  # type: ignore[arg-type]
         exchange.task.add_done_callback(lambda task: self._returned(exchange, task))
+
+    def _become_websocket(self, scope: Scope) -> None:
+        assert self._transport is not None
+        try:
+            socket = WebSocket(self._app, {**scope, "scheme": "ws"}, self._forget)
+        except wsproto.utilities.RemoteProtocolError as error:
+            raise h11.RemoteProtocolError(str(error)) from error
+        data, _ = self._h11.trailing_data
+        self._lost = True
+        self._made(socket)
+        self._forget(self)
+        self._transport.set_protocol(socket)
+        socket.connection_made(self._transport)
+        if data:
+            socket.data_received(data)
 
     def _returned(self, exchange: "_Exchange", task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()

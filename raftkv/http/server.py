@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from raftkv.http.asgi import ASGIApp
 from raftkv.http.connection import MAX_STREAMS, Connection
@@ -20,6 +20,16 @@ FIRST_BYTES_SECONDS = 10.0
 """How long a connection may stay open that has not said whether it speaks HTTP/2."""
 _BUFFER_BYTES = 256 << 10
 _DEAD_PEER_SECONDS = 60
+
+
+class AnyConnection(Protocol):
+    """What a server knows of a connection."""
+
+    def leave(self) -> None:
+        """Begin no more; close when what is under way is done."""
+
+    def abort(self) -> None:
+        """End what is under way, and close."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +81,7 @@ class HttpServer:
         self._grace_seconds = grace_seconds
         self._tls = tls.context() if tls else None
         self._server: asyncio.Server | None = None
-        self._connections: set[Connection | Http1 | _Unknown] = set()
+        self._connections: set[AnyConnection] = set()
         self._empty = asyncio.Event()
 
     @property
@@ -115,13 +125,13 @@ class HttpServer:
     def _accept(self) -> asyncio.Protocol:
         return _Unknown(self)
 
-    def made(self, connection: "Connection | Http1 | _Unknown") -> None:
+    def made(self, connection: AnyConnection) -> None:
         """Count a connection."""
         self._connections.add(connection)
         if self._server is None:
             connection.leave()
 
-    def forget(self, connection: "Connection | Http1 | _Unknown") -> None:
+    def forget(self, connection: AnyConnection) -> None:
         """Count it no longer."""
         self._connections.discard(connection)
         if not self._connections:
@@ -133,7 +143,7 @@ class HttpServer:
             return Connection(self._app, self._max_streams, self.forget)
         if PREFACE.startswith(data):
             return None
-        return Http1(self._app, self.forget)
+        return Http1(self._app, self.made, self.forget)
 
 
 class _Unknown(asyncio.Protocol):
