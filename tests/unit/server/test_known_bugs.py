@@ -14,7 +14,7 @@ from raftkv.disk import OsDisk
 from raftkv.lease import LeaseStore
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import log_pb2, rpc_pb2
-from raftkv.raft import Config, Entry, EntryKind, HardState, InstallSnapshot, RaftNode
+from raftkv.raft import AppendEntries, Config, Entry, EntryKind, HardState, InstallSnapshot, RaftNode
 from raftkv.server.apply import Applier, applied_position
 from raftkv.server.headers import Headers
 from raftkv.server.membership import Membership
@@ -56,7 +56,7 @@ class Thread:
 class Follower:
     """A member that has applied a little of what its leader has."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, snapshot_count: int = 10_000) -> None:
         self.directory = directory
         self.flushes, self.aside = Thread(), Thread()
         self.store = Store(LmdbBackend(str(directory / "store")))
@@ -84,6 +84,8 @@ class Follower:
             rng=rng,
             tick_seconds=1.0,
             election_ticks=10,
+            snapshot_count=snapshot_count,
+            catch_up_entries=5,
         )
 
     def load(self, leader: Path) -> tuple[InstallSnapshot, Loaded]:
@@ -182,6 +184,27 @@ def test_a_snapshot_installed_while_the_file_was_copied_was_undone_by_the_defrag
     run(scenario)
     assert contents(place)[:2] == (40, 39 + 1)
     assert os.listdir(place / "snapshot.sending") == []
+
+
+def test_the_log_was_given_up_before_the_store_had_what_it_says(directories: tuple[Path, Path, Path]) -> None:
+    """What is applied is not durable yet: a crash would lose it for ever."""
+
+    async def scenario() -> None:
+        member = Follower(directories[0], snapshot_count=10)
+        entries = [Entry(TERM, index, EntryKind.NORMAL, b"") for index in range(OLD + 1, 41)]
+        member.flushes.held = True
+        member.server.receive(AppendEntries(LEADER, FOLLOWER, TERM, OLD, 1, entries, 40))
+        await turns()
+        assert member.server.applier.index == 40
+        member.server._flushes.begin()
+        await turns()
+        assert member.server.node.snapshot_index == OLD
+        member.flushes.go_on()
+        await turns()
+        assert member.server.node.snapshot_index == 35
+        await member.close()
+
+    run(scenario)
 
 
 def test_the_applied_index_of_before_overwrote_that_of_a_snapshot(directories: tuple[Path, Path, Path]) -> None:
