@@ -15,6 +15,7 @@ from cli.raftctl.kv import compaction, delete, get, put
 from cli.raftctl.lease import lease
 from cli.raftctl.lock import lock
 from cli.raftctl.maintenance import alarm, defrag, move_leader
+from cli.raftctl.make_mirror import make_mirror
 from cli.raftctl.member import member
 from cli.raftctl.role import role
 from cli.raftctl.session import Session, global_options
@@ -77,7 +78,7 @@ def completion(shell: str) -> None:
 
 
 KEYS = (put, get, delete, txn, compaction, watch, lease, lock, elect)
-UPKEEP = (endpoint, member, alarm, move_leader, defrag, snapshot, check)
+UPKEEP = (endpoint, member, alarm, move_leader, defrag, snapshot, check, make_mirror)
 ACCESS = (auth, user, role)
 
 for command in (*KEYS, *ACCESS, *UPKEEP):

@@ -67,6 +67,17 @@ SETTINGS = (
 )
 
 
+def credentials(user: str, password: str) -> tuple[str, str]:
+    """User and password of `NAME[:PASSWORD]` and a password; it is asked for when neither has one. None: two blanks."""
+    if user and not password:
+        user, given, password = user.partition(":")
+        if not given:
+            from cli.raftctl.passwords import ask
+
+            password = ask("Password: ")
+    return (user, password) if user and password else ("", "")
+
+
 class Session:
     """The global flags of one run. A flag beats its variable, which beats the default."""
 
@@ -115,8 +126,8 @@ class Session:
         """As they were written."""
         return [one.strip() for one in self.value("endpoints").split(",") if one.strip()]
 
-    def client(self, endpoints: list[str] | None = None) -> "Client":
-        """Make a client; it connects when it is used.
+    def client(self, endpoints: list[str] | None = None, credentials: tuple[str, str] | None = None) -> "Client":
+        """Make a client; it connects when it is used. Another cluster has other `credentials`: user and password.
 
         Raises:
             Failure: settings that do not work.
@@ -125,7 +136,7 @@ class Session:
         # Imported only now: it is the slow part of the start.
         from raftkv.client import Client
 
-        return self._make(Client, self.endpoints if endpoints is None else endpoints)
+        return self._make(Client, self.endpoints if endpoints is None else endpoints, credentials)
 
     def async_client(self, endpoints: list[str] | None = None) -> "AsyncClient":
         """The same for asyncio."""
@@ -141,11 +152,11 @@ class Session:
         # The library's own lines would stand between ours.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-    def _make(self, kind: Callable[..., C], endpoints: list[str]) -> C:
+    def _make(self, kind: Callable[..., C], endpoints: list[str], credentials: tuple[str, str] | None = None) -> C:
         if not endpoints:
             raise Failure("etcdclient: no available endpoints", BAD_CONNECTION)
         timeout, dial_timeout = self.seconds("command-timeout"), self.seconds("dial-timeout")
-        user, password = self._credentials()
+        user, password = self._credentials() if credentials is None else credentials
         try:
             return kind(
                 endpoints, timeout=timeout, dial_timeout=min(timeout, dial_timeout), user=user, password=password
@@ -156,14 +167,7 @@ class Session:
     def _credentials(self) -> tuple[str, str]:
         """User and password; as in etcdctl, one without the other is none. A password is asked for only once."""
         if self._asked is None:
-            user, password = self.value("user"), self.value("password")
-            if user and not password:
-                user, given, password = user.partition(":")
-                if not given:
-                    from cli.raftctl.passwords import ask
-
-                    password = ask("Password: ")
-            self._asked = (user, password) if user and password else ("", "")
+            self._asked = credentials(self.value("user"), self.value("password"))
         return self._asked
 
     def _refuse(self) -> None:
