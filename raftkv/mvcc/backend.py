@@ -44,6 +44,10 @@ Overlay = dict[bytes, dict[bytes, bytes | None]]
 """Table to key to new value; None is a deletion."""
 
 
+WATCHERS: list[Callable[[str, lmdb.Environment], None]] = []
+"""Hear of every environment: where a process is only simulated, nobody closes what its end would close."""
+
+
 class Flush(Protocol):
     """Changes frozen at one moment."""
 
@@ -164,7 +168,10 @@ class LmdbBackend:
 
     def _open(self, path: str) -> lmdb.Environment:
         # The map is sparse: address space, not memory or disk. Reads are random, so no readahead.
-        return lmdb.open(path, map_size=self._map_bytes, max_dbs=len(TABLES), readahead=False, mode=0o600)
+        environment = lmdb.open(path, map_size=self._map_bytes, max_dbs=len(TABLES), readahead=False, mode=0o600)
+        for hear in WATCHERS:
+            hear(path, environment)
+        return environment
 
     @property
     def pending_bytes(self) -> int:

@@ -76,6 +76,7 @@ class Exchange:
         self._inbox: deque[MutableMapping[str, Any]] = deque()
         self._arrived: asyncio.Future[None] | None = None
         self._unread = 0
+        self._read = 0
         self._room: asyncio.Future[None] | None = None
         self._held: list[bytes] | None = None
         self._over = False
@@ -112,7 +113,10 @@ class Exchange:
         if self._held is not None:
             self._held.append(body)
             return
-        self._up.put(self._credit, len(body))
+        self._read += len(body)
+        if self._read > WINDOW_BYTES // 4:
+            self._up.put(self._credit, self._read)
+            self._read = 0
         for message in self._deframer.feed(body):
             if not self._over:
                 self._on_message(message)

@@ -235,6 +235,9 @@ class Client(_Base):
                     op.request_delete_range.key = key
                 else:
                     op.request_range.key, op.request_range.range_end = key, key + b"\xff"
+                    if rng.random() < 0.3:
+                        # Compacted or not, all members must agree.
+                        op.request_range.revision = max(1, self.clients.revision + 2 - rng.randrange(40))
         for branch in (request.success, request.failure):
             # One that writes in neither branch is another kind of operation.
             if not any(op.HasField("request_put") for op in branch):
@@ -444,17 +447,19 @@ class Watcher(_Base):
             request.create_request.filters.append(rpc_pb2.WatchCreateRequest.NODELETE)
         exchange.send(request.SerializeToString())
         loop.call_later(2.0 + rng.expovariate(0.1), self._stream_ended, None, "enough")
-        asking = loop.call_later(1.0, self._ask_progress, exchange)
+        loop.call_later(1.0, self._ask_progress, exchange)
         if rng.random() < 0.2:
             exchange.hold()
             loop.call_later(rng.random() * 3, exchange.read_on)
         await ended
-        asking.cancel()
         exchange.close()
         self.member = rng.randrange(self.cluster.options.nodes)
 
     def _ask_progress(self, exchange: Exchange) -> None:
-        if exchange is self._exchange and self._ended is not None and not self._ended.done():
+        if self.clients.stopping and self.drained():
+            # A watcher that is to begin behind the end is not told of any progress.
+            self._stream_ended(None, "the end")
+        elif exchange is self._exchange and self._ended is not None and not self._ended.done():
             exchange.send(rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest()).SerializeToString())
             self.cluster.clients.call_later(1.5, self._ask_progress, exchange)
 

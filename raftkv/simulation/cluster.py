@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 
 from raftkv.config import Config
-from raftkv.raft import Message, NodeId, Role
+from raftkv.raft import Message, NodeId, RequestVote, RequestVoteResponse, Role
 from raftkv.server.identity import member_id
 from raftkv.simulation.calls import Caller
 from raftkv.simulation.invariants import Invariants, Violation
@@ -30,6 +30,8 @@ class Cluster:
         self.invariants = Invariants(lambda: self.scheduler.now)
         self.spy: Callable[[Message], None] | None = None
         """Hears of every message that is sent."""
+        self.on_vote: Callable[[int], None] | None = None
+        """Hears who has voted, for somebody or for itself, as it is told."""
         self.path = tempfile.mkdtemp(prefix="raftkv-sim-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         self._graveyard: list[Process] = []
         self.stops = 0
@@ -177,5 +179,7 @@ class Cluster:
             self.invariants.sent(message)
         except Violation as violation:
             self.violated(violation)
+        if self.on_vote is not None and isinstance(message, RequestVote | RequestVoteResponse) and not message.pre_vote:
+            self.on_vote(self.members[message.sender])
         if self.spy is not None:
             self.spy(message)

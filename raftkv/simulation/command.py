@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from raftkv.simulation.faults import KINDS
+from raftkv.simulation.mutants import MUTANTS
 from raftkv.simulation.options import Options, draw
 from raftkv.simulation.run import Result, Simulation, run
 from raftkv.simulation.shrink import shrink
@@ -46,6 +47,7 @@ class Wanted:
     seconds: float | None
     rate: float | None
     faults: frozenset[str] | None
+    mutant: str | None
 
     def options(self, seed: int) -> Options:
         """The options of one seed."""
@@ -57,13 +59,14 @@ def main(arguments: Sequence[str]) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
-        wanted = Wanted(given.nodes, given.seconds, given.rate, _faults(given.faults))
+        wanted = Wanted(given.nodes, given.seconds, given.rate, _faults(given.faults), given.mutant)
     except ValueError as error:
         parser.error(str(error))
     if given.seed is None:
         if given.trace or given.shrink or given.html:
             parser.error("--trace, --shrink and --html are for one --seed")
         return _many(wanted, range(given.first, given.first + given.seeds), given.jobs)
+    _mutate(given.mutant)
     return _one(wanted.options(given.seed), trace=given.trace, html=given.html, shrinking=given.shrink)
 
 
@@ -87,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=int, choices=(1, 3, 5, 7), help="members; by default drawn")
     parser.add_argument("--seconds", type=float, help="simulated seconds with faults (20)")
     parser.add_argument("--rate", type=float, help="operations per second; by default drawn")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
     return parser
 
@@ -116,13 +120,16 @@ def _many(wanted: Wanted, seeds: range, jobs: int) -> int:
         if result.violation:
             failed.append({"seed": result.seed, "violation": result.violation})
             _tell(f"seed {result.seed}: {result.violation}")
+            if wanted.mutant is not None:
+                # One is enough to know that it is found.
+                break
         if time.monotonic() - told_at > 5.0:
             told_at = time.monotonic()
             rate = sums["seconds"] / (told_at - started)
             _tell(f"{done} of {len(seeds)} seeds, {len(failed)} violations, {rate:.0f} simulated seconds per second")
     elapsed = time.monotonic() - started
     summary = {
-        "seeds": len(seeds),
+        "seeds": done,
         "first": seeds.start,
         "violations": failed,
         "elapsed_seconds": round(elapsed, 1),
@@ -147,7 +154,18 @@ def _results(wanted: Wanted, seeds: range, jobs: int) -> Iterator[Result]:
 
 def _run_seed(work: tuple[Wanted, int]) -> Result:
     wanted, seed = work
+    _mutate(wanted.mutant)
     return run(wanted.options(seed))
+
+
+_mutated: list[str] = []
+
+
+def _mutate(mutant: str | None) -> None:
+    """Put a bug into this process, for good."""
+    if mutant is not None and not _mutated:
+        MUTANTS[mutant]()
+        _mutated.append(mutant)
 
 
 def _tell(line: str) -> None:
@@ -197,6 +215,8 @@ def traced(simulation: Simulation, log: Trace) -> tuple[Result, Trace]:
     try:
         result = simulation.run()
     finally:
+        # What dead processes had begun still has things to say when it is thrown away.
+        logging.disable(logging.CRITICAL)
         logger.removeHandler(log)
         logger.setLevel(before[0])
         logger.propagate = before[1]

@@ -19,6 +19,7 @@ KINDS = (
     "crash",
     "crash-all",
     "power",
+    "vote-crash",
     "pause",
     "halves",
     "isolate",
@@ -95,6 +96,7 @@ class Nemesis:
         """End all faults, for good: links work, everybody runs, disks are quick."""
         self._healed = True
         cluster = self._cluster
+        cluster.on_vote = None
         cluster.network.mend_all()
         weather = cluster.network.weather
         weather.loss = weather.duplicate = weather.straggle = 0.0
@@ -147,6 +149,26 @@ class Nemesis:
             # And again, while it starts.
             self._cluster.machines[number].disk.cut_power(after=rng.randrange(12))
         return number, partial(self._cluster.start, number)
+
+    def _vote_crash(self, rng: random.Random, seconds: float) -> Happened:
+        """Whoever votes may lose its power at that very moment, and is back at once; and the leader goes, so that they
+        vote."""
+        cluster = self._cluster
+
+        def voted(number: int) -> None:
+            if rng.random() < 0.6:
+                cluster.scheduler.after(rng.choice((0.0, 0.0005, 0.002)), cluster.kill_and_restart, number, 0.02)
+
+        def end() -> None:
+            cluster.on_vote = None
+            if leader is not None:
+                cluster.start(leader.machine.number)
+
+        leader = cluster.leader()
+        cluster.on_vote = voted
+        if leader is not None:
+            cluster.kill(leader.machine.number, power=True)
+        return -1, end
 
     def _crash_all(self, rng: random.Random, seconds: float) -> Happened:
         power = rng.random() < 0.7

@@ -17,10 +17,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
+import lmdb
+
 from raftkv import api, errors, failpoints
 from raftkv.config import Config
 from raftkv.http.asgi import ASGIApp
-from raftkv.mvcc import LmdbBackend, Store
+from raftkv.mvcc import LmdbBackend, Store, backend
 from raftkv.pb import log_pb2, peer_pb2
 from raftkv.peer import SNAPSHOT, codec
 from raftkv.peer import snapshot as peer_snapshot
@@ -226,7 +228,6 @@ class Process(Served):
         self.exchanges: dict[Exchange, None] = {}
         self._caller = Caller(machine.network, machine.scheduler, machine.number, self.loop)
         self._threads = [Thread(self.loop, machine.disk_seconds, self._power_cut) for _ in range(3)]
-        self._stores: list[Store] = []
         self._apps: dict[str, ASGIApp] = {}
         self._silent: set[int] = set()
         self.server: Server | None = None
@@ -262,8 +263,7 @@ class Process(Served):
             if thread.jobs:
                 interrupt(thread.jobs[0][0])
                 thread.jobs.clear()
-        for store in self._stores:
-            store.backend.close()
+        close_environments(self.machine.config.data_dir)
 
     def _start(self) -> None:
         machine, config = self.machine, self.machine.config
@@ -285,9 +285,7 @@ class Process(Served):
         self._assemble(identity, wal, contents, store)
 
     def _open_store(self, data_dir: DataDir) -> Store:
-        store = Store(LmdbBackend(data_dir.store))
-        self._stores.append(store)
-        return store
+        return Store(LmdbBackend(data_dir.store))
 
     def _assemble(self, identity: Identity, wal: Wal, contents: WalContents | None, store: Store) -> None:
         config = self.machine.config
@@ -400,7 +398,13 @@ class Process(Served):
             self._lost(target, message.to)
         else:
             self._silent.discard(target)
-            process.loop.run_in(process.server.receive, message)
+            process.loop.run_in(process.take, message)
+
+    def take(self, message: Message) -> None:
+        """Take a message, and do at once what it asks for, as the transport has it."""
+        if self.server is not None:
+            self.server.receive(message)
+            self.server.pump()
 
     def _lost(self, target: int, peer: NodeId) -> None:
         if target not in self._silent and self.server is not None:
@@ -446,6 +450,18 @@ class Process(Served):
     async def _receive_snapshot(self, parts: Requests, context: Context) -> bytes:
         sender = Reception(self._identity.cluster_id, self._identity.member_id).sender(context)
         return await peer_snapshot.receive_snapshot(parts, sender, self._identity.member_id, self.transfers.begin)
+
+
+_environments: list[tuple[str, lmdb.Environment]] = []
+backend.WATCHERS.append(lambda path, environment: _environments.append((path, environment)))
+
+
+def close_environments(directory: str) -> None:
+    """Close what is open of LMDB below a directory, as the end of a process would."""
+    for place, environment in _environments:
+        if place.startswith(directory + "/"):
+            environment.close()
+    _environments[:] = [opened for opened in _environments if not opened[0].startswith(directory + "/")]
 
 
 def remove_directory(path: str) -> None:

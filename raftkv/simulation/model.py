@@ -162,6 +162,13 @@ class Model:
 
     # Looking
 
+    def check_revision(self, revision: int) -> None:
+        """Raises: FutureRev, Compacted; for a revision that cannot be read now."""
+        if revision > self.revision:
+            raise errors.FutureRev
+        if 0 < revision < self.compacted:
+            raise errors.Compacted
+
     def at(self, key: bytes, revision: int) -> Version | None:
         """A key's version at a revision."""
         versions = self.versions.get(key)
@@ -264,6 +271,8 @@ class _Write:
             put = op.request_put
             if op.HasField("request_put") and put.lease and put.lease not in self._model.leases:
                 raise errors.LeaseNotFound
+        for op in chosen:
+            self._model.check_revision(op.request_range.revision)
         answers: list[object] = []
         for op in chosen:
             if op.HasField("request_put"):
@@ -272,6 +281,9 @@ class _Write:
                 answers.append(self.delete(op.request_delete_range))
             else:
                 wanted = op.request_range
+                if 0 < wanted.revision < self._main:
+                    answers.append(("range", *self._model.range_at(wanted, wanted.revision)))
+                    continue
                 found = [v for key, v in sorted(self.state.items()) if inside(key, wanted.key, wanted.range_end)]
                 answers.append(("range", *_cut(wanted, found)))
         return succeeded, answers

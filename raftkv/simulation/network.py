@@ -111,23 +111,32 @@ class Network:
 
 
 class Channel:
-    """One direction of a stream: in order, nothing lost; what meets a cut link waits until it is mended."""
+    """One direction of a stream: in order, nothing lost; what meets a cut link waits until it is mended.
+
+    What is sent at one moment arrives at one moment.
+    """
 
     def __init__(self, network: Network, scheduler: Scheduler, source: int, target: int) -> None:
         self._network = network
         self._scheduler = scheduler
         self._source = source
         self._target = target
+        self._sent_at = -1
         self._last = 0
         self._queue: deque[tuple[int, Callable[..., None], tuple[Any, ...]]] = deque()
         self._closed = False
 
     def put(self, callback: Callable[..., None], *args: Any) -> None:
         """Have `callback` called at the other end."""
-        when = self._last = max(self._last + 1, self._scheduler.now + self._network.latency())
-        self._queue.append((when, callback, args))
+        if self._closed:
+            return
+        now = self._scheduler.now
+        if now != self._sent_at or not self._queue:
+            self._sent_at = now
+            self._last = max(self._last + 1, now + self._network.latency())
+        self._queue.append((self._last, callback, args))
         if len(self._queue) == 1:
-            self._scheduler.at(when, self._deliver)
+            self._scheduler.at(self._last, self._deliver)
 
     def close(self) -> None:
         """Drop what is under way, and what will be put."""
@@ -137,10 +146,17 @@ class Channel:
     def _deliver(self) -> None:
         if self._closed:
             return
+        now = self._scheduler.now
         if self._network.is_cut(self._source, self._target):
-            self._scheduler.at(self._scheduler.now + RETRY_NS, self._deliver)
+            self._scheduler.at(now + RETRY_NS, self._deliver)
             return
-        _, callback, args = self._queue.popleft()
-        callback(*args)
-        if self._queue:
-            self._scheduler.at(self._queue[0][0], self._deliver)
+        queue = self._queue
+        while queue and queue[0][0] <= now:
+            _, callback, args = queue[0]
+            callback(*args)
+            if not queue:
+                # It was closed.
+                return
+            queue.popleft()
+        if queue:
+            self._scheduler.at(queue[0][0], self._deliver)

@@ -61,7 +61,7 @@ def draw(
         jitter=rng.choice((0.0, 0.0005, 0.01)),
         ordered=rng.random() < 0.6,
     )
-    small_log = rng.random() < 0.4
+    small_log = rng.random() < 0.5
     skewed = "clocks" in active
     return Options(
         seed=seed,
@@ -74,8 +74,10 @@ def draw(
         watchers=rng.choice((0, 1, 3)),
         lockers=rng.choice((0, 0, 2)),
         value_bytes=rng.choice((20, 300, 5000)),
-        snapshot_count=rng.choice((5, 20, 60)) if small_log else 10_000,
-        catch_up_entries=rng.choice((1, 5, 20)) if small_log else 5_000,
+        snapshot_count=rng.choice((2, 10, 40)) if small_log else 10_000,
+        catch_up_entries=rng.choice((0, 1, 5)) if small_log else 5_000,
+        heartbeat_ms=rng.choice((50, 100, 100, 200)),
+        election_ticks=rng.choice((3, 5, 10, 10)),
         segment_bytes=rng.choice((4 << 10, 32 << 10, 256 << 10)),
         on_wire=rng.random() < 0.1,
         weather=weather,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from raftkv.lease import LeaseStore
 from raftkv.mvcc import encoding as enc
 from raftkv.mvcc.hashing import hash_history
+from raftkv.raft import EntryKind
 from raftkv.server.server import Server
 from raftkv.simulation import linearizability, promises, revisions
 from raftkv.simulation.clients import Clients
@@ -20,9 +21,12 @@ from raftkv.simulation.model import Model, version_of
 from raftkv.simulation.options import Options
 
 ELECTIONS_TO_COMMIT = 12
-"""Election timeouts within which a healthy cluster must take a write."""
+"""Election timeouts within which a healthy cluster must take a write; and, before that,"""
+STRAGGLING_SECONDS = 5.0
+"""what messages and disk jobs from before may still need."""
 CONVERGE_SECONDS = 30.0
 DRAIN_SECONDS = 40.0
+_frozen = False
 
 
 @dataclass(slots=True)
@@ -113,7 +117,9 @@ class Simulation:
         cluster, clients = self.cluster, self.clients
         election = self.options.heartbeat_ms * self.options.election_ticks / 1000 / min(self.options.rates)
         before = len(cluster.invariants.committed)
-        served = cluster.run_until(lambda: self._leads_since(before), ELECTIONS_TO_COMMIT * election)
+        served = cluster.run_until(
+            lambda: self._leads_since(before), ELECTIONS_TO_COMMIT * election + STRAGGLING_SECONDS
+        )
         if not served:
             raise Violation(f"I23 liveness: no entry was committed within {ELECTIONS_TO_COMMIT} election timeouts")
         clients.stopping = True
@@ -181,7 +187,7 @@ class Simulation:
     def _replay(self) -> Model:
         model = Model()
         for entry in self.cluster.invariants.committed:
-            model.apply(entry.index, entry.term, entry.data)
+            model.apply(entry.index, entry.term, entry.data if entry.kind is EntryKind.NORMAL else b"")
         return model
 
     def _check_states(self, model: Model) -> None:
@@ -224,6 +230,11 @@ class Simulation:
 
 def run(options: Options, plan: list[Fault] | None = None) -> Result:
     """Run once, quietly and without the collector: what it would find is thrown away with the run."""
+    global _frozen
+    if not _frozen:
+        # What is imported by now is not looked at again.
+        gc.freeze()
+        _frozen = True
     logging.disable(logging.CRITICAL)
     enabled = gc.isenabled()
     gc.disable()

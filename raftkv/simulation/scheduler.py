@@ -15,6 +15,9 @@ from typing import Any, cast
 SECOND = 1_000_000_000
 """Times of the scheduler are whole nanoseconds; those of a loop are seconds of its own clock."""
 NOBODY = -1
+SHORT_NS = 20_000
+TURNS = 4
+"""How many short turns of a loop follow each other without anything in between."""
 
 
 class Event:
@@ -150,18 +153,22 @@ class ProcessLoop(asyncio.AbstractEventLoop):
             self._turn()
 
     def _turn(self) -> None:
+        """Run what is ready, and what that makes ready while turns are short: a few of them are one event."""
         ready = self._ready
+        turns = TURNS if self.turn_ns <= SHORT_NS else 1
         asyncio._set_running_loop(self)  # for makers of event loops, says its documentation
         try:
-            for _ in range(len(ready)):
-                event = ready.popleft()
-                if not event.cancelled:
-                    try:
-                        event.callback(*event.args)
-                    except Exception as error:
-                        self._on_error("a callback failed", error)
-                if self.dead:
-                    return
+            while ready and turns:
+                turns -= 1
+                for _ in range(len(ready)):
+                    event = ready.popleft()
+                    if not event.cancelled:
+                        try:
+                            event.callback(*event.args)
+                        except Exception as error:
+                            self._on_error("a callback failed", error)
+                    if self.dead:
+                        return
         finally:
             asyncio._set_running_loop(None)
         self._busy_until = self.scheduler.now + self.turn_ns

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-COMMIT_SEEDS = 30
+COMMIT_SEEDS = 20
 """New ones with every commit, so that the suite searches on."""
 
 
