@@ -28,5 +28,6 @@ class Direct(Protocol):
     def answer(self, headers: Headers, body: bytes, trailers: Headers) -> bool:
         """Send a whole response of status 200, and say whether it was sent.
 
-        If not, a window holds it or it is large, and `send` has to be used.
+        If not, a window holds it or it is large, and `send` has to be used. Headers and trailers are the same small
+        ones each time: they are remembered.
         """

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from enum import IntEnum
 from functools import lru_cache
 
+from raftkv.http.asgi import Headers
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -17,8 +19,11 @@ DEFAULT_WINDOW = 65_535
 DEFAULT_TABLE_BYTES = 4096
 FRAME_BYTES = 16_384
 """The largest payload that every side takes; neither this one nor, towards it, the other uses a larger one."""
+MAX_FRAME_BYTES = (1 << 24) - 1
 MAX_WINDOW = (1 << 31) - 1
 STREAM_MASK = MAX_WINDOW
+
+_REMEMBERED_BYTES = 256
 
 HEAD = struct.Struct(">BHBBI")
 """Size of the payload (its upper 8 bits, its lower 16), type, flags, stream."""
@@ -80,9 +85,20 @@ def header_frames(block: bytes, stream: int, flags: int) -> bytes:
     return b"".join(frames)
 
 
-@lru_cache(maxsize=1024)
-def header_block(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+def header_block(headers: Headers) -> bytes:
     """Encode headers without Huffman's code and without the dynamic table: equal ones are equal on each connection."""
+    if sum([len(value) for _, value in headers]) < _REMEMBERED_BYTES:
+        return constant_block(headers)
+    return _encode(headers)
+
+
+@lru_cache(maxsize=1024)
+def constant_block(headers: Headers) -> bytes:
+    """Encode headers that are few, small and not of a client's choice: they are remembered."""
+    return _encode(headers)
+
+
+def _encode(headers: Headers) -> bytes:
     return b"".join(b"\0" + _string(name) + _string(value) for name, value in headers)
 
 

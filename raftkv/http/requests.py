@@ -1,6 +1,8 @@
 """The headers of a request: what HTTP/2 says of them, and what of them ASGI hands on."""
 
+import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,6 +18,11 @@ _CACHED_BLOCKS = 256
 _CACHED_BLOCK_BYTES = 512
 _FORBIDDEN = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
+_NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
+_NO_VALUE = re.compile(rb"[\0\r\n]")
+_NAME_BYTES = 1 << 10
+_LENGTH_DIGITS = 18
+_Table = tuple[int, int, object]
 _TRAILERS: dict[str, dict[str, object]] = {"http.response.trailers": {}}
 
 
@@ -24,6 +31,18 @@ class Malformed(ProtocolError):
 
     def __init__(self, text: str) -> None:
         super().__init__(ErrorCode.PROTOCOL_ERROR, text)
+
+
+class Request:
+    """What the headers of a request say."""
+
+    __slots__ = ("content_length", "head", "scope")
+
+    def __init__(self, scope: Scope, content_length: int | None) -> None:
+        """`scope` is ASGI's, and not to be changed; `content_length` is how long the body claims to be."""
+        self.scope = scope
+        self.head = scope["method"] == "HEAD"
+        self.content_length = content_length
 
 
 class HeaderReader:
@@ -37,48 +56,59 @@ class HeaderReader:
         """`connection` is what the scopes of all its requests have in common."""
         self._connection = connection
         self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADER_BYTES)
-        self._known: dict[bytes, Scope | Malformed] = {}
+        self._known: dict[bytes, Request | str] = {}
+        """Requests by block; or what is wrong with it."""
 
-    def scope(self, block: bytes) -> Scope:
-        """The ASGI scope of a request; not to be changed.
+    def request(self, block: bytes) -> Request:
+        """What a block says.
 
         Raises:
-            Malformed: it is none; the connection goes on.
+            Malformed: it is no request; the connection goes on.
             ProtocolError: the block cannot be decoded; the connection must end.
         """
         found = self._known.get(block)
         if found is None:
             before = self._table()
-            headers = self.headers(block)
+            headers = self._headers(block)
             try:
-                found = {**request_scope(headers), **self._connection}
+                found = Request({**request_scope(headers), **self._connection}, content_length(headers))
             except Malformed as problem:
-                found = problem
-            if self._table() == before and len(self._known) < _CACHED_BLOCKS and len(block) < _CACHED_BLOCK_BYTES:
+                found = str(problem)
+            if _same(self._table(), before) and len(self._known) < _CACHED_BLOCKS and len(block) < _CACHED_BLOCK_BYTES:
                 self._known[block] = found
-        if isinstance(found, Malformed):
-            raise found
+        if isinstance(found, str):
+            raise Malformed(found)
         return found
 
-    def headers(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        """Decode a block.
+    def trailers(self, block: bytes) -> bool:
+        """Decode the block that ends a request, and say whether it may.
 
         Raises:
             ProtocolError: it cannot be decoded; the connection must end.
         """
+        headers = self._headers(block)
+        return all(name[:1] != b":" and _is_field(name, value) for name, value in headers)
+
+    def _headers(self, block: bytes) -> list[tuple[bytes, bytes]]:
         before = self._table()
         try:
             return [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
-        except (hpack.HPACKError, UnicodeError) as error:
+        except (hpack.HPACKError, UnicodeError, IndexError) as error:
             raise ProtocolError(ErrorCode.COMPRESSION_ERROR, f"headers cannot be decoded: {error}") from error
         finally:
-            if self._table() != before:
+            if not _same(self._table(), before):
                 self._known.clear()
 
-    def _table(self) -> tuple[int, int]:
-        """What changes whenever the table does: a new entry is another object, and comes first."""
-        entries = self._decoder.header_table.dynamic_entries
-        return len(entries), id(entries[0]) if entries else 0
+    def _table(self) -> _Table:
+        """What changes whenever the table does, or may do something else with a block that it has seen: a new entry is
+        another object and comes first, unless there is no room for it."""
+        table = self._decoder.header_table
+        entries = table.dynamic_entries
+        return len(entries), table.maxsize, entries[0] if entries else None
+
+
+def _same(table: _Table, before: _Table) -> bool:
+    return table[2] is before[2] and table[:2] == before[:2]
 
 
 def request_scope(headers: Iterable[tuple[bytes, bytes]]) -> Scope:
@@ -89,17 +119,21 @@ def request_scope(headers: Iterable[tuple[bytes, bytes]]) -> Scope:
     """
     pseudo: dict[bytes, bytes] = {}
     regular: list[tuple[bytes, bytes]] = []
-    trailers = False
+    extensions: Scope = {}
     for name, value in headers:
         if name[:1] == b":":
             if regular or name in pseudo or name not in _PSEUDO:
-                raise Malformed(f"header {name!r} is unknown, repeated, or comes late")
+                raise Malformed(f"header {name[:40]!r} is unknown, repeated, or comes late")
             pseudo[name] = value
             continue
-        if not name or name != name.lower() or name in _FORBIDDEN or (name == b"te" and value != b"trailers"):
-            raise Malformed(f"HTTP/2 has no header {name!r}: {value[:40]!r}")
-        trailers = trailers or name == b"te"
-        regular.append((name, value))
+        if not _is_field(name, value):
+            raise Malformed(f"HTTP/2 has no header {name[:40]!r}: {value[:40]!r}")
+        if name == b"te":
+            extensions = _TRAILERS
+        if name != b"host" or b":authority" not in pseudo:
+            regular.append((name, value))
+    if _NO_VALUE.search(b"".join(pseudo.values())):
+        raise Malformed("a line ends within a header")
     method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
     if not method or not path.startswith((b"/", b"*")) or not pseudo.get(b":scheme"):
         raise Malformed("a request has a method, a scheme and a path")
@@ -113,8 +147,34 @@ def request_scope(headers: Iterable[tuple[bytes, bytes]]) -> Scope:
         "scheme": pseudo[b":scheme"].decode("latin-1"),
         **target(path),
         "headers": regular,
-        "extensions": _TRAILERS if trailers else {},
+        "extensions": extensions,
     }
+
+
+def content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """How long the body claims to be; None when it does not.
+
+    Raises:
+        Malformed: it claims several lengths, or none that can be.
+    """
+    found = {value for name, value in headers if name == b"content-length"}
+    if not found:
+        return None
+    value = found.pop()
+    if found or not value.isdigit() or len(value) > _LENGTH_DIGITS:
+        raise Malformed(f"a content-length of {value[:40]!r}")
+    return int(value)
+
+
+def _is_field(name: bytes, value: bytes) -> bool:
+    if len(name) > _NAME_BYTES or not _is_name(name) or (name == b"te" and value != b"trailers"):
+        return False
+    return value.isalnum() or not (_NO_VALUE.search(value) or value[:1].isspace() or value[-1:].isspace())
+
+
+@lru_cache(maxsize=1024)
+def _is_name(name: bytes) -> bool:
+    return name not in _FORBIDDEN and _NAME.fullmatch(name) is not None
 
 
 def target(path: bytes) -> dict[str, Any]:

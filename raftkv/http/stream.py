@@ -6,7 +6,17 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from raftkv.http.asgi import Headers, Take
-from raftkv.http.frames import DATA, END_HEADERS, END_STREAM, HEAD, HEADERS, header_block, header_frames
+from raftkv.http.frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEAD,
+    HEADERS,
+    constant_block,
+    header_block,
+    header_frames,
+)
+from raftkv.http.requests import Request
 
 if TYPE_CHECKING:
     from raftkv.http.connection import Connection
@@ -15,6 +25,8 @@ UNSENT_BYTES = 256 << 10
 """The application waits while more than this of its response is kept for the client's windows."""
 
 _OK = header_block(((b":status", b"200"),))
+_FAILED = ((b":status", b"500"), (b"content-length", b"0"))
+_BODILESS = frozenset((204, 304))
 _DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -28,6 +40,7 @@ class Stream:
     """
 
     __slots__ = (
+        "_bodiless",
         "_body",
         "_connection",
         "_head",
@@ -38,7 +51,9 @@ class Stream:
         "_trailers",
         "_waiting",
         "closed",
+        "credit",
         "id",
+        "missing",
         "owed",
         "queued",
         "receivable",
@@ -48,11 +63,10 @@ class Stream:
         "unread",
         "unsent",
         "unsent_bytes",
-        "window",
     )
 
-    def __init__(self, connection: "Connection", stream_id: int, window: int, receivable: int) -> None:
-        """`window` and `receivable` are how much may be sent, and received, at first."""
+    def __init__(self, connection: "Connection", stream_id: int, receivable: int, request: Request) -> None:
+        """`receivable` is how much may be received at first."""
         self._connection = connection
         self.id = stream_id
         self.task: asyncio.Task[None] | None = None
@@ -60,6 +74,8 @@ class Stream:
         # The request
         self.receivable = receivable
         self.request_ended = False
+        self.missing = request.content_length
+        """How much of the body is still to come, if that is known."""
         self.unread = 0
         self.owed = 0
         """Bytes the application has read and the client was not given back yet."""
@@ -68,13 +84,16 @@ class Stream:
         self._take: Take | None = None
         self._waiting: asyncio.Future[None] | None = None
         # The response
-        self.window = window
+        self.credit = 0
+        """How much more than the client's initial window may be sent, or less."""
         self.started = False
         self.unsent: deque[memoryview] = deque()
         self.unsent_bytes = 0
         self.queued = False
-        self._head: tuple[tuple[bytes, bytes], ...] | None = None
-        self._trailers = False
+        self._head: Headers | None = None
+        self._bodiless = request.head
+        self._trailers: Headers | None = None
+        """Those so far, if any were announced."""
         self._tail = b""
         self._room: asyncio.Future[None] | None = None
 
@@ -136,32 +155,52 @@ class Stream:
         """Send the next event of the response, as ASGI has them; wait while too much waits for the client.
 
         Raises:
-            ConnectionError: the client is gone.
+            ConnectionError: the client is gone, or has the whole response.
+            RuntimeError: the event does not come next.
         """
         if self.closed:
             raise ConnectionResetError("the client is gone")
         kind = event["type"]
+        if self._tail or (self.started or self._head is not None) == (kind == "http.response.start"):
+            raise RuntimeError(f"{kind} does not come next in a response")
         if kind == "http.response.body":
-            body = event.get("body", b"")
-            more = event.get("more_body", False)
-            if body or more or not self._trailers:
-                self._begin()
-                if body:
-                    self._connection.send(self, body)
-            if not more and not self._trailers:
-                self._end(HEAD.pack(0, 0, DATA, END_STREAM, self.id))
-            elif self.unsent_bytes > UNSENT_BYTES:
+            self._send_body(event.get("body", b""), event.get("more_body", False))
+            if self.unsent_bytes > UNSENT_BYTES and not self._tail:
                 await self._drained()
         elif kind == "http.response.start":
-            self._head = ((b":status", b"%d" % event["status"]), *event["headers"])
-            self._trailers = event.get("trailers", False)
-        elif kind == "http.response.trailers":
-            # A response that is a status alone is one block of headers: "trailers-only", as gRPC calls it.
-            headers = tuple(event["headers"])
-            if self._head is not None:
-                headers, self._head = (*self._head, *headers), None
-                self.started = True
-            self._end(self._block(headers, END_STREAM))
+            status = event["status"]
+            self._head = ((b":status", b"%d" % status), *event.get("headers", ()))
+            self._bodiless = self._bodiless or status in _BODILESS
+            self._trailers = () if event.get("trailers", False) else None
+        elif kind == "http.response.trailers" and self._trailers is not None:
+            self._trailers = (*self._trailers, *event.get("headers", ()))
+            if not event.get("more_trailers", False):
+                self._send_trailers(self._trailers)
+        else:
+            raise RuntimeError(f"{kind} does not come next in a response")
+
+    def _send_body(self, body: bytes, more: bool) -> None:
+        if self._bodiless:
+            body = b""
+        if body or more or self._trailers is None:
+            self._begin()
+            if body:
+                self._connection.send(self, body)
+        if not more and self._trailers is None:
+            self._end(HEAD.pack(0, 0, DATA, END_STREAM, self.id))
+
+    def _send_trailers(self, headers: Headers) -> None:
+        # A response that is a status alone is one block of headers: "trailers-only", as gRPC calls it.
+        if self._head is not None:
+            headers, self._head = (*self._head, *headers), None
+            self.started = True
+        self._end(self._block(headers, END_STREAM))
+
+    def fail(self) -> None:
+        """Answer for an application that did not."""
+        self._head = None
+        self.started = True
+        self._end(self._block(_FAILED, END_STREAM))
 
     def answer(self, headers: Headers, body: bytes, trailers: Headers) -> bool:
         """Send a whole response of status 200, if nothing holds it; whether that was so, or the client is gone."""
@@ -170,8 +209,8 @@ class Stream:
         size = len(body)
         if self._head is not None or self.started or not self._connection.claim(self, size):
             return False
-        head = self._connection.block_prefix() + _OK + header_block(headers)
-        tail = header_block(trailers)
+        head = self._connection.block_prefix() + _OK + constant_block(headers)
+        tail = constant_block(trailers)
         pack, stream = HEAD.pack, self.id
         self._connection.write(
             b"".join(
@@ -194,7 +233,7 @@ class Stream:
             self.started = True
             self._connection.write(self._block(head, 0))
 
-    def _block(self, headers: tuple[tuple[bytes, bytes], ...], flags: int) -> bytes:
+    def _block(self, headers: Headers, flags: int) -> bytes:
         return header_frames(self._connection.block_prefix() + header_block(headers), self.id, flags)
 
     def _end(self, tail: bytes) -> None:
@@ -228,6 +267,7 @@ class Stream:
         """Drop what was received and what waits to be sent; the application hears that the client is gone."""
         self.closed = True
         self._body = []
+        self.unread = 0
         self.unsent.clear()
         self.unsent_bytes = 0
         self._wake()
