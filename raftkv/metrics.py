@@ -80,6 +80,7 @@ class Metrics(Collector):
         yield from self._storage()
         yield from self._keyspace()
         yield from self._watches_and_leases()
+        yield from self._access()
         yield from self._calls()
         yield from self._peers()
         yield from self._process()
@@ -195,6 +196,9 @@ class Metrics(Collector):
         yield _one("etcd_debugging_lease_revoked_total", "counter", "Leases revoked.", leases.store.revoked_here)
         yield _one("etcd_debugging_lease_renewed_total", "counter", "Renewals, as leader.", leases.renewed)
         yield _one("etcd_debugging_server_lease_expired_total", "counter", "Expired leases.", leases.store.expired_here)
+
+    def _access(self) -> Iterator[Metric]:
+        yield _one("etcd_debugging_auth_revision", "gauge", "Changes of users and roles.", self._server.auth.revision)
 
     def _calls(self) -> Iterator[Metric]:
         found = [(_labels(path), method.calls) for path, method in self._methods.items()]

@@ -152,8 +152,15 @@ async def authorised_stream(
 ) -> AsyncIterator[bytes]:
     """The same for a handler whose answers stream; it is not run twice."""
     await admit(server, rule, context)
-    async for response in handler(request, context):
-        yield response
+    responses = handler(request, context)
+    try:
+        async for response in responses:
+            yield response
+    finally:
+        # Whoever closes this one closes that, and what it holds.
+        close = getattr(responses, "aclose", None)
+        if close is not None:
+            await close()
 
 
 async def admit(server: Server, rule: Rule, context: Context) -> None:
