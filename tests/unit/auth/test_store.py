@@ -266,3 +266,28 @@ def test_loading_again_forgets_what_followed_from_the_old() -> None:
     assert not store.rights_of("u").may_read(interval(b"a", b""))
     assert changed == [True]
     assert voided == [None]
+
+
+def test_a_right_holds_and_ends_with_the_change_itself() -> None:
+    store = populated()
+
+    def may_read(key: bytes) -> bool:
+        return store.rights_of("u").may_read(interval(key, b""))
+
+    assert not may_read(b"x")
+    grant(store, "r", READ, b"x")
+    assert may_read(b"x")
+    store.role_revoke_permission("r", b"x", b"")
+    assert not may_read(b"x")
+    assert may_read(b"a")
+    store.user_revoke_role("u", "r")
+    assert not may_read(b"a")
+    store.user_grant_role("u", "r")
+    assert may_read(b"a")
+    store.role_delete("r")
+    assert not may_read(b"a")
+    store.user_grant_role("u", "root")
+    assert may_read(b"anything")
+    store.user_delete("u")
+    with pytest.raises(errors.PermissionDenied):
+        may_read(b"a")
