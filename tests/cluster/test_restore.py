@@ -16,6 +16,7 @@ from raftkv.client import Client, WatchCompacted
 from raftkv.client.requests import HASH_KV
 from raftkv.pb import kv_pb2, rpc_pb2
 from tests.cli.zygote import Zygote
+from tests.cluster.test_membership import add
 from tests.support.processes import Cluster, cluster, wait_log
 from tests.support.restoring import changes, everything, raftctl, restore_flags, restored
 
@@ -144,6 +145,17 @@ def test_a_restored_member_that_lags_is_sent_the_store(saved: Saved, tmp_path: P
             assert everything(client) == expected
     finally:
         running.kill()
+
+
+def test_a_member_added_later_is_given_what_was_restored(saved: Saved, tmp_path: Path) -> None:
+    """The log does not say what was restored: it begins behind an entry that stands for it."""
+    with restored(tmp_path, 1, saved.file) as running, Client(running.endpoints) as client:
+        newcomer, _ = add(running, client, "m1")
+        running.wait_ready(newcomer)
+        assert "goes on from a snapshot" in newcomer.log()
+        with Client(newcomer.endpoint) as theirs:
+            assert everything(theirs) == saved.keys
+            assert changes(theirs, saved.compacted, saved.revision) == saved.events
 
 
 def test_watchers_of_the_old_cluster_are_told_to_begin_anew(saved: Saved, tmp_path: Path) -> None:
