@@ -24,9 +24,12 @@ class Walk:
 
     def __init__(self, number: int) -> None:
         self.random = chance = random.Random(number)
+        # In every other walk members come and go.
+        self.spare = 2 * (number % 2)
         self.group = Group(
             chance.choice((3, 3, 5)),
             number,
+            spare=self.spare,
             election_ticks=ELECTION_TICKS,
             max_inflight_messages=chance.choice((1, 3, 256)),
             max_inflight_bytes=chance.choice((16, 1 << 20)),
@@ -52,6 +55,7 @@ class Walk:
                 for step in (self.part, self.heal, self.transfer, self.stray, self.revolt)
             },
             self.compact: chance.choice((0, 0, 6)),
+            self.reconfigure: 8 if self.spare else 0,
         }
         self.steps: list[Callable[[], None]] = list(weights)
         self.weights = list(weights.values())
@@ -117,6 +121,19 @@ class Walk:
         with suppress(ProposalDropped):
             self.group.nodes[node].propose([b"%04d" % self.count])
         self.group.take(node)
+
+    def reconfigure(self) -> None:
+        """The leader proposes some change of the members, sensible or not."""
+        leader = self.leader()
+        nodes = list(self.group.nodes)
+        joint = ",".join(map(str, sorted(self.random.sample(nodes, self.random.randint(1, 3)))))
+        data = self.random.choice((b"+%d", b"~%d", b"-%d")) % self.any_node()
+        if self.random.random() < 0.3:
+            data = f"={joint}".encode()
+        self.trace.append((leader, data))
+        with suppress(ProposalDropped):
+            self.group.nodes[leader].propose_conf_change(data)
+        self.group.take(leader)
 
     def read(self, node: int = 0) -> None:
         node = node or self.leader()

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from raftkv.raft import (
     AppendEntriesResponse,
+    ChangeRefused,
     Config,
     ConfState,
     Entry,
+    EntryKind,
     HardState,
     HeartbeatResponse,
     InstallSnapshot,
@@ -18,7 +20,13 @@ from raftkv.raft import (
     ReadState,
     Ready,
     Role,
+    add_learner,
+    add_voter,
+    enter_joint,
+    leave_joint,
+    remove,
 )
+from raftkv.raft.quorum import has_quorum
 
 
 class Disk:
@@ -30,30 +38,47 @@ class Disk:
         self.entries: list[Entry] = []
 
     def persist(self, ready: Ready) -> None:
+        if not ready.must_sync:
+            # Nothing is written for a commit index alone.
+            return
         if ready.hard_state is not None:
             self.hard_state = ready.hard_state
         if ready.entries:
             self.entries = self.entries[: ready.entries[0].index - 1] + list(ready.entries)
 
 
+def changed(conf: ConfState, data: bytes) -> ConfState:
+    """What an entry makes of a configuration: `+4` `~4` `-4` add a voter or learner, remove; `=1,2;3` go to these
+    voters and learners through a joint one; nothing leaves that. What cannot be done is not."""
+    kind, rest = data[:1], data[1:].decode()
+    try:
+        if kind == b"=":
+            voters, _, learners = rest.partition(";")
+            return enter_joint(conf, *([int(node) for node in half.split(",") if node] for half in (voters, learners)))
+        return {b"+": add_voter, b"~": add_learner, b"-": remove}[kind](conf, int(rest)) if data else leave_joint(conf)
+    except ChangeRefused:
+        return conf
+
+
 class Group:
-    """Nodes 1 to `size`. Messages wait in `network` until the test delivers them.
+    """Nodes 1 to `size`, and `spare` more that are no members at first. Messages wait in `network` until they
+    are delivered.
 
     Checked after every event (figure 3.2 of the thesis): election safety, leader append-only, log matching, leader
     completeness, state machine safety; and that no commit is forgotten and no read index is too old. What any node
     says is committed counts at once, before anyone applies it: a majority must have it on disk by then.
     """
 
-    def __init__(self, size: int, seed: int = 0, **config: int | bool) -> None:
+    def __init__(self, size: int, seed: int = 0, *, spare: int = 0, **config: int | bool) -> None:
         self.conf_state = ConfState(voters=tuple(range(1, size + 1)))
         self.random = random.Random(seed)
         self.settings = config
-        self.disks = {node: Disk() for node in self.conf_state.voters}
-        self.nodes = {node: self._start(node) for node in self.conf_state.voters}
+        self.committed: list[Entry] = []
+        self.disks = {node: Disk() for node in range(1, size + spare + 1)}
+        self.nodes = {node: self._start(node) for node in self.disks}
         self.unsynced: dict[int, list[Ready]] = {node: [] for node in self.nodes}
         self.network: list[Message] = []
         self.applied: dict[int, list[Entry]] = {node: [] for node in self.nodes}
-        self.committed: list[Entry] = []
         self.committed_in: list[int] = []
         """The term in which each was: the first to know is the leader."""
         self.commits: dict[int, int] = dict.fromkeys(self.nodes, 0)
@@ -71,13 +96,25 @@ class Group:
         index = disk.snapshot_index
         return RaftNode(
             config,
-            self.conf_state,
+            self.conf_at(index),
             disk.hard_state,
             disk.entries[index:],
             snapshot_index=index,
             snapshot_term=disk.entries[index - 1].term if index else 0,
             applied=index,
         )
+
+    def conf_at(self, index: int) -> ConfState:
+        """The configuration that follows from what is committed up to an index."""
+        conf = self.conf_state
+        for entry in self.committed[:index]:
+            if entry.kind is EntryKind.CONF_CHANGE:
+                conf = changed(conf, entry.data)
+        return conf
+
+    def members(self) -> dict[int, RaftNode]:
+        """The nodes that take part, by all that is committed."""
+        return {node: self.nodes[node] for node in self.conf_at(len(self.committed)).members()}
 
     # What can happen
 
@@ -97,7 +134,10 @@ class Group:
             self._send(ready.messages)
             self.unsynced[node].append(ready)
             if ready.snapshot is not None:
+                assert ready.snapshot.conf_state == self.conf_at(ready.snapshot.index), "a snapshot of other members"
                 self.applied[node] = self.committed[: ready.snapshot.index]
+            # Before a configuration is applied: what is committed by now was so under the one before it.
+            self._check_committed(core)
             self._apply(node, ready)
             for state in ready.read_states:
                 self._answer(node, state)
@@ -177,12 +217,13 @@ class Group:
         steps = iter((self._read_at, self._propose_at))
         due = next(steps)
         for _ in range(200):
-            for node in self.nodes:
+            # Who was removed is not listened to: it may as well be silent.
+            for node in self.members():
                 self.tick(node)
             self.settle()
             self.report_snapshots()
             leader = self.leader()
-            if leader is None or any(node.leader != leader.id for node in self.nodes.values()):
+            if leader is None or any(node.leader != leader.id for node in self.members().values()):
                 continue
             if due(leader):
                 step = next(steps, None)
@@ -196,7 +237,7 @@ class Group:
         self.read(leader.id, context)
         self.settle()
         answered = any(state.context == context for _, state in self.answers)
-        return answered and all(node.commit_index == leader.last_index for node in self.nodes.values())
+        return answered and all(node.commit_index == leader.last_index for node in self.members().values())
 
     def _propose_at(self, leader: RaftNode) -> bool:
         data = b"recovered %d" % leader.last_index
@@ -206,7 +247,8 @@ class Group:
             return False  # a transfer is under way, and will be given up
         self.take(leader.id)
         self.settle()
-        return all(log[-1].data == data for log in self.applied.values())
+        left = not self.conf_at(len(self.committed)).voters_outgoing
+        return left and all(self.applied[node][-1].data == data for node in self.members())
 
     def leader(self) -> RaftNode | None:
         """The leader of the newest term, if there is one."""
@@ -254,6 +296,9 @@ class Group:
                 f"state machines differ at {entry.index}"
             )
             log.append(entry)
+            if entry.kind is EntryKind.CONF_CHANGE:
+                core = self.nodes[node]
+                core.apply_conf_state(changed(core.conf_state, entry.data), entry.index)
         if ready.committed:
             self.nodes[node].applied_to(ready.committed[-1].index)
 
@@ -262,16 +307,18 @@ class Group:
             if entry.index <= len(self.committed):
                 assert self.committed[entry.index - 1] == entry, f"{node.id} has another entry committed: {entry}"
             else:
-                self._check_quorum_holds(entry)
+                self._check_quorum_holds(entry, node.conf_state)
                 self.committed.append(entry)
                 self.committed_in.append(node.term)
         self.commits[node.id] = node.commit_index
 
-    def _check_quorum_holds(self, entry: Entry) -> None:
-        holders = sum(
-            len(disk.entries) >= entry.index and disk.entries[entry.index - 1] == entry for disk in self.disks.values()
-        )
-        assert holders * 2 > len(self.disks), f"{entry} was committed with {holders} durable copies"
+    def _check_quorum_holds(self, entry: Entry, conf: ConfState) -> None:
+        holders = {
+            node
+            for node, disk in self.disks.items()
+            if len(disk.entries) >= entry.index and disk.entries[entry.index - 1] == entry
+        }
+        assert has_quorum(conf, holders), f"{entry} was committed with durable copies at {holders} of {conf}"
 
     def _answer(self, node: int, state: ReadState) -> None:
         self.answers.append((node, state))
