@@ -80,6 +80,10 @@ class Process:
             self._process.kill()
             self._process.wait()
 
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def resident_bytes(self) -> int:
         """Memory it holds now."""
         assert self._process is not None

@@ -15,6 +15,7 @@ from raftkv.raft import (
     leave_joint,
     remove,
 )
+from raftkv.raft.quorum import cannot_win, has_quorum
 from tests.unit.raft.group import Group
 
 
@@ -192,3 +193,13 @@ def test_changes_that_do_not_follow_on_a_configuration_are_refused() -> None:
     ):
         with pytest.raises(ChangeRefused):
             refused()
+
+
+def test_an_election_is_won_by_one_half_of_a_joint_configuration() -> None:
+    joint = ConfState(voters=(1, 4, 5), voters_outgoing=(1, 2, 3))
+    assert not has_quorum(joint, {1, 4, 5})
+    assert not has_quorum(joint, {1, 2, 3})
+    assert has_quorum(joint, {1, 2, 4})
+    assert cannot_win(joint, {2, 3})
+    assert cannot_win(joint, {4, 5})
+    assert not cannot_win(joint, {2, 4})
