@@ -17,37 +17,42 @@ from tests.support.processes import Cluster, Process, cluster
 PATIENCE_SECONDS = 120.0
 
 
-class Load(threading.Thread):
-    """Puts numbered keys, one after the other, and remembers which were acknowledged in which second."""
+class Load:
+    """Writers that put keys and remember which were acknowledged, and in which seconds."""
 
-    def __init__(self, running: Cluster) -> None:
-        super().__init__(daemon=True)
+    def __init__(self, running: Cluster, writers: int = 4) -> None:
         self._running = running
         self.acknowledged: list[str] = []
         self.seconds: set[int] = set()
         self.started = time.monotonic()
         self._ended = threading.Event()
-        self.start()
+        self._threads = [threading.Thread(target=self._write, args=(number,), daemon=True) for number in range(writers)]
+        for thread in self._threads:
+            thread.start()
 
-    def run(self) -> None:
+    def _write(self, writer: int) -> None:
         number = 0
         while not self._ended.is_set():
-            with Client([member.endpoint for member in list(self._running.members)], timeout=2.0) as client:
+            endpoints = [member.endpoint for member in list(self._running.members)]
+            first = writer % len(endpoints)
+            with Client(endpoints[first:] + endpoints[:first], timeout=1.0) as client:
                 # Who the members are changes: connect anew now and then.
-                for _ in range(200):
-                    number += 1
+                for _ in range(100):
                     if self._ended.is_set():
                         return
+                    number += 1
+                    key = f"load-{writer}-{number:08d}"
                     with contextlib.suppress(ClientError):
-                        client.put(f"load-{number:08d}", b"v" * 64)
-                        self.acknowledged.append(f"load-{number:08d}")
+                        client.put(key, b"v" * 64)
+                        self.acknowledged.append(key)
                         self.seconds.add(int(time.monotonic() - self.started))
 
     def end(self) -> float:
         """Stop; the share of seconds in which something was acknowledged."""
         total = int(time.monotonic() - self.started)
         self._ended.set()
-        self.join(30)
+        for thread in self._threads:
+            thread.join(30)
         return len({second for second in self.seconds if second < total}) / max(1, total)
 
 
@@ -154,8 +159,11 @@ def hashes(running: Cluster) -> set[int]:
     return found
 
 
-def roll(running: Cluster, *, newcomers: int, kill_every: float | None) -> None:
-    """Grow by so many members, then remove as many of the first ones; then the rest in the same way."""
+def roll(running: Cluster, *, newcomers: int, kill_every: float | None, pause: float = 0.0) -> None:
+    """Grow by so many members, then remove as many of the first ones; then the rest in the same way.
+
+    `pause` seconds pass between two steps.
+    """
     first = list(running.members)
     load = Load(running)
     killer = Killer(running, kill_every) if kill_every else None
@@ -163,8 +171,10 @@ def roll(running: Cluster, *, newcomers: int, kill_every: float | None) -> None:
         replaced = first[start : start + newcomers]
         for number, _ in enumerate(replaced, start):
             grow(running, f"n{number}")
+            time.sleep(pause)
         for gone in replaced:
             shrink(running, gone)
+            time.sleep(pause)
     if killer is not None:
         killer.end()
     share = load.end()
@@ -188,4 +198,4 @@ def test_every_member_is_replaced_under_load(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_three_grow_to_five_and_shrink_to_three_under_load_and_kills(tmp_path: Path) -> None:
     with cluster(tmp_path, 3, *FAST) as running:
-        roll(running, newcomers=2, kill_every=5.0)
+        roll(running, newcomers=2, kill_every=5.0, pause=15.0)
