@@ -155,3 +155,40 @@ def test_says_what_etcdctl_says(kind: str, number: int, runs: Callable[[str], tu
     assert normal(ours.stdout.decode()) == normal(theirs.stdout.decode())
     assert normal(ours.stderr) == normal(theirs.stderr)
     assert ours.status == theirs.status
+
+
+def test_a_password_is_asked_for_and_not_shown(tmp_path: Path) -> None:
+    """At a terminal: raftctl asks for what --user leaves out, and twice for a new one."""
+    import os
+    import pty
+    import sys
+
+    from tests.cli.raftctl import environment
+
+    def at_terminal(*words: str, typed: str) -> str:
+        process, terminal = pty.fork()
+        if not process:
+            os.execvpe(sys.executable, [sys.executable, "-m", "cli.raftctl", *words], environment())
+        shown = b""
+        for line in typed.splitlines():
+            while not shown.endswith(b": "):
+                shown += os.read(terminal, 1)
+            shown += b"\n"
+            os.write(terminal, line.encode() + b"\n")
+        while True:
+            try:
+                shown += os.read(terminal, 1000)
+            except OSError:
+                break
+        os.waitpid(process, 0)
+        os.close(terminal)
+        return shown.decode()
+
+    with serve("raftkv", tmp_path) as live:
+        assert "User root created" in at_terminal("--endpoints", live, "user", "add", "root", typed="hush\nhush\n")
+        different = at_terminal("--endpoints", live, "user", "add", "ann", typed="hush\nhash\n")
+        assert "given passwords are different." in different
+        assert "Authentication Enabled" in at_terminal("--endpoints", live, "auth", "enable", typed="")
+        shown = at_terminal("--endpoints", live, "--user", "root", "role", "list", typed="hush\n")
+        assert "root" in shown
+        assert "hush" not in shown + different

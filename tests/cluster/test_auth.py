@@ -22,6 +22,8 @@ from raftkv.client import requests as rpc
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import auth_pb2
 from raftkv.pb import rpc_pb2 as pb
+from raftkv.pb import v3election_pb2 as election
+from raftkv.pb import v3lock_pb2 as lock
 from tests.support.processes import Cluster, Process, cluster
 
 PASSWORD = "correct horse"
@@ -167,6 +169,35 @@ def test_ann_may_do_what_she_may(one: Process) -> None:
         ann.lease_revoke(lease)
         assert ann.get("/ann/a") is None
         assert list(ann.call(access.USER_GET, pb.AuthUserGetRequest(name="ann")).roles) == ["r"]
+
+
+def test_locks_and_elections_of_a_user(one: Process) -> None:
+    token = token_of(one.endpoint, "ann")
+
+    def ask(path: str, request: Any, response: Any) -> Any:
+        with grpc.insecure_channel(one.endpoint) as channel:
+            method = channel.unary_unary(
+                path, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
+            )
+            return method(request, timeout=20, metadata=(("token", token),))
+
+    prefix = "/v3electionpb.Election/"
+    held = ask("/v3lockpb.Lock/Lock", lock.LockRequest(name=b"/ann/lock"), lock.LockResponse)
+    ask("/v3lockpb.Lock/Unlock", lock.UnlockRequest(key=held.key), lock.UnlockResponse)
+    stands = election.CampaignRequest(name=b"/ann/e", value=b"v")
+    leader = ask(prefix + "Campaign", stands, election.CampaignResponse).leader
+    ask(prefix + "Proclaim", election.ProclaimRequest(leader=leader, value=b"w"), election.ProclaimResponse)
+    found = ask(prefix + "Leader", election.LeaderRequest(name=b"/ann/e"), election.LeaderResponse)
+    assert found.kv.value == b"w"
+    ask(prefix + "Resign", election.ResignRequest(leader=leader), election.ResignResponse)
+
+
+def test_leases_end_by_themselves_whoever_must_log_in(one: Process) -> None:
+    """What the leader proposes by its clock has no user."""
+    with client_of(one, "ann") as ann, ann.watch("/ann/short") as watch:
+        watch.ready()
+        ann.put("/ann/short", "x", lease=ann.lease_grant(1).ID)
+        assert [event.type for _ in range(2) for event in next(watch).events] == [0, 1]
 
 
 def test_ghsa_xg4h_6gfc_h4m8_one_key_is_not_all_that_follow(one: Process) -> None:
