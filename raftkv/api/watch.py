@@ -1,11 +1,14 @@
 """etcdserverpb.Watch: streams of changes, as the hub queues them.
 
-A stream has one task that reads its requests and one, the call's own, that sends what waits. A client that does not
-read holds up its own two tasks and nobody else: its queue is bounded, and its requests wait with it.
+A stream has one task that reads its requests. What it is told leaves with what others are told, in one turn of the loop
+for all of them; when its client has no room, the call's own task sends what waits. A client that does not read holds up
+its own two tasks and nobody else: its queue is bounded, and its requests wait with it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from raftkv import errors
 from raftkv.api.kv import decode
@@ -14,8 +17,10 @@ from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Framed, Method
 from raftkv.server.server import Server
 from raftkv.status import Code
-from raftkv.watch import WatchStream, span
+from raftkv.watch import SEND_BYTES, WatchStream, span
 
+TURN_STREAMS = 500
+"""How many streams are sent their answers before others have their turn; a few milliseconds."""
 _GOLDEN = 0.618034
 _GO_NAMES = {code: "".join(word.capitalize() for word in code.name.split("_")) for code in Code}
 
@@ -28,6 +33,7 @@ class WatchService:
         self._server = server
         self._progress_seconds = progress_seconds
         self._spread = 0.0
+        self._ready: deque[_Stream] = deque()
 
     def methods(self) -> dict[str, Method]:
         """The service's method table."""
@@ -35,12 +41,24 @@ class WatchService:
 
     async def watch(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Framed]:
         """Create, cancel and ask for progress as the client says; send what its watchers are told."""
-        stream = _Stream(self._server, requests, context, self._interval())
+        stream = _Stream(self._server, requests, context, self._interval(), self._due)
         try:
             while True:
                 yield await stream.answers()
         finally:
             stream.close()
+
+    def _due(self, stream: "_Stream") -> None:
+        """Have a stream's answers sent in the next turn, together with those of others."""
+        if not self._ready:
+            asyncio.get_running_loop().call_soon(self._deliver)
+        self._ready.append(stream)
+
+    def _deliver(self) -> None:
+        for _ in range(min(len(self._ready), TURN_STREAMS)):
+            self._ready.popleft().deliver()
+        if self._ready:
+            asyncio.get_running_loop().call_soon(self._deliver)
 
     def _interval(self) -> float:
         """Up to a tenth longer, differently for each stream: those made at one moment do not report at one moment."""
@@ -51,7 +69,14 @@ class WatchService:
 class _Stream:
     """A stream of the hub between a client's requests and answers."""
 
-    def __init__(self, server: Server, requests: AsyncIterator[bytes], context: Context, interval: float) -> None:
+    def __init__(
+        self,
+        server: Server,
+        requests: AsyncIterator[bytes],
+        context: Context,
+        interval: float,
+        due: "Callable[[_Stream], None]",
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._server = server
         self._context = context
@@ -63,7 +88,7 @@ class _Stream:
         self._counted = 0
         self._waiting = asyncio.Event()
         self._room = asyncio.Event()
-        self._watches: WatchStream = server.hub.open(self._waiting.set)
+        self._watches: WatchStream = server.hub.open(partial(due, self) if context.push else self._waiting.set)
         self._timer = self._loop.call_later(interval, self._progress)
         self._reader = self._loop.create_task(self._read(requests))
         self._reader.add_done_callback(lambda _: self._waiting.set())
@@ -80,6 +105,17 @@ class _Stream:
             if self._reader.done():
                 # A client that only stops asking still hears of its watchers.
                 self._reader.result()
+        return self._framed(data)
+
+    def deliver(self) -> None:
+        """Send what waits at once, if the client has room for all of it; else the call's task does, when it has."""
+        watches, push = self._watches, self._context.push
+        if push is not None and 0 < watches.queued_bytes <= min(push.room(), SEND_BYTES):
+            push(self._framed(watches.take()))
+        if watches.queued_bytes:
+            self._waiting.set()
+
+    def _framed(self, data: bytes) -> Framed:
         self._room.set()
         before, self._counted = self._counted, self._watches.answers
         return Framed(data, self._counted - before)

@@ -25,6 +25,12 @@ class Direct(Protocol):
         From then on `receive` waits for nothing but the client's departure.
         """
 
+    def room(self) -> int:
+        """How many bytes of the body of a response that has begun would leave at once."""
+
+    def write(self, body: bytes) -> None:
+        """Send a piece of the body of a response that has begun; what there is no room for is kept."""
+
     def answer(self, headers: Headers, body: bytes, trailers: Headers) -> bool:
         """Send a whole response of status 200, and say whether it was sent.
 

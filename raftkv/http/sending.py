@@ -108,6 +108,10 @@ class Sender(asyncio.Protocol):
             raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window that cannot be")
         self._pump()
 
+    def room(self, stream: Stream) -> int:
+        """How much of a response the windows and the socket let through now."""
+        return 0 if self._paused else min(self._window, self._initial_window + stream.credit)
+
     def claim(self, stream: Stream, size: int) -> bool:
         """Whether a frame of so much data may leave now; if so, it counts as sent."""
         if (

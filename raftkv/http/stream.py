@@ -202,6 +202,15 @@ class Stream:
         self.started = True
         self._end(self._block(_FAILED, END_STREAM))
 
+    def room(self) -> int:
+        """How many bytes of the body of a response that has begun would leave at once."""
+        return 0 if self.closed or self.unsent or not self.started else self._connection.room(self)
+
+    def write(self, body: bytes) -> None:
+        """Send a piece of the body of a response that has begun; what there is no room for is kept."""
+        if not self.closed:
+            self._connection.send(self, body)
+
     def answer(self, headers: Headers, body: bytes, trailers: Headers) -> bool:
         """Send a whole response of status 200, if nothing holds it; whether that was so, or the client is gone."""
         if self.closed:

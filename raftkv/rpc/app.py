@@ -208,6 +208,8 @@ class App:
         requests = Requests(receive, deframer, interrupt, method.calls, direct)
         reader = asyncio.get_running_loop().create_task(requests.read())
         response = _Response(send, self._max_send_bytes, method.calls)
+        if direct is not None:
+            context.push = _Push(direct, method.calls)
         self._streams.add(interrupt)
         error: Exception | None = None
         try:
@@ -287,6 +289,23 @@ class _Response:
             raise Disconnected from error
         self._calls.sent += count
         self._calls.sent_bytes += size - count * PREFIX_BYTES
+
+
+class _Push:
+    """Answers past the handler's iterator."""
+
+    __slots__ = ("_calls", "_write", "room")
+
+    def __init__(self, direct: Direct, calls: Calls) -> None:
+        self.room = direct.room
+        self._write = direct.write
+        self._calls = calls
+
+    def __call__(self, messages: Framed) -> None:
+        data = messages.data
+        self._write(data)
+        self._calls.sent += messages.count
+        self._calls.sent_bytes += len(data) - messages.count * PREFIX_BYTES
 
 
 def _stopping() -> StatusError:

@@ -5,7 +5,7 @@ import binascii
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import Framed
@@ -22,10 +22,23 @@ class Kind(Enum):
     BIDI = "bidi"
 
 
+class Push(Protocol):
+    """Sends answers of a call within the turn of the loop, from outside its handler.
+
+    What a handler yields waits for the client to take what came before. This does not: ask for room first.
+    """
+
+    def room(self) -> int:
+        """How many bytes would leave at once; 0 while earlier ones still wait."""
+
+    def __call__(self, messages: Framed) -> None:
+        """Send messages."""
+
+
 class Context:
     """What a handler may ask about its call."""
 
-    __slots__ = ("_headers", "_metadata", "_peer", "caller", "deadline", "interrupt")
+    __slots__ = ("_headers", "_metadata", "_peer", "caller", "deadline", "interrupt", "push")
 
     def __init__(
         self, headers: Iterable[tuple[bytes, bytes]], peer: tuple[str, int] | None, deadline: float | None
@@ -37,6 +50,8 @@ class Context:
         """Loop time (seconds) at which the caller gives up; None: never."""
         self.caller: Any = None
         """Who calls, if whoever wraps the handlers found that out."""
+        self.push: Push | None = None
+        """Of a call whose answers stream, where the host can: a way past the handler's iterator."""
         self.interrupt: Interrupt | None = None
         """Of a call that streams: ends it from outside with the status it is called with."""
 

@@ -5,6 +5,6 @@ slices of catching up, and each stream's answers wait in a queue until somebody 
 """
 
 from raftkv.watch.hub import Hub
-from raftkv.watch.stream import WatchStream, span
+from raftkv.watch.stream import SEND_BYTES, WatchStream, span
 
-__all__ = ["Hub", "WatchStream", "span"]
+__all__ = ["SEND_BYTES", "Hub", "WatchStream", "span"]
