@@ -10,12 +10,18 @@ import h11
 import wsproto.utilities
 
 from raftkv.http.asgi import ASGIApp, Scope
+from raftkv.http.closing import Ending
 from raftkv.http.connection import STREAM_WINDOW_BYTES, address
 from raftkv.http.requests import MAX_HEADER_BYTES, target
 from raftkv.http.websocket import WebSocket
 
 logger = logging.getLogger(__name__)
 
+HEAD_SECONDS = 10.0
+"""How long the head of a request may take from its first byte."""
+_TURN_EVENTS = 256
+"""What one connection may have done in a turn of the loop, or others would wait for it."""
+_BODILESS = frozenset((204, 304))
 _DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -31,6 +37,11 @@ class Http1(asyncio.Protocol):
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
         self._transport: asyncio.Transport | None = None
         self._exchange: _Exchange | None = None
+        self._running = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._ending: Ending | None = None
+        self._resting = self._held = False
+        self._reading = True
         self._writable = asyncio.Event()
         self._writable.set()
         self._leaving = False
@@ -44,8 +55,11 @@ class Http1(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the bytes say."""
-        self._h11.receive_data(data)
-        self._advance()
+        if self._ending is None and not self._lost:
+            self._h11.receive_data(data)
+            if not self._resting:
+                self._advance()
+            self._heed()
 
     def eof_received(self) -> None:
         """A client that closes its half is gone: the transport closes, too."""
@@ -54,9 +68,13 @@ class Http1(asyncio.Protocol):
         """End the request under way."""
         self._lost = True
         self._writable.set()
+        self._expect_no_head()
+        if self._ending is not None:
+            self._ending.over()
         if self._exchange is not None:
             self._exchange.drop()
-        self._forget(self)
+        if not self._running:
+            self._forget(self)
 
     def pause_writing(self) -> None:
         """Hold the response."""
@@ -69,26 +87,44 @@ class Http1(asyncio.Protocol):
     # Requests
 
     def _advance(self) -> None:
+        self._resting = False
         try:
-            while not self._lost:
-                event = self._h11.next_event()
-                if isinstance(event, h11.Request):
-                    self._begin(event)
-                elif isinstance(event, h11.Data) and self._exchange is not None:
-                    self._exchange.arrived(bytes(event.data))
-                elif isinstance(event, h11.EndOfMessage) and self._exchange is not None:
-                    self._exchange.end_request()
-                else:
-                    return
+            for _ in range(_TURN_EVENTS):
+                if self._lost or self._ending is not None or not self._take(self._h11.next_event()):
+                    break
+            else:
+                self._resting = True
+                self._loop.call_soon(self._go_on)
         except h11.RemoteProtocolError as error:
-            self._refuse(error)
+            self._refuse(error.error_status_hint, str(error))
+
+    def _go_on(self) -> None:
+        self._advance()
+        self._heed()
+
+    def _take(self, event: Any) -> bool:
+        """Take an event; False when there is none."""
+        if isinstance(event, h11.Request):
+            self._expect_no_head()
+            self._begin(event)
+        elif isinstance(event, h11.Data) and self._exchange is not None:
+            self._exchange.arrived(bytes(event.data))
+        elif isinstance(event, h11.EndOfMessage) and self._exchange is not None:
+            self._exchange.end_request()
+        else:
+            if self._head_timer is None and self._exchange is None and self._h11.trailing_data[0]:
+                self._head_timer = self._loop.call_later(HEAD_SECONDS, self._refuse, 408, "the request does not come")
+            return False
+        return True
+
+    def _expect_no_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _begin(self, request: h11.Request) -> None:
         assert self._transport is not None
-        path = request.target
-        if not path.startswith((b"/", b"*")):
-            parts = urlsplit(path)
-            path = (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
+        path = _origin_form(request.target)
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -104,7 +140,8 @@ class Http1(asyncio.Protocol):
         if (b"upgrade", b"websocket") in [(name, value.lower()) for name, value in request.headers]:
             self._become_websocket(scope)
             return
-        self._exchange = exchange = _Exchange(self)
+        self._exchange = exchange = _Exchange(self, head=request.method == b"HEAD")
+        self._running += 1
         call = self._app(scope, exchange.receive, exchange.send)
         exchange.task = self._loop.create_task(call)  # type: ignore[arg-type]
         exchange.task.add_done_callback(lambda task: self._returned(exchange, task))
@@ -125,34 +162,67 @@ class Http1(asyncio.Protocol):
             socket.data_received(data)
 
     def _returned(self, exchange: "_Exchange", task: "asyncio.Task[None]") -> None:
+        self._running -= 1
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if error is not None and not (exchange.gone and isinstance(error, OSError)):
             logger.error("a request failed", exc_info=error)
-        if self._lost or self._transport is None:
-            return
-        self._exchange = None
-        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE or self._leaving:
-            self._transport.close()
-            return
-        self._h11.start_next_cycle()
-        self._advance()
+        if self._lost:
+            self._forget(self)
+        elif self._h11.our_state is h11.SEND_RESPONSE:
+            self._refuse(500, "the request failed")
+        elif self._ending is None:
+            self._exchange = None
+            self._next()
 
-    def _refuse(self, error: h11.RemoteProtocolError) -> None:
-        if self._exchange is not None:
-            self._exchange.drop()
-        assert self._transport is not None
+    def _next(self) -> None:
+        """Go on with the next request, if there may be one."""
+        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE or self._leaving:
+            self._close()
+        else:
+            self._h11.start_next_cycle()
+            self._held = False
+            self._go_on()
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answer with an error if that is still possible, and end the connection."""
+        if self._lost or self._ending is not None:
+            return
+        exchange = self._exchange
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            text = f"{error}\n".encode()
-            headers = [("content-length", str(len(text))), ("connection", "close")]
-            self.put(h11.Response(status_code=error.error_status_hint, headers=headers))
-            self.put(h11.Data(data=text))
+            body = b"" if exchange is not None and exchange.bodiless else f"{text}\n".encode()
+            headers = [("content-length", str(len(text) + 1)), ("connection", "close")]
+            self.put(h11.Response(status_code=status, headers=headers))
+            if body:
+                self.put(h11.Data(data=body))
             self.put(h11.EndOfMessage())
-        self._transport.close()
+        self._close()
+        if exchange is not None:
+            exchange.drop()
+
+    def _close(self) -> None:
+        assert self._transport is not None
+        self._expect_no_head()
+        if self._ending is None:
+            self._ending = Ending(self._transport)
 
     def hold(self, held: bool) -> None:
-        """Stop reading, or go on."""
-        if self._transport is not None and not self._lost:
-            (self._transport.pause_reading if held else self._transport.resume_reading)()
+        """Stop reading for the sake of the request under way, or go on."""
+        self._held = held
+        self._heed()
+
+    def _heed(self) -> None:
+        """Read from the client, or do not, as things are.
+
+        What comes before the request under way is answered waits in h11, up to a limit: more than that, and a client
+        that leaves is not noticed.
+        """
+        if self._lost or self._ending is not None or self._transport is None or self._transport.is_closing():
+            return
+        ahead = self._exchange is not None and len(self._h11.trailing_data[0]) > MAX_HEADER_BYTES
+        reading = not (self._held or self._resting or ahead)
+        if reading != self._reading:
+            self._reading = reading
+            (self._transport.resume_reading if reading else self._transport.pause_reading)()
 
     # Responses
 
@@ -162,7 +232,7 @@ class Http1(asyncio.Protocol):
         Raises:
             ConnectionError: the client is gone.
         """
-        if self._lost or self._transport is None or self._transport.is_closing():
+        if self._lost or self._ending is not None or self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the client is gone")
         data = self._h11.send(event)
         if data:
@@ -170,7 +240,7 @@ class Http1(asyncio.Protocol):
 
     def ask_for_body(self) -> None:
         """Let a client go on that asked whether it may send its body."""
-        if self._h11.they_are_waiting_for_100_continue:
+        if self._h11.they_are_waiting_for_100_continue and self._ending is None:
             self.put(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
 
     async def drained(self) -> None:
@@ -182,8 +252,8 @@ class Http1(asyncio.Protocol):
     def leave(self) -> None:
         """Close when the request under way, if there is one, is answered."""
         self._leaving = True
-        if self._exchange is None and self._transport is not None:
-            self._transport.close()
+        if not self._running and not self._lost and self._transport is not None:
+            self._close()
 
     def abort(self) -> None:
         """End the request under way, and the connection."""
@@ -191,18 +261,37 @@ class Http1(asyncio.Protocol):
             self._transport.abort()
 
 
+def _origin_form(target: bytes) -> bytes:
+    """The target of a request as most say it: a path, maybe a query.
+
+    Raises:
+        RemoteProtocolError: it is none.
+    """
+    if target.startswith(b"/") or target == b"*":
+        return target
+    try:
+        parts = urlsplit(target)
+    except ValueError as error:
+        raise h11.RemoteProtocolError("the target is no URL") from error
+    if parts.scheme not in (b"http", b"https") or not parts.netloc:
+        raise h11.RemoteProtocolError("the target is neither a path nor a URL")
+    return (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
+
+
 class _Exchange:
     """A request and its response, as ASGI sees them."""
 
-    def __init__(self, connection: Http1) -> None:
+    def __init__(self, connection: Http1, *, head: bool) -> None:
         self._connection = connection
         self.task: asyncio.Task[None] | None = None
+        self.bodiless = head
+        self.gone = False
         self._body: list[bytes] = []
         self._size = 0
         self._ended = False
         self._told = False
-        self._gone = False
         self._arrived = asyncio.Event()
+        self._started = False
 
     def arrived(self, data: bytes) -> None:
         """Keep a piece of the request's body."""
@@ -219,16 +308,16 @@ class _Exchange:
 
     def drop(self) -> None:
         """The client is gone."""
-        self._gone = True
+        self.gone = True
         self._arrived.set()
         if self.task is not None:
             self.task.cancel()
 
     async def receive(self) -> MutableMapping[str, Any]:
         """Wait for the next event of the request."""
-        if not self._ended and not self._gone:
+        if not self._ended and not self.gone:
             self._connection.ask_for_body()
-        while not self._gone:
+        while not self.gone:
             if (self._body or self._ended) and not self._told:
                 data = b"".join(self._body)
                 self._body, self._size, self._told = [], 0, self._ended
@@ -243,14 +332,21 @@ class _Exchange:
 
         Raises:
             ConnectionError: the client is gone.
+            RuntimeError: the event does not come next.
         """
-        if event["type"] == "http.response.start":
-            self._connection.put(h11.Response(status_code=event["status"], headers=list(event["headers"])))
-        elif event["type"] == "http.response.body":
+        kind = event["type"]
+        if kind == "http.response.start" and not self._started:
+            status = event["status"]
+            self.bodiless = self.bodiless or status in _BODILESS
+            self._connection.put(h11.Response(status_code=status, headers=list(event.get("headers", ()))))
+            self._started = True
+        elif kind == "http.response.body" and self._started:
             body = event.get("body", b"")
-            if body:
+            if body and not self.bodiless:
                 self._connection.put(h11.Data(data=body))
             if not event.get("more_body", False):
                 self._connection.put(h11.EndOfMessage())
             else:
                 await self._connection.drained()
+        else:
+            raise RuntimeError(f"{kind} does not come next in a response")

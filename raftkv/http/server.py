@@ -93,7 +93,13 @@ class HttpServer:
     async def start(self) -> None:
         """Accept connections from here on."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, sock=self._listener, ssl=self._tls, backlog=1024)
+        self._server = await loop.create_server(
+            self._accept,
+            sock=self._listener,
+            ssl=self._tls,
+            backlog=1024,
+            ssl_handshake_timeout=FIRST_BYTES_SECONDS if self._tls else None,
+        )
 
     async def stop(self) -> None:
         """Send GOAWAY, end streams, let other requests under way finish, close. Safe to call twice."""
@@ -114,7 +120,11 @@ class HttpServer:
             logger.warning("the server at %s stopped with requests still running", self.address)
             for connection in tuple(self._connections):
                 connection.abort()
-            await self._closed()
+            try:
+                async with asyncio.timeout(self._grace_seconds):
+                    await self._closed()
+            except TimeoutError:
+                logger.error("requests at %s do not end although they were cancelled", self.address)
         self._listener.close()
 
     async def _closed(self) -> None:

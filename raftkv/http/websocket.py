@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 16 << 20
 """A larger message ends the socket."""
 _READ_AHEAD_BYTES = 1 << 20
+_PIECE_BYTES = 64
+"""What each piece of a message counts more than its bytes: it takes memory, too."""
 _NORMAL, _GOING_AWAY, _TOO_BIG, _LOST = 1000, 1001, 1009, 1006
 
 
@@ -69,19 +71,23 @@ class WebSocket(asyncio.Protocol):
         self._forget(self)
 
     def pause_writing(self) -> None:
-        """Hold what is sent."""
+        """Hold what is sent; answers to pings have no other bound than that nothing more is read."""
         self._writable.clear()
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on."""
         self._writable.set()
+        self._read_on()
 
     # What comes
 
     def _take(self, event: events.Event) -> None:
         if isinstance(event, events.Message):
-            self._message.append(event.data if isinstance(event.data, str) else bytes(event.data))
-            self._message_bytes += len(event.data)
+            if event.data or not self._message:
+                self._message.append(event.data if isinstance(event.data, str) else bytes(event.data))
+                self._message_bytes += len(event.data) + _PIECE_BYTES
             if self._message_bytes > MAX_MESSAGE_BYTES:
                 self._write(events.CloseConnection(_TOO_BIG))
                 self._end(_TOO_BIG)
@@ -116,9 +122,14 @@ class WebSocket(asyncio.Protocol):
             await self._arrived.wait()
         event = self._waiting.popleft()
         self._waiting_bytes -= event.pop("size", 0)
-        if self._transport is not None and self._code is None:
-            self._transport.resume_reading()
+        self._read_on()
         return event
+
+    def _read_on(self) -> None:
+        if self._transport is None or self._transport.is_closing() or self._code is not None:
+            return
+        if self._writable.is_set() and self._waiting_bytes <= _READ_AHEAD_BYTES:
+            self._transport.resume_reading()
 
     # What leaves
 
