@@ -69,8 +69,6 @@ class Reconfiguration:
         self._max_learners = max_learners
         self._lock = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[None]] = {}
-        self.promotions = 0
-        self.failed_promotions = 0
 
     # What callers ask
 
@@ -230,20 +228,15 @@ class Reconfiguration:
 
     def _decide_promote(self, member: NodeId) -> log_pb2.ConfChange:
         found = self._membership.get(member)
-        problem: errors.EtcdError | None = None
         if found is None:
-            problem = errors.MemberNotFound()
-        elif not found.isLearner:
-            problem = errors.MemberNotLearner()
-        elif not found.name or self._matched(member) < READY_SHARE * self._node.last_index:
-            problem = errors.LearnerNotReady()
-        if problem is not None:
-            self.failed_promotions += 1
-            raise problem
+            raise errors.MemberNotFound
+        if not found.isLearner:
+            raise errors.MemberNotLearner
+        if not found.name or self._matched(member) < READY_SHARE * self._node.last_index:
+            raise errors.LearnerNotReady
         if self._strict:
             voters = [*self._node.conf_state.voters, member]
             self._check_started(voters, len(voters))
-        self.promotions += 1
         return log_pb2.ConfChange(promote=member)
 
     def _decide_update(self, request: rpc_pb2.MemberUpdateRequest) -> log_pb2.ConfChange:
