@@ -8,11 +8,12 @@ READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help run cluster test bench lint format proto lock clean
+.PHONY: help run cluster test sim bench lint format proto lock clean
 help:
 	@echo "make run      start one member on http://localhost:2379 (ARGS='--name a …' for flags)"
 	@echo "make cluster  start three members on this machine"
 	@echo "make test     run the test suite"
+	@echo "make sim      search for bugs under virtual time (ARGS='--seeds 1000'; docs/guarantees.md)"
 	@echo "make bench    measure etcd and raftkv side by side (ARGS='--quick' for a look)"
 	@echo "make lint     ruff, mypy, import-linter, freshness of raftkv/pb"
 	@echo "make proto    generate raftkv/pb from proto/"
@@ -49,6 +50,9 @@ cluster: $(RUNS)
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(ARGS)
+
+sim: $(READY)
+	@exec $(BIN)/raftkv sim $(ARGS)
 
 bench: $(READY)
 	@exec $(BIN)/python -m benchmarks $(ARGS)

@@ -248,17 +248,17 @@ def applied_index_runs_ahead() -> None:
     """The stored applied index is one entry ahead of the stored effects (etcd 3.5.0, #13766)."""
     original = Applier.apply
 
-    def apply(self: Any, entries: Sequence[Entry]) -> None:
+    def apply(self: Any, entries: Sequence[Entry], **more: Any) -> None:
         store = self._store
         if len(entries) > 1:
-            original(self, entries[:-1])
+            original(self, entries[:-1], **more)
             store.set_meta(_APPLIED, _APPLIED_FORMAT.pack(entries[-1].index, entries[-1].term))
             flush = store.begin_flush() if not store.backend._frozen[b"meta"] else None
             if flush is not None:
                 flush.write()
                 store.backend.end_flush(flush)
             entries = entries[-1:]
-        original(self, entries)
+        original(self, entries, **more)
 
     _replace(Applier, "apply", lambda _: apply)
 
