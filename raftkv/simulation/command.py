@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; its exit status."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    _end_cleanly()
     try:
         wanted = Wanted(given.nodes, given.seconds, given.rate, _faults(given.faults), given.mutant)
     except ValueError as error:
@@ -154,6 +156,7 @@ def _results(wanted: Wanted, seeds: range, jobs: int) -> Iterator[Result]:
 
 def _run_seed(work: tuple[Wanted, int]) -> Result:
     wanted, seed = work
+    _end_cleanly()
     _mutate(wanted.mutant)
     return run(wanted.options(seed))
 
@@ -166,6 +169,11 @@ def _mutate(mutant: str | None) -> None:
     if mutant is not None and not _mutated:
         MUTANTS[mutant]()
         _mutated.append(mutant)
+
+
+def _end_cleanly() -> None:
+    """Let SIGTERM end a run like an exception: what it has in the file system goes with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 def _tell(line: str) -> None:
