@@ -52,6 +52,7 @@ class Http1(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for a request."""
         self._transport = cast(asyncio.Transport, transport)
+        self._expect_head()
 
     def data_received(self, data: bytes) -> None:
         """Take what the bytes say."""
@@ -112,10 +113,14 @@ class Http1(asyncio.Protocol):
         elif isinstance(event, h11.EndOfMessage) and self._exchange is not None:
             self._exchange.end_request()
         else:
-            if self._head_timer is None and self._exchange is None and self._h11.trailing_data[0]:
-                self._head_timer = self._loop.call_later(HEAD_SECONDS, self._refuse, 408, "the request does not come")
+            if self._exchange is None and self._h11.trailing_data[0]:
+                self._expect_head()
             return False
         return True
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self._loop.call_later(HEAD_SECONDS, self._refuse, 408, "the request does not come")
 
     def _expect_no_head(self) -> None:
         if self._head_timer is not None:

@@ -75,6 +75,9 @@ class HttpServer:
         Raises:
             ValueError: a TLS file is missing or not PEM.
         """
+        host, port = listener.getsockname()[:2]
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        """Where it listens, host:port."""
         self._app = app
         self._listener = listener
         self._max_streams = max_concurrent_streams
@@ -83,12 +86,6 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._connections: set[AnyConnection] = set()
         self._empty = asyncio.Event()
-
-    @property
-    def address(self) -> str:
-        """Where it listens, host:port."""
-        host, port = self._listener.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def start(self) -> None:
         """Accept connections from here on."""

@@ -140,3 +140,13 @@ def test_a_long_range_is_printed_page_by_page_at_one_revision(three: Cluster, tm
     keys = output.split()
     assert len(keys) == 2_500
     assert keys == sorted(keys)
+
+
+@pytest.mark.parametrize("program", [ETCDCTL, RAFTCTL], ids=["etcdctl", "raftctl"])
+@pytest.mark.parametrize("command", ["endpoint status", "endpoint hashkv", "endpoint health"])
+def test_one_endpoint_is_enough_to_find_them_all(program: list[str], command: str, three: Cluster) -> None:
+    """With --cluster, etcd's client of 3.4 sends the URL of a member as the authority of its requests."""
+    code, output, errors = run(program, f"{command} --cluster", three.members[1].endpoint)
+    assert code == 0, errors
+    said = output + errors
+    assert all(member.endpoint.encode() in said for member in three.members), said

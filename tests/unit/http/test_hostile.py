@@ -1,0 +1,246 @@
+"""Attacks over real sockets: the others are served meanwhile, memory is bounded, and nothing stays."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import hpack
+import pytest
+
+from raftkv.http import HttpServer, Tls, frames, listen
+from raftkv.http import server as module
+from tests.unit.http.memory import GET, POST, App, plain, wait
+
+WAIT_SECONDS = 20.0
+HELLO = frames.PREFACE + frames.settings([])
+
+
+@contextlib.asynccontextmanager
+async def serving(app: App, tls: Tls | None = None) -> AsyncIterator[HttpServer]:
+    server = HttpServer(app, listen("127.0.0.1", 0), grace_seconds=1.0, tls=tls)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def dialled(server: HttpServer, receive_bytes: int = 1 << 16) -> AsyncIterator[socket.socket]:
+    """A connection that reads only when it is asked to."""
+    host, port = server.address.rsplit(":", 1)
+    with socket.socket() as dialling:
+        dialling.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        dialling.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(dialling, (host, int(port)))
+        yield dialling
+
+
+async def ask(server: HttpServer) -> bytes:
+    """What a client of good manners is answered."""
+    reader, writer = await asyncio.open_connection(*server.address.split(":"))
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def say(dialling: socket.socket, data: bytes) -> bool:
+    """Send until all is sent (True), or the server takes no more or has ended the connection (False)."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(1.0):
+            await loop.sock_sendall(dialling, data)
+            return True
+    return False
+
+
+async def ended(dialling: socket.socket) -> bytes:
+    """Read to the end."""
+    found, loop = b"", asyncio.get_running_loop()
+    with contextlib.suppress(ConnectionError):
+        while data := await loop.sock_recv(dialling, 1 << 18):
+            found += data
+    return found
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def bounded(megabytes: int) -> Iterator[None]:
+    gc.collect()
+    before = resident_bytes()
+    yield
+    assert resident_bytes() - before < megabytes << 20
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def requests(count: int, headers: list[tuple[str, str]], then: Callable[[int], bytes] = lambda stream: b"") -> bytes:
+    encoder = hpack.Encoder()
+    return b"".join(
+        frames.frame(frames.HEADERS, frames.END_HEADERS, stream, encoder.encode(headers)) + then(stream)
+        for stream in range(1, 2 * count, 2)
+    )
+
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc")
+
+ONE_BYTE_CONTINUATIONS = frames.frame(frames.HEADERS, 0, 1, b"\0") + frames.frame(frames.CONTINUATION, 0, 1, b"\0") * (
+    300 << 10
+)
+FLOODS = {
+    "continuations": ONE_BYTE_CONTINUATIONS,
+    "resets": requests(10_000, POST, lambda stream: frames.number(frames.RST_STREAM, stream, 8)),
+    "pings that nobody reads": frames.frame(frames.PING, 0, 0, bytes(8)) * 500_000,
+    "settings": frames.settings([(frames.INITIAL_WINDOW_SIZE, 1), (frames.INITIAL_WINDOW_SIZE, 0)]) * 100_000,
+    "empty settings that nobody reads": frames.settings([]) * 800_000,
+    "requests that are none": requests(200_000, GET[1:]),
+    "requests that nobody reads the answers to": requests(50_000, GET),
+    "empty data": requests(1, POST) + frames.frame(frames.DATA, 0, 1) * 300_000,
+    "priorities": frames.frame(frames.PRIORITY, 0, 1, bytes(5)) * 300_000,
+    "unknown frames": frames.frame(99, 0, 0, bytes(100)) * 50_000,
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_costs_its_sender(name: str) -> None:
+    async def scenario() -> None:
+        app = App()
+        async with serving(app) as server:
+            with bounded(48):
+                async with dialled(server) as wild:
+                    flood = asyncio.create_task(say(wild, HELLO + FLOODS[name]))
+                    for _ in range(20):
+                        assert (await ask(server)).endswith(b"ok\r\n0\r\n\r\n")
+                    await flood
+                    assert (await ask(server)).endswith(b"ok\r\n0\r\n\r\n")
+            assert app.ended >= 21
+
+    run(scenario)
+
+
+def test_many_streams_whose_windows_stay_closed() -> None:
+    async def scenario() -> None:
+        app = App(plain(b"x" * 1000))
+        async with serving(app) as server, dialled(server) as wild:
+            with bounded(64):
+                closed = frames.PREFACE + frames.settings([(frames.INITIAL_WINDOW_SIZE, 0)])
+                reading = asyncio.create_task(ended(wild))
+                await say(wild, closed + requests(10_000, GET))
+                async with asyncio.timeout(WAIT_SECONDS):
+                    while len(app.requests) < 10_000:
+                        assert (await ask(server)).startswith(b"HTTP/1.1 200")
+            [connection] = [c for c in server._connections if hasattr(c, "_streams")]
+            wild.shutdown(socket.SHUT_WR)
+            await reading
+            assert not connection._streams
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("first", [b"", b"PRI * HT", b"\r\n"])
+def test_a_dial_that_says_nothing_is_hung_up(first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_BYTES_SECONDS", 0.2)
+    monkeypatch.setattr("raftkv.http.http1.HEAD_SECONDS", 0.2)
+
+    async def scenario() -> None:
+        async with serving(App()) as server, dialled(server) as silent:
+            await say(silent, first)
+            async with asyncio.timeout(WAIT_SECONDS):
+                await ended(silent)
+                silent.close()
+                while server._connections:
+                    await asyncio.sleep(0)
+
+    run(scenario)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    directory = tmp_path_factory.mktemp("tls")
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key} -out {certificate}"
+    subprocess.run(command.split(), check=True, capture_output=True, timeout=30)
+    return Tls(certificate=certificate, key=key)
+
+
+def test_half_open_tls_is_hung_up_and_others_shake_hands(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_BYTES_SECONDS", 1.0)
+
+    async def scenario() -> None:
+        async with serving(App(), tls) as server, contextlib.AsyncExitStack() as stack:
+            halves = [await stack.enter_async_context(dialled(server)) for _ in range(50)]
+            for number, half in enumerate(halves):
+                await say(half, b"\x16\x03\x01\x02\x00"[: number % 6])
+            context = ssl.create_default_context(cafile=tls.certificate)
+            context.check_hostname = False
+            for _ in range(3):
+                reader, writer = await asyncio.open_connection(*server.address.split(":"), ssl=context)
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert (await reader.read()).endswith(b"ok\r\n0\r\n\r\n")
+                writer.close()
+            async with asyncio.timeout(WAIT_SECONDS):
+                await asyncio.gather(*[ended(half) for half in halves])
+
+    run(scenario)
+
+
+def test_a_thousand_connections() -> None:
+    async def scenario() -> None:
+        app = App(wait)
+        async with serving(app) as server, contextlib.AsyncExitStack() as stack:
+            with bounded(100):
+                dials = [await stack.enter_async_context(dialled(server)) for _ in range(1000)]
+                for dial in dials:
+                    await say(dial, HELLO + requests(1, GET))
+                async with asyncio.timeout(WAIT_SECONDS):
+                    while len(app.requests) < 1000:
+                        await asyncio.sleep(0)
+                app.answer = plain(b"ok")
+                assert (await ask(server)).endswith(b"ok\r\n0\r\n\r\n")
+        assert app.ended == 1001
+
+    run(scenario)
+
+
+def test_a_server_that_stops_does_not_wait_for_a_client_that_never_reads() -> None:
+    async def scenario() -> None:
+        app = App(plain(b"x" * (1 << 20)))
+        server = HttpServer(app, listen("127.0.0.1", 0), grace_seconds=0.5)
+        await server.start()
+        async with dialled(server) as deaf:
+            large = frames.PREFACE + frames.settings([(frames.INITIAL_WINDOW_SIZE, 1 << 30)])
+            await say(deaf, large + frames.number(frames.WINDOW_UPDATE, 0, 1 << 30) + requests(20, GET))
+            async with asyncio.timeout(WAIT_SECONDS):
+                while len(app.requests) < 20:
+                    await asyncio.sleep(0)
+                await server.stop()
+        assert app.ended == 20
+        assert not server._connections
+
+    run(scenario)
+
+
+def test_the_last_words_reach_a_client_that_is_still_talking() -> None:
+    """Closing a socket with something unread in it would overtake them with a reset."""
+
+    async def scenario() -> None:
+        async with serving(App()) as server, dialled(server) as talking:
+            await say(talking, HELLO + frames.frame(frames.PING, 0, 1, bytes(8)) + bytes(1 << 20))
+            assert b"clients do not send" in await ended(talking)
+        async with serving(App()) as server, dialled(server) as talking:
+            await say(talking, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n" + bytes(1 << 20))
+            assert b"ok\r\n" in await ended(talking)
+
+    run(scenario)
