@@ -360,8 +360,8 @@ async def _all_but_the_last(send: Send, body: bytes) -> bytes:
 async def _end(send: Send, error: Exception | None, *, started: bool) -> None:
     """End a call with a status.
 
-    A status alone is not sent as one HEADERS frame ("trailers-only"): ASGI cannot ask for that, and a server that ends
-    the stream in a frame of its own would make headers of it, which clients do not take for a status.
+    ASGI cannot ask for a status alone as one HEADERS frame ("trailers-only"); raftkv's server makes one of these events
+    if nothing was sent before.
     """
     trailers = _TRAILERS_OK
     if isinstance(error, StatusError):
