@@ -4,7 +4,7 @@ A `Leader` lives for one term; stepping down drops it with everything it waited 
 done and counts its own copy when `persisted()` says so (thesis 10.2.1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from . import quorum
@@ -41,6 +41,7 @@ class Leader:
 
     __slots__ = (
         "_config",
+        "_confirmers",
         "_early_reads",
         "_id",
         "_log",
@@ -64,6 +65,8 @@ class Leader:
         self._progress: dict[NodeId, Progress] = {}
         self._reads = ReadRounds()
         self._early_reads: list[tuple[bytes, NodeId]] = []
+        self._confirmers: tuple[NodeId, ...] = ()
+        """Who confirmed the last round of reads, and so the next one; empty: all are asked."""
         self._transferee: NodeId = NOBODY
         self._uncommitted_bytes = sum(len(entry.data) for entry in log.slice(log.commit + 1, log.last_index + 1))
         self._track_members(active=False)
@@ -131,6 +134,7 @@ class Leader:
         self._broadcast_append()
 
     def _track_members(self, *, active: bool) -> None:
+        self._confirmers = ()
         known = self._progress
         self._progress = {
             member: known.get(member) or self._new_progress(active) for member in self._membership.current.members()
@@ -156,6 +160,8 @@ class Leader:
     def unreachable(self, peer: NodeId) -> None:
         """Stop streaming to this peer, find out where it is."""
         progress = self._progress.get(peer)
+        if peer in self._confirmers:
+            self._confirmers = ()
         if progress is not None and progress.state is ProgressState.REPLICATE:
             progress.become_probe()
 
@@ -173,7 +179,11 @@ class Leader:
 
     def beat(self) -> None:
         """Send heartbeats; they repeat the newest read round, so that a lost one is made up for."""
-        self._broadcast_heartbeat(self._reads.newest())
+        newest = self._reads.newest()
+        if newest:
+            # Whoever was asked may be gone. Whoever answers first is asked from then on.
+            self._confirmers = ()
+        self._send_heartbeats(self._peers(), newest)
 
     def heard_quorum(self) -> bool:
         """Whether a quorum answered since this was last asked (thesis 6.2)."""
@@ -237,8 +247,8 @@ class Leader:
         progress.become_snapshot(metadata.index)
         self._out.messages.append(InstallSnapshot(self._id, peer, self._term, metadata))
 
-    def _broadcast_heartbeat(self, context: bytes) -> None:
-        for peer in self._peers():
+    def _send_heartbeats(self, peers: Iterable[NodeId], context: bytes) -> None:
+        for peer in peers:
             # Never beyond what the follower is known to hold: its log may differ after that.
             commit = min(self._progress[peer].match, self._log.commit)
             self._out.messages.append(Heartbeat(self._id, peer, self._term, commit, context))
@@ -295,8 +305,7 @@ class Leader:
             else:
                 self._send_append(message.sender)
         if message.context:
-            for read in self._reads.acknowledge(message.context, message.sender, self._wins):
-                self._answer_read(read)
+            self._confirm_reads(message.context, message.sender)
 
     # Commitment (thesis 3.6.2)
 
@@ -342,7 +351,21 @@ class Leader:
             return
         name = self._reads.add(read, self._id)
         if name is not None:
-            self._broadcast_heartbeat(name)
+            self._send_heartbeats(self._confirmers or self._peers(), name)
+
+    def _confirm_reads(self, name: bytes, follower: NodeId) -> None:
+        """Count an acknowledgement of a round of reads.
+
+        Those who confirm a round are a quorum with us, and are asked alone the next time: to ask everybody costs each
+        read a message to and from every follower more. Should one of them fall silent, the next heartbeat asks all.
+        """
+        confirmed, acks = self._reads.acknowledge(name, follower, self._wins)
+        for read in confirmed:
+            self._answer_read(read)
+        if confirmed and not self._confirmers:
+            conf = self._membership.current
+            voters = {*conf.voters, *conf.voters_outgoing} & acks
+            self._confirmers = tuple(peer for peer in self._peers() if peer in voters)
 
     def sole_read_index(self) -> int | None:
         """The index at which a read is linearizable now, if our own word is a quorum; else None."""

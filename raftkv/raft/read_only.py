@@ -59,14 +59,16 @@ class ReadRounds:
         """Name of the newest round under way, empty when there is none."""
         return next(reversed(self._rounds), b"")
 
-    def acknowledge(self, name: bytes, follower: NodeId, wins: Callable[[set[NodeId]], bool]) -> list[Read]:
-        """Count an acknowledgement; the reads it confirms, oldest first."""
+    def acknowledge(
+        self, name: bytes, follower: NodeId, wins: Callable[[set[NodeId]], bool]
+    ) -> tuple[list[Read], set[NodeId]]:
+        """Count an acknowledgement; the reads it confirms, oldest first, and who has acknowledged their round."""
         answered = self._rounds.get(name)
         if answered is None:
-            return []
+            return [], set()
         answered.acks.add(follower)
         if not wins(answered.acks):
-            return []
+            return [], answered.acks
         confirmed: list[Read] = []
         for older in list(self._rounds):
             confirmed += self._rounds.pop(older).reads
@@ -74,4 +76,4 @@ class ReadRounds:
                 break
         if self._open is answered:
             self._open = None
-        return confirmed
+        return confirmed, answered.acks

@@ -407,6 +407,60 @@ def test_a_read_needs_a_quorum_that_answers_its_own_round() -> None:
     assert [state.context for state in leader.ready().read_states] == [b"one"]
 
 
+def asked(leader: RaftNode) -> list[int]:
+    """Whom the leader's heartbeats ask."""
+    return sorted(message.to for message in leader.ready().messages if isinstance(message, Heartbeat))
+
+
+def confirmed_by(follower: int, leader: RaftNode) -> None:
+    """Let one follower confirm the reads that are under way."""
+    leader.step(HeartbeatResponse(follower, leader.id, leader.term, announced_round(leader)))
+    assert leader.ready().read_states
+
+
+def test_a_read_asks_only_those_who_confirmed_the_one_before() -> None:
+    group = Group(5)
+    group.elect(1)
+    leader = group.nodes[1]
+    leader.read_index(b"one")
+    name = announced_round(leader)
+    for follower in (4, 2, 3):
+        leader.step(HeartbeatResponse(follower, 1, leader.term, name))
+    assert leader.ready().read_states
+    leader.read_index(b"two")
+    assert asked(leader) == [2, 4]
+
+
+def test_a_heartbeat_asks_all_again_when_a_read_was_not_confirmed_before() -> None:
+    group = Group(3)
+    group.elect(1)
+    leader = group.nodes[1]
+    leader.read_index(b"one")
+    confirmed_by(2, leader)
+    leader.read_index(b"two")
+    assert asked(leader) == [2]
+    leader.tick()
+    assert asked(leader) == [2, 3]
+    leader.read_index(b"three")
+    confirmed_by(3, leader)
+    leader.read_index(b"four")
+    assert asked(leader) == [3]
+
+
+def test_a_read_asks_all_when_one_who_would_be_asked_cannot_be_reached() -> None:
+    group = Group(3)
+    group.elect(1)
+    leader = group.nodes[1]
+    leader.read_index(b"one")
+    confirmed_by(2, leader)
+    leader.report_unreachable(3)
+    leader.read_index(b"two")
+    confirmed_by(2, leader)
+    leader.report_unreachable(2)
+    leader.read_index(b"three")
+    assert asked(leader) == [2, 3]
+
+
 def test_a_new_leader_answers_reads_only_after_its_first_commit() -> None:
     core = node([1], commit=1, pre_vote=False)
     core.campaign()
