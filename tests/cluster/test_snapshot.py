@@ -63,11 +63,12 @@ def arm(member: Process, *names: str) -> None:
 def leave_behind(running: Cluster, follower: Process, writers: Writers) -> None:
     """Stop a follower until the others have compacted what it needs."""
     follower.kill()
-    compacted = {m.name: m.log().count(COMPACTED) for m in running.members if m is not follower}
+    others = [member for member in running.members if member is not follower]
+    with Client([member.endpoint for member in others], timeout=20.0) as client:
+        index = max(client.status(member.endpoint).raftIndex for member in others)
     writers.wait(writers.acknowledged + 200)
-    for member in running.members:
-        if member is not follower:
-            wait_log(member, COMPACTED, compacted[member.name] + 1)
+    for member in others:
+        wait_compacted(member, index)
 
 
 @pytest.mark.parametrize("steps", [DECISIVE_STEPS, pytest.param(OTHER_STEPS, marks=pytest.mark.soak)])
