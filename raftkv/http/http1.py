@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -22,6 +23,8 @@ HEAD_SECONDS = 10.0
 _TURN_EVENTS = 256
 """What one connection may have done in a turn of the loop, or others would wait for it."""
 _BODILESS = frozenset((204, 304))
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+"""A status line may end without one, but some clients then see no status at all."""
 _DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -196,7 +199,7 @@ class Http1(asyncio.Protocol):
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = b"" if exchange is not None and exchange.bodiless else f"{text}\n".encode()
             headers = [("content-length", str(len(text) + 1)), ("connection", "close")]
-            self.put(h11.Response(status_code=status, headers=headers))
+            self.put(h11.Response(status_code=status, headers=headers, reason=_PHRASES.get(status, b"")))
             if body:
                 self.put(h11.Data(data=body))
             self.put(h11.EndOfMessage())
@@ -343,7 +346,8 @@ class _Exchange:
         if kind == "http.response.start" and not self._started:
             status = event["status"]
             self.bodiless = self.bodiless or status in _BODILESS
-            self._connection.put(h11.Response(status_code=status, headers=list(event.get("headers", ()))))
+            headers = list(event.get("headers", ()))
+            self._connection.put(h11.Response(status_code=status, headers=headers, reason=_PHRASES.get(status, b"")))
             self._started = True
         elif kind == "http.response.body" and self._started:
             body = event.get("body", b"")

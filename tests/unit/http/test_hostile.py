@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -82,8 +83,21 @@ def bounded(megabytes: int) -> Iterator[None]:
     assert resident_bytes() - before < megabytes << 20
 
 
+@pytest.fixture(autouse=True, params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members run on uvloop where it is installed; their transports differ in more than speed."""
+    factory = asyncio.new_event_loop
+    if request.param == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+    monkeypatch.setattr(sys.modules[__name__], "new_loop", factory)
+
+
+new_loop = asyncio.new_event_loop
+
+
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(asyncio.wait_for(scenario(), 60))
 
 
 def requests(count: int, headers: list[tuple[str, str]], then: Callable[[int], bytes] = lambda stream: b"") -> bytes:
