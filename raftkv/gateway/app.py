@@ -62,7 +62,7 @@ class Gateway:
         route = self._routes.get(scope["path"])
         if scope["type"] == "websocket":
             streams = route is not None and route.request_streams
-            await websocket.serve(self, scope, receive, send, streams=streams)
+            await websocket.serve(self, scope, receive, send, streams=streams, max_body_bytes=self._max_body_bytes)
         elif route is not None and scope["method"] == "POST":
             await self._serve(route, scope, receive, send)
         else:

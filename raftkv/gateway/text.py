@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 _SPACE = re.compile(r"[ \t\r\n]*")
 _MARKS = re.compile(rb'["\\{}\[\]]')
 _HEXADECIMAL = re.compile(r"[0-9A-Fa-f]{0,4}")
+_NUMBER_BEGUN = re.compile(r"[-+.0-9eE]+\Z")
+_CHECKED_BYTES = 4 << 10
+_END = "unexpected EOF"
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 _LITERALS = ("true", "false", "null")
 _NO_VALUE = "Expecting value"
@@ -69,6 +72,19 @@ def first_value(body: bytes) -> Any:
         raise BadJson("a number has too many digits") from error
 
 
+def _may_go_on(text: str) -> bool:
+    """Whether a text that is not empty is JSON, or what follows may make it JSON."""
+    try:
+        _decoder.raw_decode(text, _skip_space(text))
+    except json.JSONDecodeError as error:
+        number = _NUMBER_BEGUN.search(text)
+        in_number = number is not None and number.start() <= error.pos and error.msg != _NO_NAME
+        return in_number or _reason(text, error) == _END
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _skip_space(text: str) -> int:
     space = _SPACE.match(text)
     return space.end() if space else 0
@@ -93,7 +109,7 @@ def _reason(text: str, error: json.JSONDecodeError) -> str:
             if shared:
                 place, reason = place + shared, f"in literal {literal} (expecting '{literal[shared]}')"
     if place >= len(text) or error.msg.startswith("Unterminated"):
-        return "unexpected EOF"
+        return _END
     return f"invalid character {_quoted(text[place])} {reason}"
 
 
@@ -108,7 +124,7 @@ def _quoted(sign: str) -> str:
 
 def _in_array(text: str) -> bool:
     """Whether the innermost bracket that is open at the end of a text is that of an array."""
-    splitter = Splitter(len(text) * 4 + 1)
+    splitter = Splitter(len(text) * 4 + 1, checked_bytes=0)
     list(splitter.feed(text.encode()))
     return splitter.innermost == b"["
 
@@ -116,9 +132,10 @@ def _in_array(text: str) -> bool:
 class Splitter:
     """Cuts a body of concatenated JSON values into values as its bytes arrive; each byte is looked at once."""
 
-    def __init__(self, max_bytes: int) -> None:
-        """`max_bytes` bounds one value."""
+    def __init__(self, max_bytes: int, *, checked_bytes: int = _CHECKED_BYTES) -> None:
+        """`max_bytes` bounds one value; a text of more than `checked_bytes` is not examined before it is complete."""
         self._max_bytes = max_bytes
+        self._checked_bytes = checked_bytes
         self._buffer = bytearray()
         self._seen = 0
         self._open: list[bytes] = []
@@ -135,7 +152,9 @@ class Splitter:
         return len(self._buffer)
 
     def feed(self, data: bytes, *, last: bool = False) -> Iterator[bytes]:
-        """Take bytes; the objects and arrays that are complete now, and after the last bytes whatever is left.
+        """Take bytes; the values that are complete now, and after the last bytes whatever is left.
+
+        What can no longer become a value counts as complete: reading it says why.
 
         Raises:
             BadJson: a value is larger than allowed.
@@ -144,8 +163,18 @@ class Splitter:
         yield from self._complete()
         if len(self._buffer) > self._max_bytes:
             raise BadJson(f"a request is larger than {self._max_bytes} bytes")
-        if last and (rest := bytes(self._buffer).strip(b" \t\r\n")):
+        if not self._buffer.isspace() and self._buffer and (last or self._hopeless()):
+            rest = bytes(self._buffer)
+            self._buffer.clear()
+            self._seen = 0
             yield rest
+
+    def _hopeless(self) -> bool:
+        """Whether to wait for more is no use: a word that has ended, or what no bytes can make JSON."""
+        if len(self._buffer) > self._checked_bytes:
+            return False
+        ended = not self._open and not self._in_string and self._buffer[-1:].isspace()
+        return ended or not _may_go_on(self._buffer.decode("utf-8", "replace"))
 
     def _complete(self) -> Iterator[bytes]:
         while (mark := _MARKS.search(self._buffer, self._seen)) is not None:

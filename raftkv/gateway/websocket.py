@@ -7,21 +7,29 @@ the client; the socket is closed behind the last one. A token comes as sub-proto
 from collections.abc import Iterable
 from typing import Any
 
+from raftkv.gateway.text import BadJson, Splitter
 from raftkv.http.asgi import ASGIApp, Receive, Scope, Send
 
 _NORMAL = 1000
 _BEARER = "Bearer"
 
 
-async def serve(post: ASGIApp, scope: Scope, receive: Receive, send: Send, *, streams: bool) -> None:
-    """Serve one socket by a POST to its path; `streams`: the body has an end only when the client leaves."""
+async def serve(
+    post: ASGIApp, scope: Scope, receive: Receive, send: Send, *, streams: bool, max_body_bytes: int
+) -> None:
+    """Serve one socket by a POST to its path.
+
+    `streams`: the body has an end only when the client leaves; otherwise it ends with its first value, which may come
+    in several messages and has at most `max_body_bytes`.
+    """
     await receive()
     offered = scope.get("subprotocols", ())
     chosen = _BEARER if _BEARER in offered else None
     await send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})
     answer = _Answer(send)
     request = {**scope, "type": "http", "method": "POST", "scheme": "http", "headers": list(_headers(scope, offered))}
-    await post(request, _Body(receive, streams=streams).receive, answer.take)
+    body = _Body(receive, None if streams else Splitter(max_body_bytes))
+    await post(request, body.receive, answer.take)
 
 
 def _headers(scope: Scope, offered: Iterable[str]) -> Iterable[tuple[bytes, bytes]]:
@@ -36,17 +44,24 @@ def _headers(scope: Scope, offered: Iterable[str]) -> Iterable[tuple[bytes, byte
 class _Body:
     """The messages of a client as the body of a request."""
 
-    def __init__(self, receive: Receive, *, streams: bool) -> None:
+    def __init__(self, receive: Receive, values: Splitter | None) -> None:
+        """`values` finds the end; None: there is none."""
         self._receive = receive
-        self._more = streams
+        self._values = values
 
     async def receive(self) -> dict[str, Any]:
         """The next event of the request."""
         event = await self._receive()
         if event["type"] != "websocket.receive":
             return {"type": "http.disconnect"}
-        message = event.get("bytes") or (event.get("text") or "").encode()
-        return {"type": "http.request", "body": message + b"\n", "more_body": self._more}
+        body = (event.get("bytes") or (event.get("text") or "").encode()) + b"\n"
+        return {"type": "http.request", "body": body, "more_body": not self._ended_by(body)}
+
+    def _ended_by(self, body: bytes) -> bool:
+        try:
+            return self._values is not None and any(True for _ in self._values.feed(body))
+        except BadJson:
+            return True
 
 
 class _Answer:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raftkv.gateway import text as text_module
 from raftkv.gateway.codec import decode, encode
 from raftkv.gateway.routes import routes
 from raftkv.gateway.text import BadJson, Splitter, dumps
@@ -198,3 +199,25 @@ def test_a_value_that_never_ends_is_refused_before_memory_is() -> None:
     list(splitter.feed(b'{"key":"' + b"a" * 80))
     with pytest.raises(BadJson, match="larger than 100 bytes"):
         list(splitter.feed(b"a" * 20))
+
+
+@pytest.mark.parametrize(
+    "begun",
+    ["{", '{"a":-', '{"a":1.', '{"a":1e+', '{"a":tr', '{"a":"\\u1', '{"a":"\\', '{"a":[1,', "nul", '{"a":"}', " 7"],
+)
+def test_what_may_become_a_value_is_waited_for(begun: str) -> None:
+    assert not list(Splitter(100).feed(begun.encode()))
+
+
+@pytest.mark.parametrize("broken", ["nonsense", '{"a\n', '{"a" b', "}", "{5", '{"a":1]', "[}", "7 ", '"a" '])
+def test_what_cannot_become_a_value_is_not_waited_for(broken: str) -> None:
+    assert list(Splitter(100).feed(broken.encode())) == [broken.encode()]
+
+
+def test_long_texts_are_not_read_again_with_each_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(text_module, "_may_go_on", lambda text: read.append(len(text)) or True)
+    splitter = Splitter(1 << 20)
+    for piece in (b'{"a":"', *[bytes(500)] * 100):
+        assert not list(splitter.feed(piece))
+    assert max(read) < 5000
