@@ -1,34 +1,57 @@
 """The `raftctl` command."""
 
+import importlib
 import os
 import sys
 
 import click
 
-from cli.raftctl.auth import auth
-from cli.raftctl.check import check
-from cli.raftctl.elect import elect
-from cli.raftctl.endpoint import endpoint
 from cli.raftctl.failure import BROKEN_PIPE, INTERRUPTED, Failure, UsageFailure
 from cli.raftctl.flags import Command, Group, help_unless_command
-from cli.raftctl.kv import compaction, delete, get, put
-from cli.raftctl.lease import lease
-from cli.raftctl.lock import lock
-from cli.raftctl.maintenance import alarm, defrag, move_leader
-from cli.raftctl.make_mirror import make_mirror
-from cli.raftctl.member import member
-from cli.raftctl.role import role
 from cli.raftctl.session import Session, global_options
-from cli.raftctl.snapshot import snapshot
-from cli.raftctl.txn import txn
-from cli.raftctl.user import user
-from cli.raftctl.watch import watch
 from raftkv import ETCD_API_VERSION, __version__
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
+PLACES = {
+    "alarm": "maintenance:alarm",
+    "auth": "auth:auth",
+    "check": "check:check",
+    "compaction": "kv:compaction",
+    "defrag": "maintenance:defrag",
+    "del": "kv:delete",
+    "elect": "elect:elect",
+    "endpoint": "endpoint:endpoint",
+    "get": "kv:get",
+    "lease": "lease:lease",
+    "lock": "lock:lock",
+    "make-mirror": "make_mirror:make_mirror",
+    "member": "member:member",
+    "move-leader": "maintenance:move_leader",
+    "put": "kv:put",
+    "role": "role:role",
+    "snapshot": "snapshot:snapshot",
+    "txn": "txn:txn",
+    "user": "user:user",
+    "watch": "watch:watch",
+}
+"""Where each command is: module of `cli.raftctl` and name in it."""
 
-@click.group("raftctl", cls=Group, context_settings=SETTINGS)
+
+class Commands(Group):
+    """All commands, each imported when it is asked for: building those of the others takes half of a start."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *PLACES})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in PLACES and cmd_name not in self.commands:
+            module, _, name = PLACES[cmd_name].partition(":")
+            self.add_command(getattr(importlib.import_module(f"cli.raftctl.{module}"), name))
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group("raftctl", cls=Commands, context_settings=SETTINGS)
 @global_options
 def raftctl() -> None:
     """Talk to raftkv, or to any etcd v3.
@@ -75,14 +98,6 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None
     print(found(raftctl, {}, "raftctl", "_RAFTCTL_COMPLETE").source())
-
-
-KEYS = (put, get, delete, txn, compaction, watch, lease, lock, elect)
-UPKEEP = (endpoint, member, alarm, move_leader, defrag, snapshot, check, make_mirror)
-ACCESS = (auth, user, role)
-
-for command in (*KEYS, *ACCESS, *UPKEEP):
-    raftctl.add_command(command)
 
 
 def main() -> None:
