@@ -6,10 +6,9 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
-import hpack
-
 from raftkv.http.asgi import Scope
 from raftkv.http.frames import ErrorCode, ProtocolError
+from raftkv.http.hpack import Decoder
 
 MAX_HEADER_BYTES = 256 << 10
 """Of all headers of one request, with 32 bytes more for each, as HTTP/2 counts."""
@@ -22,7 +21,6 @@ _NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _NO_VALUE = re.compile(rb"[\0\r\n]")
 _NAME_BYTES = 1 << 10
 _LENGTH_DIGITS = 18
-_Table = tuple[int, int, object]
 _TRAILERS: dict[str, dict[str, object]] = {"http.response.trailers": {}}
 
 
@@ -55,7 +53,7 @@ class HeaderReader:
     def __init__(self, connection: Scope) -> None:
         """`connection` is what the scopes of all its requests have in common."""
         self._connection = connection
-        self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADER_BYTES)
+        self._decoder = Decoder(MAX_HEADER_BYTES)
         self._known: dict[bytes, Request | str] = {}
         """Requests by block; or what is wrong with it."""
 
@@ -68,13 +66,14 @@ class HeaderReader:
         """
         found = self._known.get(block)
         if found is None:
-            before = self._table()
+            version = self._decoder.version
             headers = self._headers(block)
             try:
                 found = Request({**request_scope(headers), **self._connection}, content_length(headers))
             except Malformed as problem:
                 found = str(problem)
-            if _same(self._table(), before) and len(self._known) < _CACHED_BLOCKS and len(block) < _CACHED_BLOCK_BYTES:
+            small = len(block) < _CACHED_BLOCK_BYTES and len(self._known) < _CACHED_BLOCKS
+            if small and self._decoder.version == version:
                 self._known[block] = found
         if isinstance(found, str):
             raise Malformed(found)
@@ -90,25 +89,11 @@ class HeaderReader:
         return all(name[:1] != b":" and _is_field(name, value) for name, value in headers)
 
     def _headers(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        before = self._table()
-        try:
-            return [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
-        except (hpack.HPACKError, UnicodeError, IndexError) as error:
-            raise ProtocolError(ErrorCode.COMPRESSION_ERROR, f"headers cannot be decoded: {error}") from error
-        finally:
-            if not _same(self._table(), before):
-                self._known.clear()
-
-    def _table(self) -> _Table:
-        """What changes whenever the table does, or may do something else with a block that it has seen: a new entry is
-        another object and comes first, unless there is no room for it."""
-        table = self._decoder.header_table
-        entries = table.dynamic_entries
-        return len(entries), table.maxsize, entries[0] if entries else None
-
-
-def _same(table: _Table, before: _Table) -> bool:
-    return table[2] is before[2] and table[:2] == before[:2]
+        version = self._decoder.version
+        headers = self._decoder.decode(block)
+        if self._decoder.version != version:
+            self._known.clear()
+        return headers
 
 
 def request_scope(headers: Iterable[tuple[bytes, bytes]]) -> Scope:
