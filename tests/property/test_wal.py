@@ -134,6 +134,22 @@ def test_a_flipped_bit_is_never_believed(
     assert (entries, state) == (replay(made), (len(made), 7, 0))
 
 
+@pytest.mark.parametrize("size", range(0, SECTOR_BYTES, 8))
+def test_a_write_is_cut_that_lost_only_the_sector_it_shares_with_the_one_before(size: int, tmp_path: Path) -> None:
+    """All of its own sectors arrived, its marker too: zeros are in the part of its first sector that it begins in."""
+    first, second = [Entry(1, 1, EntryKind.NORMAL, b"a" * size)], [Entry(1, 2, EntryKind.NORMAL, b"b" * 600)]
+    name, start, end = write(tmp_path, [first, second])[-1]
+    path = tmp_path / name
+    image = bytearray(path.read_bytes())
+    edge = (start // SECTOR_BYTES + 1) * SECTOR_BYTES
+    assert image[edge:end].rstrip(b"\0")
+    image[start:edge] = bytes(edge - start)
+    path.write_bytes(image)
+    entries, state, repaired = read(tmp_path)
+    assert [entry[1] for entry in entries] == [1]
+    assert (state, bool(repaired)) == ((1, 7, 0), True)
+
+
 def test_bytes_behind_a_torn_write_never_come_back(tmp_path: Path) -> None:
     """A stale group beyond the cut must not be read after new groups have grown up to it."""
     wal = Wal.create(OsDisk(), str(tmp_path), b"identity", SEGMENT)
