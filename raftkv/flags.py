@@ -374,7 +374,9 @@ Examples:
   raftkv --config-file n1.yaml
       the same settings from a file
   raftkv wal dump default.raftkv
-      print a stopped member's log"""
+      print a stopped member's log
+  raftkv sim --seeds 100
+      run whole clusters under virtual time with faults, and check them"""
 
 
 class _Command(click.Command):
