@@ -1,6 +1,7 @@
 """raftctl lock and elect: what etcdctl does, the command's own exit status, and nothing left behind at any end."""
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -43,9 +44,17 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment(ETCDCTL_API="3"),
+            process_group=0,
+            # A suite that runs under nohup hands on that it is deaf to this.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
-        self.timer = threading.Timer(BOUND_SECONDS, self.process.kill)
+        self.timer = threading.Timer(BOUND_SECONDS, self.kill)
         self.timer.start()
+
+    def kill(self) -> None:
+        """End it, and what it runs."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def line(self) -> bytes:
         """The next line it prints."""
@@ -70,7 +79,7 @@ def running(endpoint: str, *words: str, tool: Sequence[str] = RAFTCTL) -> Iterat
         yield made
     finally:
         made.timer.cancel()
-        made.process.kill()
+        made.kill()
         made.process.communicate()
 
 
