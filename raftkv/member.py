@@ -213,7 +213,8 @@ class Member:
     ) -> None:
         methods = self._client_methods(server)
         checks = Checks(server, alarms=server.alarms.names)
-        metrics = Metrics(server, transport, checks, methods, self._disk.times, self._flushes)
+        assert self._transfers is not None
+        metrics = Metrics(server, transport, checks, methods, self._disk.times, self._flushes, self._transfers)
         pages = Front(metrics_pages(checks, metrics.render))
         self.metrics_addresses = await self._serve(pages, monitors)
         max_receive_bytes = self.config.max_request_bytes + REQUEST_OVERHEAD_BYTES

@@ -24,8 +24,17 @@ from raftkv.peer import PeerTransport
 from raftkv.raft import Role
 from raftkv.rpc import Method
 from raftkv.server.server import Server
+from raftkv.server.snapshot_transfer import Transfers
+from raftkv.server.times import TransferTimes
 from raftkv.status import Code
 from raftkv.web.checks import Checks
+
+_COUNTERS = (
+    *(b"etcd_server_health_success", b"etcd_server_health_failures"),
+    *(b"etcd_network_snapshot_send_success", b"etcd_network_snapshot_send_failures"),
+    *(b"etcd_network_snapshot_receive_success", b"etcd_network_snapshot_receive_failures"),
+)
+"""Counters whose names do not say so."""
 
 Samples = Iterable[tuple[Mapping[str, str], float]]
 
@@ -34,6 +43,11 @@ _KINDS = {
     (False, True): "server_stream",
     (True, False): "client_stream",
     (True, True): "bidi_stream",
+}
+_OPERATIONS = {
+    "log_in": "Authenticate",
+    "lease_checkpoints": "LeaseCheckpoint",
+    "member_attributes": "ClusterMemberAttrSet",
 }
 _CODES = {code: "OK" if code is Code.OK else code.name.title().replace("_", "") for code in Code}
 
@@ -49,6 +63,7 @@ class Metrics(Collector):
         methods: Mapping[str, Method],
         disk: DiskTimes,
         flushes: Histogram,
+        transfers: Transfers,
     ) -> None:
         """`methods` is the table of the client port, `flushes` how long commits of the store took."""
         self._server = server
@@ -57,6 +72,7 @@ class Metrics(Collector):
         self._methods = methods
         self._disk = disk
         self._flushes = flushes
+        self._transfers = transfers
         self._scrapes = 0
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
@@ -68,7 +84,7 @@ class Metrics(Collector):
         """Write all metrics as text, version 0.0.4."""
         self._scrapes += 1
         text = generate_latest(self._registry)
-        for name in (b"etcd_server_health_success", b"etcd_server_health_failures"):
+        for name in _COUNTERS:
             # The library knows no counter whose name does not end in `_total`.
             text = text.replace(b"# TYPE %s gauge" % name, b"# TYPE %s counter" % name)
         return text
@@ -79,10 +95,13 @@ class Metrics(Collector):
         yield from self._health()
         yield from self._storage()
         yield from self._keyspace()
+        yield from self._operations()
         yield from self._watches_and_leases()
         yield from self._access()
         yield from self._calls()
         yield from self._peers()
+        yield from _snapshots("send", "To", self._transfers.sent)
+        yield from _snapshots("receive", "From", self._transfers.received)
         yield from self._process()
 
     def _process(self) -> Iterator[Metric]:
@@ -183,6 +202,16 @@ class Metrics(Collector):
         yield _one("etcd_debugging_mvcc_current_revision", "gauge", "Revision of the store.", store.revision)
         yield _one("etcd_debugging_mvcc_compact_revision", "gauge", "Compacted revision.", compacted)
 
+    def _operations(self) -> Iterator[Metric]:
+        times = self._server.times
+        applied = [
+            ({"version": "v3", "op": _operation(name), "success": _truth(ok)}, one)
+            for (name, ok), one in times.applied.items()
+        ]
+        yield _histograms("etcd_server_apply_duration_seconds", "Operations of the log.", applied)
+        ranges = [({"success": _truth(ok)}, one) for ok, one in times.ranges.items()]
+        yield _histograms("etcd_server_range_duration_seconds", "Reads of the store.", ranges)
+
     def _watches_and_leases(self) -> Iterator[Metric]:
         counts, leases = self._server.hub.count(), self._server.leases
         yield _one("etcd_debugging_mvcc_watch_stream_total", "gauge", "Open streams of watches.", counts.streams)
@@ -239,6 +268,26 @@ class Metrics(Collector):
         yield _many("etcd_network_peer_sent_failures_total", "counter", "Streams to a peer that ended.", failures)
         trips = (({"To": f"{peer:x}"}, transport.round_trips[peer]) for peer in connected)
         yield _histograms("etcd_network_peer_round_trip_time_seconds", "Pings on the stream to a peer.", trips)
+
+
+def _snapshots(way: str, label: str, times: Mapping[int, TransferTimes]) -> Iterator[Metric]:
+    """The snapshots that went to other members, or came from them."""
+    found = [({label: f"{peer:x}"}, one) for peer, one in times.items()]
+    name = f"etcd_network_snapshot_{way}"
+    yield _many(f"{name}_success", "counter", "Snapshots that arrived.", ((at, one.successes) for at, one in found))
+    yield _many(f"{name}_failures", "counter", "Those that did not.", ((at, one.failures) for at, one in found))
+    yield _many(f"{name}_inflights_total", "gauge", "Those under way.", ((at, one.under_way) for at, one in found))
+    took = [(at, one.seconds) for at, one in found]
+    yield _histograms(f"{name}_total_duration_seconds", "Time until a snapshot was installed.", took)
+
+
+def _operation(name: str) -> str:
+    """An operation as etcd names it, where it has the same."""
+    return _OPERATIONS.get(name) or "".join(map(str.capitalize, name.split("_")))
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"
 
 
 def _one(name: str, kind: str, text: str, value: float) -> Metric:

@@ -68,7 +68,13 @@ class KVService:
             self._server.rules.check_range(caller(context), wanted)
         slow = self._server.slow
         started = slow.clock()
-        pieces = self._store.range(wanted)
+        times = self._server.times.ranges
+        try:
+            pieces = self._store.range(wanted)
+        except StatusError:
+            times[False].observe(slow.clock() - started)
+            raise
+        times[True].observe(slow.clock() - started)
         slow.ranged(wanted, pieces, started)
         return [self._server.header(), *pieces]
 

@@ -6,6 +6,7 @@ neither skip an entry nor apply it twice.
 """
 
 import struct
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from raftkv.auth import AuthStore
@@ -21,6 +22,7 @@ from raftkv.server.auth_operations import auth_operations
 from raftkv.server.headers import Headers
 from raftkv.server.membership import Membership
 from raftkv.server.proposals import Proposals
+from raftkv.server.times import Times
 from raftkv.status import StatusError
 
 _APPLIED = b"applied"
@@ -67,6 +69,8 @@ class Applier:
         self.on_log_in: Callable[[log_pb2.LogIn, int], str] = lambda request, index: ""
         self.load()
         self.on_compaction: Callable[[], None] = lambda: None
+        self.clock: Callable[[], float] = time.perf_counter
+        self.times = Times()
         self.granted_ttl: Callable[[float], None] = lambda seconds: None
         self.log_begins: Callable[[], int] = lambda: 0
         self.on_conf_state: Callable[[ConfState, int], None] = lambda conf_state, index: None
@@ -138,6 +142,8 @@ class Applier:
 
     def _apply_batch(self, proposals: Iterable[log_pb2.Proposal], names: Iterable[str | None]) -> None:
         operations = self._operations
+        clock, times = self.clock, self.times.applied
+        started = clock()
         for proposal, name in zip(proposals, names, strict=True):
             if name is None:
                 raise RuntimeError(f"entry {self.index} holds an operation this version does not know")
@@ -147,9 +153,14 @@ class Applier:
                 self.alarms.check(name, proposal)
                 response = operations[name](proposal)
             except StatusError as error:
+                ok = False
                 self._proposals.reject(proposal.id, error)
             else:
+                ok = True
                 self._proposals.resolve(proposal.id, response)
+            ended = clock()
+            times[name, ok].observe(ended - started)
+            started = ended
 
     def _apply_conf_change(self, entry: Entry) -> None:
         change = log_pb2.ConfChange.FromString(entry.data) if entry.data else None

@@ -168,6 +168,7 @@ class Server:
         self.applier.on_log_in = self.authority.logged_in
         self.applier.on_compaction = self._start_compaction
         self.applier.granted_ttl = self.times.lease_ttl.observe
+        self.applier.clock, self.applier.times = self.slow.clock, self.times
         self.standing = Standing(node, membership)
         self._on_members = on_members
         self.reconfiguration = Reconfiguration(

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
@@ -18,6 +19,7 @@ import lmdb
 from raftkv.mvcc import Backend
 from raftkv.raft import InstallSnapshot, NodeId
 from raftkv.server.snapshots import ASIDE, Arrival, Copy, Loaded, copy_store
+from raftkv.server.times import TransferTimes
 from raftkv.server.worker import Blocking
 from raftkv.status import Code, StatusError
 
@@ -70,6 +72,8 @@ class Transfers:
         self._failures: dict[NodeId, int] = {}
         self._arriving: Receiving | None = None
         self._given: dict[NodeId, tuple[int, float]] = {}
+        self.sent: defaultdict[NodeId, TransferTimes] = defaultdict(TransferTimes)
+        self.received: defaultdict[NodeId, TransferTimes] = defaultdict(TransferTimes)
 
     @property
     def holding(self) -> bool:
@@ -116,7 +120,7 @@ class Transfers:
         peer = message.to
         ok = False
         try:
-            index = await self._copy_and_send(message)
+            index = await self._timed_send(message)
             ok = True
             self._failures.pop(peer, None)
             self._given[peer] = index, self._loop.time() + HOLD_SECONDS
@@ -128,6 +132,16 @@ class Transfers:
         finally:
             del self._sending[peer]
         self._report(peer, ok)
+
+    async def _timed_send(self, message: InstallSnapshot) -> int:
+        times, started, ok = self.sent[message.to], self._loop.time(), False
+        times.under_way += 1
+        try:
+            index = await self._copy_and_send(message)
+            ok = True
+        finally:
+            times.ended(self._loop.time() - started, ok=ok)
+        return index
 
     async def _copy_and_send(self, message: InstallSnapshot) -> int:
         backend = self._backend()
@@ -159,7 +173,7 @@ class Transfers:
         if self._arriving is not None:
             raise StatusError(Code.UNAVAILABLE, "raftkv: this member takes another snapshot already")
         logger.info("member %x sends a snapshot: %s", message.sender, message.metadata)
-        self._arriving = Receiving(self, Arrival(self._data_dir, message))
+        self._arriving = Receiving(self, Arrival(self._data_dir, message), self.received[message.sender])
         return self._arriving
 
     def ended(self) -> None:
@@ -185,9 +199,12 @@ class Transfers:
 class Receiving:
     """One snapshot that arrives; what is done with files is done in the thread, in order."""
 
-    def __init__(self, transfers: Transfers, arrival: Arrival) -> None:
+    def __init__(self, transfers: Transfers, arrival: Arrival, times: TransferTimes) -> None:
         self._transfers = transfers
         self._arrival = arrival
+        self._times = times
+        self._started = asyncio.get_running_loop().time()
+        times.under_way += 1
         self._finishing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -211,19 +228,22 @@ class Receiving:
         await asyncio.shield(self._task)
 
     async def _finish(self) -> None:
+        ok = False
         try:
             loaded = await self._in_thread(self._arrival.keep)
             await self._transfers.install(self._arrival.message, loaded)
+            ok = True
         finally:
-            await self._end()
+            await self._end(ok=ok)
 
     def abandon(self) -> None:
         """Drop what has arrived, unless all of it has. Safe to call in any state."""
         if not self._finishing:
             self._finishing = True
-            self._task = asyncio.get_running_loop().create_task(self._end())
+            self._task = asyncio.get_running_loop().create_task(self._end(ok=False))
 
-    async def _end(self) -> None:
+    async def _end(self, *, ok: bool) -> None:
+        self._times.ended(asyncio.get_running_loop().time() - self._started, ok=ok)
         try:
             await self._transfers.in_thread(self._arrival.discard)
         finally:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -44,8 +45,25 @@ def test_a_follower_that_was_away_is_given_the_store_while_writes_go_on(three: C
     follower.start()
     wait_log(follower, INSTALLED)
     writers.wait(writers.acknowledged + 300)
+    sent = [scrape(member) for member in three.members if member is not follower]
+    assert sum(samples("send_success", text) for text in sent) >= 1
+    received = scrape(follower)
+    assert samples("receive_success", received) == samples("receive_total_duration_seconds_count", received) >= 1
+    assert samples("receive_inflights_total", received) == 0
+    assert "# TYPE etcd_network_snapshot_receive_success counter" in received
     writers.end()
     check_writes(check_agreement(three), writers)
+
+
+def scrape(member: Process) -> str:
+    with urllib.request.urlopen(f"http://{member.endpoint}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def samples(name: str, text: str) -> float:
+    """The sum over all peers."""
+    found = re.findall(rf"^etcd_network_snapshot_{name}{{.*?}} (\S+)$", text, re.MULTILINE)
+    return sum(map(float, found))
 
 
 def wait_compacted(member: Process, index: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from raftkv import errors
 from raftkv.client import Client
 from tests.cli.servers import serve
 from tests.support.processes import START_SECONDS, Process, cluster, free_ports
@@ -22,6 +23,8 @@ AFTER_3_4 = {
     "etcd_debugging_server_alarms": "gauge",
     "etcd_server_healthcheck": "gauge",
     "etcd_server_healthchecks_total": "counter",
+    "etcd_server_apply_duration_seconds": "histogram",
+    "etcd_server_range_duration_seconds": "histogram",
 }
 """Names of etcd 3.6, whose first series appear when they are used."""
 WITH_PEERS = {
@@ -31,6 +34,16 @@ WITH_PEERS = {
     "etcd_network_peer_received_bytes_total": "counter",
     "etcd_network_peer_sent_failures_total": "counter",
     "etcd_network_peer_round_trip_time_seconds": "histogram",
+    **{
+        f"etcd_network_snapshot_{way}_{name}": kind
+        for way in ("send", "receive")
+        for name, kind in {
+            "success": "counter",
+            "failures": "counter",
+            "inflights_total": "gauge",
+            "total_duration_seconds": "histogram",
+        }.items()
+    },
 }
 OWN = ("python_",)
 ALERTS = [
@@ -133,13 +146,21 @@ def test_numbers_follow_what_clients_do(member: Process, metrics_port: int) -> N
         client.put("metrics/2", "12345")
         client.range("metrics/1")
         client.delete("metrics/1")
+        with pytest.raises(errors.FutureRev):
+            client.range("metrics/1", revision=1000)
         with pytest.raises(Exception, match="key is not provided"):
             client.put("", "")
     after = values(scrape(f"127.0.0.1:{metrics_port}"))
     grown = {name: after[name] - before.get(name, 0.0) for name in after}
     assert grown["etcd_mvcc_put_total"] == grown["etcd_debugging_mvcc_put_total"] == 2
     assert grown["etcd_mvcc_delete_total"] == grown["etcd_debugging_mvcc_keys_total"] == 1
-    assert grown["etcd_mvcc_range_total"] == 1
+    assert grown["etcd_mvcc_range_total"] == 2
+    assert grown["etcd_server_apply_duration_seconds_count Put true v3"] == 2
+    assert grown["etcd_server_apply_duration_seconds_count DeleteRange true v3"] == 1
+    assert 0 < grown["etcd_server_apply_duration_seconds_sum Put true v3"] < 30
+    assert grown["etcd_server_range_duration_seconds_count true"] == 1
+    assert 0 < grown["etcd_server_range_duration_seconds_sum true"] < 30
+    assert grown["etcd_server_range_duration_seconds_count false"] == 1
     assert grown["etcd_debugging_mvcc_total_put_size_in_bytes"] == 28
     assert grown["etcd_debugging_mvcc_current_revision"] == 3
     assert grown["grpc_server_started_total Put"] == 3

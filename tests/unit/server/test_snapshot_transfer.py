@@ -79,6 +79,8 @@ def test_it_is_begun_anew_after_pauses_that_grow(tmp_path: Path) -> None:
         await sender.transfer()
         assert round(sender.reported[-1][0] - sender.reported[-2][0]) == first
         assert list((tmp_path / "snapshot.sending").iterdir()) == []
+        times = sender.transfers.sent[PEER]
+        assert (times.successes, times.failures, times.under_way, sum(times.seconds.counts)) == (1, 8, 0, 1)
         await sender.close()
 
     virtual.run(scenario())
