@@ -28,6 +28,11 @@ async def wait_lost(lease: AsyncLease, timeout: float | None) -> bool:
     return lease.lost.is_set()
 
 
+async def valid_seconds(lease: AsyncLease) -> float:
+    """How much longer a lease can be relied on."""
+    return lease.valid_seconds
+
+
 async def check(lease: AsyncLease) -> None:
     """Raises: LeaseLost."""
     lease.check()
@@ -171,7 +176,11 @@ class Election:
         return leader
 
     def observe(self) -> Iterator[v3election_pb2.LeaderResponse]:
-        """Who leads and what it says, from now on; see `AsyncElection.observe`."""
+        """Who leads and what it says, from now on; see `AsyncElection.observe`.
+
+        Raises:
+            NotConnected, Unavailable, Refused: when it begins.
+        """
         told = self._election.observe()
 
         async def following() -> v3election_pb2.LeaderResponse | None:

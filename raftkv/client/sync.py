@@ -303,7 +303,11 @@ class Client:
         return self._run(self._client.status(endpoint))
 
     def snapshot(self) -> Iterator[rpc_pb2.SnapshotResponse]:
-        """The store of a member, in pieces; the last piece is the SHA-256 of the others. Without a time limit."""
+        """The store of a member, in pieces; the last piece is the SHA-256 of the others. Without a time limit.
+
+        Raises:
+            NotConnected, Unavailable, Refused
+        """
         pieces = self._client.snapshot()
 
         async def following() -> rpc_pb2.SnapshotResponse | None:
@@ -334,6 +338,7 @@ class Lease:
         self._lease: AsyncLease | None = None
 
     def __enter__(self) -> "Lease":
+        """Raises: what a write raises; OutcomeUnknown: a lease that nobody renews may exist until its time is up."""
         self._lease = self._run(self._enter())
         return self
 
@@ -365,6 +370,11 @@ class Lease:
         """Whether it is known to be lost."""
         return self._entered.lost.is_set()
 
+    @property
+    def valid_seconds(self) -> float:
+        """How much longer the lease can be relied on without another renewal; 0 when it is lost."""
+        return float(self._run(coordination.valid_seconds(self._entered)))
+
     def wait_lost(self, timeout: float | None = None) -> bool:
         """Wait until it is lost, at most `timeout` seconds; whether it is."""
         return bool(self._run(coordination.wait_lost(self._entered, timeout)))
@@ -393,7 +403,12 @@ class Watch(Iterator[rpc_pb2.WatchResponse]):
         return self._watch.next_revision
 
     def ready(self) -> None:
-        """Wait until a server has the watcher: what is written from now on will be told. Raises as iterating does."""
+        """Wait until a server has the watcher: what is written from now on will be told.
+
+        Raises:
+            NotConnected: no endpoint could be reached within the dial timeout, and none was before.
+            WatchCompacted, Refused: as when iterating.
+        """
         self._run(self._watch.ready())
 
     def __next__(self) -> rpc_pb2.WatchResponse:
