@@ -69,9 +69,8 @@ def test_threads_get_the_errors_that_are_documented(tmp_path: Path) -> None:
             assert lost.valid_seconds == 0
             with pytest.raises(LeaseLost):
                 lost.check()
-        with one.lock("l"):
-            with pytest.raises(TimeoutError), one.lock("l", timeout=0):
-                pass
+        with one.lock("l"), pytest.raises(TimeoutError), one.lock("l", timeout=0):
+            pass
         with one.election("e") as election:
             election.campaign("me")
             one.delete(election.key)
