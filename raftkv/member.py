@@ -94,7 +94,6 @@ class Member:
         self._checking: asyncio.Task[None] | None = None
         self.client_addresses: tuple[str, ...] = ()
         self.peer_addresses: tuple[str, ...] = ()
-        self.metrics_addresses: tuple[str, ...] = ()
 
     @property
     def member_id(self) -> int:
@@ -216,7 +215,7 @@ class Member:
         assert self._transfers is not None
         metrics = Metrics(server, transport, checks, methods, self._disk.times, self._flushes, self._transfers)
         pages = Front(metrics_pages(checks, metrics.render))
-        self.metrics_addresses = await self._serve(pages, monitors)
+        await self._serve(pages, monitors)
         max_receive_bytes = self.config.max_request_bytes + REQUEST_OVERHEAD_BYTES
         app = App(methods, max_receive_bytes=max_receive_bytes)
         pages_of_clients = client_pages(checks, metrics.render, debug=self.config.enable_pprof)

@@ -6,7 +6,7 @@ import bcrypt
 
 from raftkv.status import Code, StatusError
 
-MIN_COST, DEFAULT_COST, MAX_COST = 4, 10, 31
+DEFAULT_COST = 10
 MAX_BYTES = 72
 """bcrypt sees no more of a password."""
 

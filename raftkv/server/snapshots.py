@@ -12,7 +12,6 @@ place. Otherwise nothing recorded it, and it is removed. The move is one rename,
 
 import os
 import shutil
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from raftkv.disk import OsDisk
@@ -28,9 +27,6 @@ RECEIVING = "snapshot.receiving"
 ASIDE = "snapshot"
 _FILE = "data.mdb"
 _LOCK = "lock.mdb"
-
-InThread = Callable[[Callable[[], None]], Awaitable[None]]
-"""Runs blocking work, one after the other, and raises what it raised."""
 
 
 class Copy:

@@ -405,7 +405,6 @@ class Watcher(_Base):
         self.problem = ""
         self._exchange: Exchange | None = None
         self._ended: asyncio.Future[None] | None = None
-        self._watch_id = -1
 
     @property
     def reached(self) -> int:
@@ -428,7 +427,6 @@ class Watcher(_Base):
         rng = self.rng
         loop = self.cluster.clients
         ended = self._ended = loop.create_future()
-        self._watch_id = -1
         if self.told is None:
             self.told = Told(1, 0)
             self.watched.segments.append(self.told)
@@ -478,15 +476,13 @@ class Watcher(_Base):
         self.cluster.scheduler.note(self.number, len(message))
         if answer.canceled:
             self._canceled(answer)
-        elif answer.created:
-            self._watch_id = answer.watch_id
         elif answer.events:
             batch = [_change(event) for event in answer.events]
             if (told.batches and batch[0].revision <= told.reached) or batch[0].revision < self._next:
                 self.problem = f"told of revision {batch[0].revision} after {told.reached}"
             told.batches.append(batch)
             told.reached = max(told.reached, batch[-1].revision)
-        else:
+        elif not answer.created:
             # Progress: everything up to here was told.
             told.reached = max(told.reached, answer.header.revision)
         self.clients.revision = max(self.clients.revision, told.reached)

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 SECTOR_BYTES = 512
-OPERATIONS = ("create", "open", "write", "sync", "read", "rename", "remove", "sync_directory")
 
 
 class PowerCut(Exception):

@@ -7,7 +7,6 @@ from google.protobuf.message import Message
 
 from raftkv.status import Code, StatusError
 
-MARK_FIELD = 1000
 _MARK_TAG = b"\xc1\x3e"
 """Field 1000, fixed64: no request knows it, so it travels through the log as part of the request's bytes."""
 MARK_BYTES = 10

@@ -42,7 +42,7 @@ class Network:
         self.weather = weather
         self._cuts: dict[tuple[int, int], int] = {}
         self._last: dict[tuple[int, int], int] = {}
-        self.sent = self.lost = self.doubled = 0
+        self.sent = self.lost = 0
 
     # Links
 
@@ -92,7 +92,6 @@ class Network:
             return
         copies = 1
         if weather.duplicate and not once and self._random() < weather.duplicate:
-            self.doubled += 1
             copies = 2
         for _ in range(copies):
             when = self._scheduler.now + self.latency()

@@ -11,8 +11,6 @@ from raftkv.simulation.faults import Fault, plan_faults
 from raftkv.simulation.options import Options
 from raftkv.simulation.run import run
 
-Fails = Callable[[Options, list[Fault]], bool]
-
 
 def shrink(options: Options, tell: Callable[[str], None]) -> tuple[Options, list[Fault]]:
     """Look for a smaller run that breaks the same promise; the run as it was when it breaks none."""
