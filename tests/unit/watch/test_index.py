@@ -2,6 +2,7 @@
 
 import random
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 
@@ -97,22 +98,38 @@ def test_an_order_of_intervals_made_for_one_seed_does_no_harm_under_another() ->
     assert depth(random.Random(6)) < 60
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_a_watcher_costs_at_most_two_kilobytes(world: World, same: bool) -> None:
-    """Of 1,000 on one stream, of the same key or each of a prefix of its own, all current and nothing queued."""
+SPANS: list[Callable[[bytes], tuple[bytes, bytes]]] = [
+    lambda name: (b"/registry/same", b""),
+    lambda name: (name, b""),
+    lambda name: (name, prefix_end(name) or b""),
+    lambda name: (name, name + b"/z"),
+    lambda name: (name, b"\0"),
+]
+"""The same key for all; a key, a prefix, an interval, everything from a key on for each."""
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("span", SPANS)
+def test_a_watcher_costs_at_most_two_kilobytes(
+    world: World, span: Callable[[bytes], tuple[bytes, bytes]], behind: bool
+) -> None:
+    """Of 1,000 on one stream with nothing queued, that are all current, or have all of history before them."""
+    world.put(b"other", b"")
     stream = world.hub.open(lambda: None)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(1000):
-        name = b"/registry/" + (b"same" if same else b"%d/" % number)
-        end = b"" if same else prefix_end(name) or b""
-        stream.create(pb.WatchCreateRequest(key=name, range_end=end, prev_kv=True, progress_notify=True))
+        key, end = span(b"/registry/%d/" % number)
+        request = pb.WatchCreateRequest(key=key, range_end=end, prev_kv=True, progress_notify=True)
+        request.start_revision = 1 if behind else 0
+        stream.create(request)
         while stream.take():
             continue
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown / 1000 <= 2000
     assert len(stream.watchers) == 1000
+    assert len(stream.behind) == (1000 if behind else 0)
 
 
 @pytest.mark.parametrize("prev_kv", [True, False])
