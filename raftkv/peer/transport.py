@@ -376,4 +376,6 @@ class _Stream:
                 "check --initial-cluster and --initial-cluster-token of both",
                 *(self.peer, target, details),
             )
+        if code == Code.OK:
+            return "the member ended it, as it does when it stops"
         return details if code is None else f"{Code(code).name}: {details}"

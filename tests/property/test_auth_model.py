@@ -8,10 +8,10 @@ from raftkv import errors
 from raftkv.auth import AuthStore, Caller
 from raftkv.auth.rules import Rules
 from raftkv.mvcc import Store
+from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import log_pb2
 from raftkv.pb import rpc_pb2 as pb
 from tests.support.auth_cases import KEYS, Cases, Permission, Request, allowed
-from tests.support.memory import MemoryBackend
 
 USERS = 6
 REQUESTS = 100

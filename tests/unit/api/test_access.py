@@ -13,11 +13,11 @@ from raftkv.api.access import RULES, Rule
 from raftkv.api.guard import guarded
 from raftkv.auth import AuthStore, Caller
 from raftkv.mvcc import Store
+from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.rpc import Context, Method
 from raftkv.server.authority import Authority
 from raftkv.server.server import Server
-from tests.support.memory import MemoryBackend
 
 RANGE = "/etcdserverpb.KV/Range"
 OPEN = "/etcdserverpb.Auth/Authenticate"

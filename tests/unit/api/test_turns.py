@@ -17,6 +17,7 @@ from raftkv.api.lock import EXPIRED, LockService
 from raftkv.auth import Caller
 from raftkv.lease import LeaseStore
 from raftkv.mvcc import Store
+from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import rpc_pb2, v3election_pb2, v3lock_pb2
 from raftkv.raft import Entry, EntryKind
 from raftkv.rpc import Context
@@ -27,7 +28,6 @@ from raftkv.server.membership import Membership
 from raftkv.server.server import Server
 from raftkv.status import StatusError
 from raftkv.watch import Hub
-from tests.support.memory import MemoryBackend
 
 BOUND_SECONDS = 10.0
 CONTEXT = Context([], None, None)

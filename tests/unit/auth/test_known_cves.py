@@ -10,6 +10,7 @@ from raftkv.auth import Caller
 from raftkv.auth.rules import Rules
 from raftkv.lease import LeaseStore
 from raftkv.mvcc import Store
+from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import auth_pb2, log_pb2
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.raft import Entry, EntryKind
@@ -18,7 +19,6 @@ from raftkv.server.apply import Applier
 from raftkv.server.headers import Headers
 from raftkv.server.membership import Membership
 from raftkv.watch import span
-from tests.support.memory import MemoryBackend
 
 READ, WRITE, READWRITE = auth_pb2.Permission.READ, auth_pb2.Permission.WRITE, auth_pb2.Permission.READWRITE
 

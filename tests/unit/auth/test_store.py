@@ -9,9 +9,9 @@ from raftkv import errors
 from raftkv.auth import AuthStore, Caller
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.mvcc.interval import interval
+from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import auth_pb2
 from raftkv.pb import rpc_pb2 as pb
-from tests.support.memory import MemoryBackend
 
 READ, WRITE, READWRITE = auth_pb2.Permission.READ, auth_pb2.Permission.WRITE, auth_pb2.Permission.READWRITE
 

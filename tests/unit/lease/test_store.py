@@ -9,8 +9,8 @@ from raftkv.lease import MAX_TTL_SECONDS, LeaseStore
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.mvcc import encoding as enc
 from raftkv.mvcc.store import Change
+from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import rpc_pb2 as pb
-from tests.support.memory import MemoryBackend
 from tests.unit.lease.world import World
 
 

@@ -9,6 +9,7 @@ from typing import cast
 
 from raftkv.lease import LeaseStore, Lessor
 from raftkv.mvcc import Store
+from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.raft import Entry, EntryKind
 from raftkv.server.apply import Applier
@@ -16,7 +17,6 @@ from raftkv.server.headers import Headers
 from raftkv.server.membership import Membership
 from raftkv.server.proposals import Proposals
 from raftkv.status import StatusError
-from tests.support.memory import MemoryBackend
 
 SLACK = 1.0
 

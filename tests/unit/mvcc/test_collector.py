@@ -3,8 +3,8 @@
 import gc
 
 from raftkv.mvcc import Store
+from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import rpc_pb2
-from tests.support.memory import MemoryBackend
 
 KEYS = 5000
 

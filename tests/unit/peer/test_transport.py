@@ -370,7 +370,7 @@ def test_the_second_url_is_tried_when_the_first_is_dead() -> None:
         run(scenario())
 
 
-def test_closing_ends_the_streams_of_others_while_the_port_is_still_served() -> None:
+def test_closing_ends_the_streams_of_others_while_the_port_is_still_served(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         async with hosts(1, 2) as (a, b):
             assert b.transport is not None
@@ -379,7 +379,11 @@ def test_closing_ends_the_streams_of_others_while_the_port_is_still_served() -> 
             await b.transport.close()
             await a.until(lambda: a.unreachable == [2])
 
-    run(scenario())
+    with caplog.at_level(logging.INFO, "raftkv.peer"):
+        run(scenario())
+    assert any(
+        record.getMessage().endswith(": the member ended it, as it does when it stops") for record in caplog.records
+    )
 
 
 def test_members_come_and_go() -> None:

@@ -12,6 +12,7 @@ from raftkv import errors
 from raftkv.lease import LeaseStore
 from raftkv.lease.lessor import LOOK_LEASES
 from raftkv.mvcc import Store
+from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import log_pb2, peer_pb2, rpc_pb2
 from raftkv.raft import Entry, EntryKind, RaftNode, Role
 from raftkv.server.apply import Applier
@@ -21,7 +22,6 @@ from raftkv.server.membership import Membership
 from raftkv.server.proposals import LEASE_GRANT, PUT, Operation, Proposals, encode_proposal
 from raftkv.status import StatusError
 from tests.support import virtual
-from tests.support.memory import MemoryBackend
 
 ELECTION = 1.0
 TIMEOUT = 7.0

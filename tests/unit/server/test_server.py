@@ -7,13 +7,13 @@ from pathlib import Path
 
 from raftkv.disk import OsDisk
 from raftkv.mvcc import Store
+from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import rpc_pb2
 from raftkv.raft import AppendEntries, Config, Entry, EntryKind, HardState, Message, RaftNode
 from raftkv.server.headers import Headers
 from raftkv.server.membership import Membership
 from raftkv.server.server import Server
 from raftkv.wal import Wal
-from tests.support.memory import MemoryBackend
 
 
 def test_a_member_that_failed_acknowledges_nothing_when_its_disk_comes_back(tmp_path: Path) -> None:
