@@ -17,14 +17,24 @@ HELD_BYTES = 512 << 20
 class Retention:
     """Decides when and how far a member's log is compacted."""
 
-    __slots__ = ("_catch_up_entries", "_grown_bytes", "_hold", "_node", "_snapshot_count")
+    __slots__ = ("_catch_up_entries", "_grown_bytes", "_hold", "_node", "_short", "_snapshot_count")
 
-    def __init__(self, node: RaftNode, *, snapshot_count: int, catch_up_entries: int, hold: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        node: RaftNode,
+        *,
+        snapshot_count: int,
+        catch_up_entries: int,
+        hold: Callable[[], bool],
+        short: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Compact when there are `snapshot_count` entries more than the `catch_up_entries` that stay.
 
         While `hold()` is true the log is kept, for a follower that is being given a snapshot, up to `HELD_BYTES`.
+        While `short()` is true the disk is nearly full: nothing but the entries that stay is kept.
         """
         self._hold = hold
+        self._short = short
         self._node = node
         self._snapshot_count = snapshot_count
         self._catch_up_entries = catch_up_entries
@@ -40,7 +50,8 @@ class Retention:
         entries = durable_index - node.snapshot_index
         if entries <= 0:
             return None
-        if entries < self._snapshot_count + self._catch_up_entries and self._grown_bytes < LOG_BYTES:
+        few = entries < self._snapshot_count + self._catch_up_entries and self._grown_bytes < LOG_BYTES
+        if few and not (self._short() and entries > self._catch_up_entries):
             return None
         if self._hold() and self._grown_bytes < HELD_BYTES:
             return None

@@ -203,7 +203,11 @@ class Server:
         self._current: asyncio.Future[None] = self._loop.create_future()
         self._current.set_result(None)
         self._retention = Retention(
-            node, snapshot_count=snapshot_count, catch_up_entries=catch_up_entries, hold=hold_log
+            node,
+            snapshot_count=snapshot_count,
+            catch_up_entries=catch_up_entries,
+            hold=hold_log,
+            short=lambda: self.quota.short,
         )
         self._installation: tuple[Loaded, asyncio.Future[None]] | None = None
         self._committed: list[Entry] = []

@@ -200,3 +200,20 @@ def test_the_log_is_kept_for_slow_followers_and_while_a_snapshot_travels() -> No
     assert point(retention, 500) == 495
     # A flush of the store that a snapshot has replaced meanwhile.
     assert point(retention, 99) is None
+
+
+def test_a_disk_that_is_nearly_full_keeps_no_more_of_the_log_than_followers_need() -> None:
+    short = held = False
+    retention = Retention(
+        Log(100),  # type: ignore[arg-type]
+        snapshot_count=1000,
+        catch_up_entries=5,
+        hold=lambda: held,
+        short=lambda: short,
+    )
+    assert point(retention, 120) is None
+    short = True
+    assert point(retention, 105) is None
+    assert point(retention, 120) == 115
+    held = True
+    assert point(retention, 120) is None
