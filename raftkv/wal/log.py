@@ -263,7 +263,8 @@ class Wal:
         try:
             return self._disk.create(path, size), size
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno != errno.ENOSPC or not self._segments:
+                # A log that has no room to begin with had better not begin.
                 raise
         # What makes space again, deletions and compaction, has to be logged too.
         size = max(self._segment_bytes // SHORT_SHARE, needed)

@@ -273,10 +273,12 @@ def test_later_starts_go_by_the_directory_and_not_by_the_flags(tmp_path: Path) -
     assert all(found)
 
 
-def test_an_existing_cluster_needs_its_data(tmp_path: Path) -> None:
+def test_an_existing_cluster_needs_its_data_or_somebody_to_join(tmp_path: Path) -> None:
     message = refused(tmp_path, *ANY_PORTS, "--data-dir", "d", "--initial-cluster-state", "existing")
     assert "--initial-cluster-state" in message
-    assert "--data-dir" in message or "data directory" in message
+    assert "names no other member" in message, "a newcomer needs somebody to join"
+    assert "raftctl member add" in message
+    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize(
