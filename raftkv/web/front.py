@@ -34,13 +34,15 @@ class Answer:
     body: bytes
     content_type: bytes = _PLAIN
     allow: bytes = b""
+    plain: bool = False
+    """Whether it is never to be taken for a document, as what is not a success never is."""
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Its headers; what is not a success is never to be taken for a document."""
+        """Its headers."""
         headers = [(b"content-length", b"%d" % len(self.body))]
         if self.body:
             headers.append((b"content-type", self.content_type))
-        if self.status >= 400:
+        if self.status >= 400 or self.plain:
             headers.append((b"x-content-type-options", b"nosniff"))
         if self.allow:
             headers.append((b"allow", self.allow))
@@ -175,7 +177,7 @@ async def _checks(checks: Checks, kind: str, query: Query, rest: str) -> Answer:
     lines = [f"[-]{name} failed: {reason}\n" if reason else f"[+]{name} ok\n" for name, reason in outcome.items()]
     if any(outcome.values()):
         return Answer(503, ("".join(lines) + "\n").encode())
-    return Answer(200, ("".join(lines if "verbose" in query else ()) + "ok\n").encode())
+    return Answer(200, ("".join(lines if "verbose" in query else ()) + "ok\n").encode(), plain=True)
 
 
 def _chosen(kind: str, known: list[str], query: Query) -> list[str]:

@@ -101,6 +101,7 @@ def test_live_and_ready() -> None:
     site = Site()
     status, body, headers = site.ask("/readyz")
     assert (status, body, headers["content-type"]) == (200, b"ok\n", "text/plain; charset=utf-8")
+    assert headers["x-content-type-options"] == "nosniff"
     assert site.get("/livez") == (200, b"ok\n")
     assert site.get("/livez?verbose") == (200, b"[+]serializable_read ok\nok\n")
     assert site.get("/readyz?verbose=0") == (
