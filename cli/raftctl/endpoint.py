@@ -10,6 +10,7 @@ from cli.raftctl import flags
 from cli.raftctl.failure import ERROR, Failure, text
 from cli.raftctl.flags import Command, Group, help_unless_command
 from cli.raftctl.printers import HashKV, Health, Status
+from cli.raftctl.progress import each
 from cli.raftctl.session import global_options, session
 
 
@@ -88,7 +89,7 @@ def hashkv(words: tuple[str, ...], cluster: bool, rev: int) -> None:
 
     found, failed = [], ""
     with session().client() as client:
-        for one in endpoints(cluster):
+        for one in each("hashing", endpoints(cluster)):
             try:
                 found.append(HashKV(one, client.call(HASH_KV, HashKVRequest(revision=rev), endpoint=one)))
             except ClientError as error:

@@ -8,6 +8,7 @@ from cli.raftctl import golang
 from cli.raftctl.endpoint import endpoints
 from cli.raftctl.failure import BAD_ARGUMENTS, ERROR, Failure, text
 from cli.raftctl.flags import Command, Group, help_unless_command
+from cli.raftctl.progress import each
 from cli.raftctl.session import global_options, session
 
 
@@ -58,11 +59,9 @@ def defrag(words: tuple[str, ...], cluster: bool) -> None:
 
     failed = False
     with session().client() as client:
-        for one in endpoints(cluster):
+        for one in each("defragmenting", endpoints(cluster)):
             try:
                 before = client.status(one).dbSize
-                if sys.stderr.isatty():
-                    print(f"{one}: {golang.humanize(before)} …", file=sys.stderr)
                 client.call(DEFRAGMENT, DefragmentRequest(), endpoint=one)
                 after = client.status(one).dbSize
             except ClientError as error:

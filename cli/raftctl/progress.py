@@ -1,12 +1,22 @@
-"""A bar on stderr for long work, where somebody may be looking."""
+"""What is shown on stderr of long work, where somebody may be looking."""
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
 
 from cli.raftctl import golang
 
 _BAR = 24
 _PAUSE_SECONDS = 0.1
+
+
+def each(doing: str, endpoints: Sequence[str]) -> Iterator[str]:
+    """Go through endpoints at which something takes long; say at which it is when stderr is a terminal."""
+    terminal = sys.stderr.isatty()
+    for number, endpoint in enumerate(endpoints, 1):
+        if terminal:
+            print(f"{doing} {endpoint} ({number} of {len(endpoints)}) …", file=sys.stderr, flush=True)
+        yield endpoint
 
 
 class Progress:

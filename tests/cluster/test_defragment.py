@@ -16,6 +16,7 @@ from raftkv.client import Client, ClientError
 from raftkv.client.requests import DEFRAGMENT, HASH_KV, Rpc
 from raftkv.pb import rpc_pb2
 from tests.cluster.test_kill import check_agreement, check_writes
+from tests.cluster.test_restore import on_a_terminal
 from tests.support.objects import Writers
 from tests.support.processes import Cluster, Process, cluster
 
@@ -155,3 +156,16 @@ def test_there_is_nothing_to_downgrade_to(tmp_path: Path, action: str, version: 
     with cluster(tmp_path, 1) as one, Client(one.endpoints) as client, pytest.raises(ClientError) as refused:
         client.call(DOWNGRADE, rpc_pb2.DowngradeRequest(action=action, version=version))
     assert refused.value.message == message
+
+
+def test_a_terminal_is_told_at_which_member_long_work_is(tmp_path: Path) -> None:
+    with cluster(tmp_path, 3) as three:
+        endpoints = [member.endpoint for member in three.members]
+        for doing, words in (("hashing", ("endpoint", "hashkv")), ("defragmenting", ("defrag",))):
+            command = ("--endpoints", ",".join(endpoints), *words)
+            status, shown = on_a_terminal(*command)
+            assert status == 0
+            told = [line for line in shown.splitlines() if line.startswith(doing)]
+            assert told == [f"{doing} {one} ({number} of 3) …" for number, one in enumerate(endpoints, 1)]
+            quiet = subprocess.run([*RAFTCTL, *command], capture_output=True, text=True, check=True)
+            assert doing not in quiet.stderr
