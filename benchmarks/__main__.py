@@ -13,10 +13,11 @@ from pathlib import Path
 from benchmarks import engines, machine, report
 from benchmarks.load import Load
 from benchmarks.measure import Plan, measure
+from benchmarks.renewing import RENEW
 from benchmarks.watching import WATCH
 from benchmarks.work import MEMORY, RESTART, WORKS
 
-NAMES = (*WORKS, WATCH, MEMORY, RESTART)
+NAMES = (*WORKS, RENEW, WATCH, MEMORY, RESTART)
 
 
 def _count(text: str) -> int:

@@ -14,6 +14,7 @@ from benchmarks import engines
 from benchmarks.calm import Patience
 from benchmarks.engines import KINDS, Engine, EngineError
 from benchmarks.load import CallJob, CheckFailed, Job, Load
+from benchmarks.renewing import KEYS_PER_LEASE, RENEW, STREAMS, RenewJob, grant_many
 from benchmarks.restart import restart, store_each
 from benchmarks.watching import SHAPES, WATCH, Shape, WatchJob
 from benchmarks.work import LIST_KEYS, MEMORY, RESTART, WORKS, Work, store_many
@@ -90,6 +91,9 @@ def measure(plan: Plan, directory: Path) -> Iterator[Cell]:
                     yield from _phase(plan, size, pair, works, memory, directory / "body")
                     if WATCH in plan.works and not needs_many:
                         yield from _watch(plan, size, pair)
+        if RENEW in plan.works:
+            with _both(size, directory / f"{size}-leases") as pair:
+                yield _renew(plan, size, pair)
         if RESTART in plan.works and size == 1:
             with _both(size, directory / "restart") as pair:
                 yield from _restart(plan, pair)
@@ -129,6 +133,18 @@ def _watch(plan: Plan, size: int, pair: dict[str, Engine]) -> Iterator[Cell]:
 
 def _watch_job(shape: Shape, _: Engine) -> Job:
     return WatchJob(shape)
+
+
+def _renew(plan: Plan, size: int, pair: dict[str, Engine]) -> Cell:
+    title = f"LeaseKeepAlive of {plan.keys:,} leases with {KEYS_PER_LEASE} keys each"
+    cell = Cell(members=size, work=RENEW, title=title, load=str(Load(1, STREAMS)), unit="/s")
+    return _fill(cell, plan, pair, partial(_renew_job, plan.keys))
+
+
+def _renew_job(leases: int, engine: Engine) -> Job:
+    _say(f"  {engine.kind}: granting {leases:,} leases")
+    grant_many(engine.leader().endpoint, leases)
+    return RenewJob(leases)
 
 
 def _store_and_weigh(size: int, pair: dict[str, Engine], keys: int) -> Cell:

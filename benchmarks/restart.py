@@ -1,6 +1,9 @@
 """A member that holds many small keys, killed and started again: how long until it serves, and its memory then."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from google.protobuf.message import Message
 
 from benchmarks.engines import Engine
 from benchmarks.http2 import END_STREAM, HEADERS, RST_STREAM, Connection
@@ -27,24 +30,40 @@ def store_each(engine: Engine, count: int) -> None:
     Raises:
         CheckFailed: not all of them are there.
     """
-    leader = engine.leader()
-    connection = Connection(leader.endpoint, PUT)
-    sent = answered = 0
-    try:
-        while answered < count:
-            while sent < count and sent - answered < IN_FLIGHT:
-                request = pb.PutRequest(key=KEYS + b"%09d" % sent, value=SMALL)
-                connection.request([request.SerializeToString()], last=True)
-                sent += 1
-            for one in connection.receive():
-                if one.kind == RST_STREAM:
-                    raise CheckFailed(f"a put was refused after {answered} of {count}")
-                answered += one.kind == HEADERS and bool(one.flags & END_STREAM)
-    finally:
-        connection.close()
+    puts = (pb.PutRequest(key=KEYS + b"%09d" % number, value=SMALL) for number in range(count))
+    call_each(engine.leader().endpoint, PUT, puts)
     found = _count(engine)
     if found != count:
         raise CheckFailed(f"{count} keys were stored, {found} are there")
+
+
+def call_each(endpoint: str, path: str, requests: Iterable[Message]) -> None:
+    """Call a method with each of these requests, many at once.
+
+    Raises:
+        CheckFailed: a call was refused.
+    """
+    connection = Connection(endpoint, path)
+    waiting = iter(requests)
+    under_way = answered = 0
+    ended = False
+    try:
+        while under_way or not ended:
+            while not ended and under_way < IN_FLIGHT:
+                request = next(waiting, None)
+                if request is None:
+                    ended = True
+                else:
+                    connection.request([request.SerializeToString()], last=True)
+                    under_way += 1
+            for one in connection.receive() if under_way else ():
+                if one.kind == RST_STREAM:
+                    raise CheckFailed(f"{path} was refused after {answered} answers")
+                if one.kind == HEADERS and one.flags & END_STREAM:
+                    under_way -= 1
+                    answered += 1
+    finally:
+        connection.close()
 
 
 def restart(engine: Engine, times: int) -> Restarts:

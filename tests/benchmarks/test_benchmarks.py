@@ -11,6 +11,7 @@ from benchmarks import calm, engines, report
 from benchmarks.__main__ import main
 from benchmarks.load import CheckFailed
 from benchmarks.measure import Cell
+from benchmarks.renewing import RENEWALS, RenewJob, grant_many
 from benchmarks.restart import restart, store_each
 from benchmarks.wire import Connection
 from benchmarks.work import PUT, WORKS, store_many
@@ -86,6 +87,19 @@ def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
         assert min(found.resident_bytes) > 20 << 20
         with pytest.raises(CheckFailed, match="400 keys were stored, 500 are there"):
             store_each(engine, 400)
+
+
+@needs_programs
+def test_each_renewal_of_a_stream_is_answered_and_a_lease_that_is_gone_is_noticed(tmp_path: Path) -> None:
+    with engines.running("raftkv", 1, tmp_path / "raftkv") as engine:
+        leader = engine.leader()
+        grant_many(leader.endpoint, 30)
+        job = RenewJob(30)
+        assert job.size(leader.endpoint, 1.0, 700) == RENEWALS
+        sample = job.run(leader.endpoint, 3 * RENEWALS)
+        assert (sample.operations, sample.rate > 0) == (3 * RENEWALS, True)
+        with pytest.raises(CheckFailed, match="is gone"):
+            RenewJob(31).run(leader.endpoint, RENEWALS)
 
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
