@@ -11,6 +11,7 @@ import pytest
 
 from raftkv.client import Client, ClientError
 from raftkv.pb import rpc_pb2
+from tests.cluster.test_health import get
 from tests.support.processes import START_SECONDS, Cluster, Process, cluster, free_ports, wait_log
 
 FAST = ("--heartbeat-interval", "50", "--election-timeout", "500")
@@ -80,6 +81,8 @@ def test_a_fourth_member_learns_is_promoted_and_the_leader_is_removed(three: Clu
                 with pytest.raises(ClientError, match="etcdserver: rpc not supported for learner"):
                     refused()
             assert at_learner.status().isLearner
+        assert get(learner, "/readyz/non_learner") == (503, "[-]non_learner failed: not supported for learner\n\n")
+        assert get(learner, "/livez") == (200, "ok\n")
         with pytest.raises(ClientError, match="etcdserver: too many learner members in cluster"):
             client.member_add(["http://127.0.0.1:1"], learner=True)
         promote(client, learner_id)
