@@ -419,7 +419,8 @@ class Server:
         """Begin to tick; a sole voter need not wait for anyone to be silent."""
         if self.node.conf_state.voters == (self.node.id,):
             self.node.campaign()
-        self._tick_timer = self._loop.call_later(self._tick_seconds, self._tick)
+        # Members whose ticks fall together would stand for election together, and split the vote, ten times as often.
+        self._tick_timer = self._loop.call_later(self._tick_seconds * self.rng.random(), self._tick)
         self._start_compaction()
         self.wake()
 

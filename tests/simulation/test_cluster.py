@@ -68,6 +68,28 @@ def test_what_was_acknowledged_is_there_after_the_power_failed_everywhere(cluste
         assert get(cluster, 1, b"key%d" % number) == b"value%d" % number
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_writes_go_on_within_two_election_timeouts_of_the_leaders_death(seed: int) -> None:
+    """Also after members have started at the very same moment: their ticks must not fall together."""
+    options = Options(seed=seed)
+    cluster = Cluster(options)
+    try:
+        for number in range(3):
+            cluster.start(number)
+        put(cluster, 0, b"a", b"1")
+        leader = cluster.leader()
+        assert leader is not None
+        gone = leader.machine.number
+        cluster.kill(gone, power=False)
+        died = cluster.scheduler.now
+        assert cluster.run_until(lambda: cluster.leader() is not None, 10.0, step=0.01)
+        put(cluster, (gone + 1) % 3, b"a", b"2")
+        waited_ms = (cluster.scheduler.now - died) / 1_000_000
+        assert waited_ms <= 2 * options.heartbeat_ms * options.election_ticks
+    finally:
+        cluster.close()
+
+
 def test_a_majority_goes_on_without_the_leader_and_the_leader_catches_up(cluster: Cluster) -> None:
     cluster.run_until(lambda: cluster.leader() is not None, 5.0)
     leader = cluster.leader()
