@@ -64,6 +64,27 @@ class Config:
     auth_token_ttl_seconds: int = 300
     bcrypt_cost: int = 10
     warning_apply_duration_seconds: float = 0.1
+    cert_file: str = ""
+    key_file: str = ""
+    trusted_ca_file: str = ""
+    client_cert_auth: bool = False
+    client_crl_file: str = ""
+    client_cert_allowed_hostname: tuple[str, ...] = ()
+    auto_tls: bool = False
+    peer_cert_file: str = ""
+    peer_key_file: str = ""
+    peer_client_cert_file: str = ""
+    peer_client_key_file: str = ""
+    peer_trusted_ca_file: str = ""
+    peer_client_cert_auth: bool = False
+    peer_crl_file: str = ""
+    peer_cert_allowed_cn: tuple[str, ...] = ()
+    peer_cert_allowed_hostname: tuple[str, ...] = ()
+    peer_auto_tls: bool = False
+    self_signed_cert_validity: int = 1
+    tls_min_version: str = "TLS1.2"
+    tls_max_version: str = ""
+    cipher_suites: tuple[str, ...] = ()
     log_level: str = "info"
     log_format: str = "text"
 
@@ -176,8 +197,8 @@ def url_problem(url: str, *, listen: bool) -> str | None:
     problem = None
     if not url:
         problem = "no valid URLs given"
-    elif parts.scheme != "http":
-        problem = f"URL scheme must be http: {url} (TLS and unix sockets are not supported)"
+    elif parts.scheme not in ("http", "https"):
+        problem = f"URL scheme must be http or https: {url} (unix sockets are not supported)"
     elif port is None:
         problem = f'URL address does not have the form "host:port": {url}'
     elif parts.path or parts.query or parts.fragment:

@@ -15,6 +15,7 @@ from raftkv import ETCD_API_VERSION, __version__
 from raftkv.config import Config, ConfigError, Members, check, url_problem
 from raftkv.duration import parse_duration
 from raftkv.failpoints import VARIABLE
+from raftkv.security import check_tls
 
 ENVIRONMENT_PREFIX = "RAFTKV_"
 
@@ -163,6 +164,47 @@ _MEMBER, _CLUSTERING, _LIMITS, _LOGGING = "Member", "Clustering", "Limits", "Log
 _MONITORING = "Monitoring"
 _SECURITY = "Security"
 _POSITIVE = click.IntRange(min=1)
+
+
+def _tls_options(default: Config) -> list[_Option]:
+    versions = click.Choice(["TLS1.2", "TLS1.3"])
+    options = [
+        _Option(f"{port}{name}", _SECURITY, click.STRING, "none", text, metavar="FILE")
+        for port, who in (("", "clients"), ("peer-", "the other members"))
+        for name, text in (
+            ("cert-file", f"Certificate of https URLs for {who}; PEM, read anew when it changes."),
+            ("key-file", "Its key, without a password."),
+            ("trusted-ca-file", f"Authority of the certificates that {who} must show."),
+        )
+    ]
+    return [
+        *options,
+        _switch("client-cert-auth", _SECURITY, "Clients must show a certificate; its common name is a user."),
+        _Option("client-crl-file", _SECURITY, click.STRING, "none", "Revoked ones; PEM or DER.", metavar="FILE"),
+        _Option(
+            "client-cert-allowed-hostname", _SECURITY, _Texts(), "all", "A host name of them must be one of these."
+        ),
+        _switch(
+            "auto-tls", _SECURITY, "Clients: with a certificate that the member makes, and that nobody vouches for."
+        ),
+        _Option("peer-client-cert-file", _SECURITY, click.STRING, "none", "Shown to other members.", metavar="FILE"),
+        _Option("peer-client-key-file", _SECURITY, click.STRING, "none", "Its key.", metavar="FILE"),
+        _switch("peer-client-cert-auth", _SECURITY, "Other members must show a certificate."),
+        _Option("peer-crl-file", _SECURITY, click.STRING, "none", "Revoked ones; PEM or DER.", metavar="FILE"),
+        _Option("peer-cert-allowed-cn", _SECURITY, _Texts(), "all", "Its common name must be one of these."),
+        _Option("peer-cert-allowed-hostname", _SECURITY, _Texts(), "all", "Or a host name of it one of these."),
+        _switch("peer-auto-tls", _SECURITY, "As --auto-tls, between members."),
+        _Option(
+            "self-signed-cert-validity",
+            _SECURITY,
+            click.IntRange(1, 100),
+            default.self_signed_cert_validity,
+            "Years that a certificate of --auto-tls lasts.",
+        ),
+        _Option("tls-min-version", _SECURITY, versions, default.tls_min_version, "Older ones are refused."),
+        _Option("tls-max-version", _SECURITY, versions, "none", "Newer ones are not spoken."),
+        _Option("cipher-suites", _SECURITY, _Texts(), "OpenSSL's", "For TLS 1.2, by the names that etcd has for them."),
+    ]
 
 
 def _options() -> list[_Option]:
@@ -333,6 +375,7 @@ def _options() -> list[_Option]:
             default.bcrypt_cost,
             "Work of hashing a password: each step doubles it.",
         ),
+        *_tls_options(default),
         _Option(
             "listen-metrics-urls",
             _MONITORING,
@@ -496,6 +539,7 @@ def _build(context: click.Context) -> Config:
     given.setdefault("initial_cluster", ((name, advertised),))
     config = Config(**given)
     check(config)
+    check_tls(config)
     return config
 
 

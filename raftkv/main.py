@@ -18,6 +18,7 @@ import click
 from raftkv import __version__
 from raftkv.config import Config, ConfigError
 from raftkv.flags import environment_warnings, parse
+from raftkv.security import tls_warnings
 
 if TYPE_CHECKING:
     from raftkv.member import Member
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from raftkv.logs import set_up
 
     set_up(config.log_level, config.log_format)
-    for warning in (*environment_warnings(os.environ), *config.warnings):
+    for warning in (*environment_warnings(os.environ), *config.warnings, *tls_warnings(config)):
         logger.warning(warning)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run(config))

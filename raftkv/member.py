@@ -29,16 +29,19 @@ from raftkv.gateway import Gateway
 from raftkv.histogram import Histogram
 from raftkv.http import HttpServer, listen
 from raftkv.http.asgi import ASGIApp
+from raftkv.http.tls import Guard
 from raftkv.metrics import Metrics
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import log_pb2, peer_pb2, rpc_pb2
 from raftkv.peer import MESSAGES, SNAPSHOT, Acquaintance, PeerCalls, PeerTransport, introduction, joining
 from raftkv.peer import snapshot as peer_snapshot
+from raftkv.peer.dial import Dial
 from raftkv.peer.reception import call_metadata
 from raftkv.raft import Config as RaftConfig
 from raftkv.raft import InstallSnapshot, Role
 from raftkv.rpc import App, Context, Method, Requests, health, reflection
 from raftkv.rpc.timed import timed
+from raftkv.security import Port, dial_tls, listener_tls, needs_own, own_files
 from raftkv.server import compactor
 from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
 from raftkv.server.corruption import CorruptionChecker
@@ -85,6 +88,7 @@ class Member:
         self._flushes = Histogram()
         self._rng = random.Random()
         self._exit = contextlib.AsyncExitStack()
+        self._dial = Dial(dial_tls(config))
         self._identity: Identity | None = None
         self._server: Server | None = None
         self._transport: PeerTransport | None = None
@@ -124,12 +128,14 @@ class Member:
 
     async def _start(self) -> None:
         self._tokens = self._make_tokens()
+        self._check_certificates()
         clients = [self._bind("listen-client-urls", url) for url in self.config.listen_client_urls]
         peers = [self._bind("listen-peer-urls", url) for url in self.config.listen_peer_urls]
         monitors = [self._bind("listen-metrics-urls", url) for url in self.config.listen_metrics_urls]
         data_dir = DataDir(self.config.data_dir)
         data_dir.lock()
         self._exit.callback(data_dir.close)
+        self._make_certificates()
         wal, contents = self._open_log(data_dir)
         self._heard = Heard(self._disk, data_dir.path)
         if contents is None:
@@ -198,10 +204,47 @@ class Member:
         self._exit.callback(listener.close)
         return listener
 
-    async def _serve(self, app: ASGIApp, listeners: list[socket.socket]) -> tuple[str, ...]:
+    def _check_certificates(self) -> None:
+        """Find out that a file cannot be used before anything is bound or written.
+
+        Raises:
+            StartError
+        """
+        config = self.config
+        client_urls = (*config.listen_client_urls, *config.listen_metrics_urls)
+        listeners: list[tuple[Port, tuple[str, ...]]] = [("client", client_urls), ("peer", config.listen_peer_urls)]
+        try:
+            for port, urls in listeners:
+                for url in () if needs_own(config, port) else urls:
+                    rules = listener_tls(config, port, url)
+                    if rules is not None:
+                        Guard(rules)
+            if config.peer_cert_file or config.peer_trusted_ca_file:
+                dial_tls(config).context()
+        except ValueError as error:
+            raise StartError(str(error)) from error
+
+    def _make_certificates(self) -> None:
+        config = self.config
+        client_urls = (*config.listen_client_urls, *config.listen_metrics_urls, *config.advertise_client_urls)
+        peer_urls = (*config.listen_peer_urls, *config.initial_advertise_peer_urls)
+        ports: list[tuple[Port, tuple[str, ...]]] = [("client", client_urls), ("peer", peer_urls)]
+        for port, urls in ports:
+            if needs_own(config, port):
+                from raftkv.selfsigned import ensure
+
+                certificate, key = own_files(config, port)
+                hosts = [urlsplit(url).hostname or "" for url in urls]
+                if ensure(certificate, key, hosts, years=config.self_signed_cert_validity):
+                    logger.info("made %s, which nobody vouches for: clients must not verify it", certificate)
+
+    async def _serve(
+        self, app: ASGIApp, listeners: list[socket.socket], port: Port, urls: Sequence[str]
+    ) -> tuple[str, ...]:
         addresses = []
-        for listener in listeners:
-            http = HttpServer(app, listener, max_concurrent_streams=self.config.max_concurrent_streams)
+        for listener, url in zip(listeners, urls, strict=True):
+            tls = listener_tls(self.config, port, url)
+            http = HttpServer(app, listener, max_concurrent_streams=self.config.max_concurrent_streams, tls=tls)
             self._exit.push_async_callback(http.stop)
             await http.start()
             addresses.append(http.address)
@@ -215,13 +258,18 @@ class Member:
         assert self._transfers is not None
         metrics = Metrics(server, transport, checks, methods, self._disk.times, self._flushes, self._transfers)
         pages = Front(metrics_pages(checks, metrics.render))
-        await self._serve(pages, monitors)
+        await self._serve(pages, monitors, "client", self.config.listen_metrics_urls)
         max_receive_bytes = self.config.max_request_bytes + REQUEST_OVERHEAD_BYTES
         app = App(methods, max_receive_bytes=max_receive_bytes)
         pages_of_clients = client_pages(checks, metrics.render, debug=self.config.enable_pprof)
         gateway = Gateway(app, max_receive_bytes=max_receive_bytes) if self.config.enable_grpc_gateway else None
-        app.http = Front(pages_of_clients, gateway=gateway, origins=self.config.cors)
-        self.client_addresses = await self._serve(app, clients)
+        app.http = Front(
+            pages_of_clients,
+            gateway=gateway,
+            origins=self.config.cors,
+            users_matter=lambda: server.auth.enabled,
+        )
+        self.client_addresses = await self._serve(app, clients, "client", self.config.listen_client_urls)
 
     def _client_methods(self, server: Server) -> dict[str, Method]:
         limits = api.Limits(max_request_bytes=self.config.max_request_bytes, max_txn_ops=self.config.max_txn_ops)
@@ -285,7 +333,7 @@ class Member:
 
     async def _ask_members(self) -> peer_pb2.KnownMembers:
         urls = others_urls(self.config)
-        known = await joining.ask_members(urls, partial(fits, self.config), seconds=ASK_SECONDS)
+        known = await joining.ask_members(urls, partial(fits, self.config), seconds=ASK_SECONDS, dial=self._dial)
         if known is None:
             raise not_answered(urls)
         return known
@@ -319,7 +367,8 @@ class Member:
             SNAPSHOT: Method.client_stream(self._receive_snapshot),
             **api.peer_methods(self.cluster_id, self.member_id, lambda: self._server),
         }
-        self.peer_addresses = await self._serve(App(methods, max_receive_bytes=PEER_MESSAGE_BYTES), listeners)
+        app = App(methods, max_receive_bytes=PEER_MESSAGE_BYTES)
+        self.peer_addresses = await self._serve(app, listeners, "peer", self.config.listen_peer_urls)
 
     async def _receive(self, batches: Requests, context: Context) -> bytes:
         if self._transport is None:
@@ -351,7 +400,7 @@ class Member:
     async def _introduce(self, members: Sequence[rpc_pb2.Member]) -> None:
         others = {member.ID: member.peerURLs for member in members if self.member_id != member.ID}
         try:
-            await introduction.introduce(self.cluster_id, self.member_id, others)
+            await introduction.introduce(self.cluster_id, self.member_id, others, self._dial)
         except introduction.AlreadyTookPart as error:
             raise StartError(
                 f"member {self.config.name} ({self.member_id:x}) has no data in {self.config.data_dir}, but member "
@@ -389,6 +438,7 @@ class Member:
             on_snapshot=lambda message: transfers.send(message),
             is_removed=membership.is_removed,
             on_removed=lambda: server.standing.told_removed(),
+            dial=self._dial,
         )
         run_aside = self._thread("aside")
         self._transfers = transfers = Transfers(
@@ -400,7 +450,7 @@ class Member:
             send=lambda message, copy, read: self._send_snapshot(membership, message, copy, read),
             run=run_aside,
         )
-        calls = PeerCalls(self.cluster_id, self.member_id, lambda: membership.peers)
+        calls = PeerCalls(self.cluster_id, self.member_id, lambda: membership.peers, self._dial)
         server = Server(
             node=node,
             wal=wal,
@@ -446,6 +496,7 @@ class Member:
             copy.size_bytes,
             read,
             bytes_per_second=self.config.snapshot_send_bytes_per_second,
+            dial=self._dial,
         )
 
     def _thread(self, name: str, times: Histogram | None = None) -> Blocking:

@@ -169,7 +169,7 @@ async def admit(server: Server, rule: Rule, context: Context) -> None:
     Raises:
         InvalidAuthToken, UserEmpty, AuthOldRevision, PermissionDenied
     """
-    context.caller = await server.authority.identify(context.metadata)
+    context.caller = await server.authority.identify(context.metadata, context.certificate_user)
     if not server.auth.enabled:
         return
     if rule is Rule.ROOT:
@@ -186,7 +186,7 @@ async def identify_again(server: Server, context: Context) -> None:
         InvalidAuthToken
     """
     before = caller(context)
-    context.caller = await server.authority.identify(context.metadata)
+    context.caller = await server.authority.identify(context.metadata, context.certificate_user)
     if caller(context).revision <= before.revision:
         raise errors.AuthOldRevision
 

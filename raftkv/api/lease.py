@@ -147,7 +147,7 @@ class _Renewals:
 
     async def _authorise(self, lease_id: int) -> None:
         server, context = self._server, self._context
-        context.caller = await server.authority.identify(context.metadata)
+        context.caller = await server.authority.identify(context.metadata, context.certificate_user)
         server.rules.check_renewal(caller(context), lease_id)
 
     async def next(self) -> bytes | None:

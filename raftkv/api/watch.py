@@ -160,7 +160,8 @@ class _Stream:
 
     async def _check(self, request: rpc_pb2.WatchCreateRequest) -> None:
         server = self._server
-        caller = await server.authority.identify(self._context.metadata) or NOBODY
+        context = self._context
+        caller = await server.authority.identify(context.metadata, context.certificate_user) or NOBODY
         self._user = caller.user
         server.auth.check_read(caller, span(request))
 

@@ -5,6 +5,7 @@ measured.
 """
 
 from raftkv.http.connection import MAX_STREAMS, STREAM_WINDOW_BYTES
-from raftkv.http.server import HttpServer, Tls, listen
+from raftkv.http.server import HttpServer, listen
+from raftkv.http.tls import Tls
 
 __all__ = ["MAX_STREAMS", "STREAM_WINDOW_BYTES", "HttpServer", "Tls", "listen"]

@@ -15,6 +15,9 @@ Take = Callable[[bytes, bool], None]
 DIRECT = "raftkv.direct"
 """Where the extensions of a scope may have a `Direct`."""
 
+CERTIFICATE_USER = "raftkv.certificate_user"
+"""Where a scope has the user whom the client's certificate names; nothing: none, or it does not count."""
+
 
 class Direct(Protocol):
     """What a host can do for a request without the detour through `receive` and `send`."""

@@ -11,7 +11,7 @@ from functools import partial
 from typing import cast
 
 from raftkv.http import frames
-from raftkv.http.asgi import DIRECT, ASGIApp
+from raftkv.http.asgi import CERTIFICATE_USER, DIRECT, ASGIApp
 from raftkv.http.closing import Ending
 from raftkv.http.frames import ErrorCode, ProtocolError
 from raftkv.http.requests import HeaderReader, Malformed, Request
@@ -39,13 +39,19 @@ class Connection(Sender):
     2. `_running` has those whose application has not returned.
     """
 
-    def __init__(self, app: ASGIApp, max_concurrent_streams: int, forget: Callable[["Connection"], None]) -> None:
-        """`forget` is called when the connection is over, and the application has returned from all its requests."""
+    def __init__(
+        self, app: ASGIApp, max_concurrent_streams: int, forget: Callable[["Connection"], None], user: str = ""
+    ) -> None:
+        """`forget` is called when the connection is over, and the application has returned from all its requests.
+
+        `user` is whom the client's certificate names.
+        """
         super().__init__()
         self._app = app
         self._max_streams = max_concurrent_streams
         self._forget = forget
         self._client: tuple[str, int] | None = None
+        self._user = user
         self._greeted = False
         self._leaving = False
         self._lost = False
@@ -71,7 +77,8 @@ class Connection(Sender):
         # Not every loop's transports inherit from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
         self._client = address(transport, "peername")
-        self._reader = HeaderReader({"client": self._client, "server": address(transport, "sockname")})
+        known = {"client": self._client, "server": address(transport, "sockname"), CERTIFICATE_USER: self._user}
+        self._reader = HeaderReader(known)
         self.write(
             frames.settings(
                 [

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import h11
 import wsproto.utilities
 
-from raftkv.http.asgi import ASGIApp, Scope
+from raftkv.http.asgi import CERTIFICATE_USER, ASGIApp, Scope
 from raftkv.http.closing import Ending
 from raftkv.http.connection import STREAM_WINDOW_BYTES, address
 from raftkv.http.requests import MAX_HEADER_BYTES, target
@@ -31,8 +31,14 @@ _DISCONNECT = {"type": "http.disconnect"}
 class Http1(asyncio.Protocol):
     """Requests one after the other; the next is read when the one before is answered."""
 
-    def __init__(self, app: ASGIApp, made: Callable[[WebSocket], None], forget: Callable[[Any], None]) -> None:
-        """`made` is told of the WebSocket that takes over; `forget` is called when a connection is over."""
+    def __init__(
+        self, app: ASGIApp, made: Callable[[WebSocket], None], forget: Callable[[Any], None], user: str = ""
+    ) -> None:
+        """`made` is told of the WebSocket that takes over; `forget` is called when a connection is over.
+
+        `user` is whom the client's certificate names.
+        """
+        self._user = user
         self._made = made
         self._loop = asyncio.get_running_loop()
         self._app = app
@@ -144,6 +150,7 @@ class Http1(asyncio.Protocol):
             "client": address(self._transport, "peername"),
             "server": address(self._transport, "sockname"),
             "extensions": {},
+            CERTIFICATE_USER: self._user,
         }
         if (b"upgrade", b"websocket") in [(name, value.lower()) for name, value in request.headers]:
             self._become_websocket(scope)

@@ -3,16 +3,14 @@
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, cast
 
 from raftkv.http.asgi import ASGIApp
-from raftkv.http.connection import MAX_STREAMS, Connection
+from raftkv.http.connection import MAX_STREAMS, Connection, address
 from raftkv.http.frames import PREFACE
 from raftkv.http.http1 import Http1
+from raftkv.http.tls import Guard, Refused, Tls
 
 logger = logging.getLogger(__name__)
 
@@ -32,32 +30,6 @@ class AnyConnection(Protocol):
         """End what is under way, and close."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """Files of a TLS port, in PEM. With `client_ca`, only clients with a certificate of that authority get in."""
-
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-
-    def context(self) -> ssl.SSLContext:
-        """What the listener shakes hands with.
-
-        Raises:
-            ValueError: a file is missing or not PEM.
-        """
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.set_alpn_protocols(["h2", "http/1.1"])
-        try:
-            context.load_cert_chain(self.certificate, self.key)
-            if self.client_ca is not None:
-                context.load_verify_locations(self.client_ca)
-                context.verify_mode = ssl.CERT_REQUIRED
-        except (OSError, ssl.SSLError) as error:
-            raise ValueError(f"cannot use the TLS files of {self}: {error}") from error
-        return context
-
-
 class HttpServer:
     """An ASGI application on one address."""
 
@@ -73,7 +45,7 @@ class HttpServer:
         """Take over a bound socket; `max_concurrent_streams` is per connection, `grace_seconds` bounds `stop`.
 
         Raises:
-            ValueError: a TLS file is missing or not PEM.
+            ValueError: a TLS file is missing or cannot be used.
         """
         host, port = listener.getsockname()[:2]
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -82,7 +54,7 @@ class HttpServer:
         self._listener = listener
         self._max_streams = max_concurrent_streams
         self._grace_seconds = grace_seconds
-        self._tls = tls.context() if tls else None
+        self._guard = Guard(tls) if tls else None
         self._server: asyncio.Server | None = None
         self._connections: set[AnyConnection] = set()
         self._empty = asyncio.Event()
@@ -93,9 +65,9 @@ class HttpServer:
         self._server = await loop.create_server(
             self._accept,
             sock=self._listener,
-            ssl=self._tls,
+            ssl=self._guard.context if self._guard else None,
             backlog=1024,
-            ssl_handshake_timeout=FIRST_BYTES_SECONDS if self._tls else None,
+            ssl_handshake_timeout=FIRST_BYTES_SECONDS if self._guard else None,
         )
 
     async def stop(self) -> None:
@@ -144,13 +116,23 @@ class HttpServer:
         if not self._connections:
             self._empty.set()
 
-    def protocol(self, data: bytes) -> Connection | Http1 | None:
+    def admit(self, transport: asyncio.Transport) -> str | None:
+        """The user that a client's certificate names, or nothing; None: it may not come in."""
+        if self._guard is None:
+            return ""
+        try:
+            return self._guard.admit(transport.get_extra_info("ssl_object"))
+        except Refused as error:
+            logger.warning("rejected connection of %s at %s: %s", address(transport, "peername"), self.address, error)
+            return None
+
+    def protocol(self, data: bytes, user: str) -> Connection | Http1 | None:
         """What speaks the protocol of these first bytes; None while they may be either's."""
         if data.startswith(PREFACE[:16]):
-            return Connection(self._app, self._max_streams, self.forget)
+            return Connection(self._app, self._max_streams, self.forget, user)
         if PREFACE.startswith(data):
             return None
-        return Http1(self._app, self.made, self.forget)
+        return Http1(self._app, self.made, self.forget, user)
 
 
 class _Unknown(asyncio.Protocol):
@@ -160,21 +142,29 @@ class _Unknown(asyncio.Protocol):
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._received = b""
+        self._user = ""
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first bytes, but not for ever."""
         # Not every loop's transports inherit from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        user = self._server.admit(self._transport)
+        if user is None:
+            self._transport.abort()
+            return
+        self._user = user
         self._transport.set_write_buffer_limits(high=_BUFFER_BYTES)
         self._timer = asyncio.get_running_loop().call_later(FIRST_BYTES_SECONDS, self.abort)
         self._server.made(self)
 
     def data_received(self, data: bytes) -> None:
         """Hand the connection over as soon as its protocol is known."""
+        if self._transport is None or self._transport.is_closing():
+            return
         self._received += data
-        protocol = self._server.protocol(self._received)
-        if protocol is None or self._transport is None:
+        protocol = self._server.protocol(self._received, self._user)
+        if protocol is None:
             return
         self._end()
         self._transport.set_protocol(protocol)

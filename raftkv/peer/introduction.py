@@ -14,12 +14,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
 
 from raftkv.pb import peer_pb2
+from raftkv.peer.dial import Channels, Dial
 from raftkv.peer.reception import Reception, call_metadata
 from raftkv.raft import NodeId
 from raftkv.rpc import Context, Method
@@ -87,13 +87,15 @@ def method(cluster_id: int, member_id: NodeId, know: Callable[[NodeId], Acquaint
     return Method.unary(answer)
 
 
-async def introduce(cluster_id: int, member_id: NodeId, peers: Mapping[NodeId, Sequence[str]]) -> None:
+async def introduce(
+    cluster_id: int, member_id: NodeId, peers: Mapping[NodeId, Sequence[str]], dial: Dial | None = None
+) -> None:
     """Ask the others (id to URLs, without this member) until this member may take part; for ever if need be.
 
     Raises:
         AlreadyTookPart: it must not.
     """
-    asking = _Asking(cluster_id, member_id, peers)
+    asking = _Asking(cluster_id, member_id, peers, dial or Dial())
     try:
         await asking.until_allowed()
     finally:
@@ -103,13 +105,11 @@ async def introduce(cluster_id: int, member_id: NodeId, peers: Mapping[NodeId, S
 class _Asking:
     """One member's questions, over connections that live as long as it asks."""
 
-    def __init__(self, cluster_id: int, member_id: NodeId, peers: Mapping[NodeId, Sequence[str]]) -> None:
+    def __init__(self, cluster_id: int, member_id: NodeId, peers: Mapping[NodeId, Sequence[str]], dial: Dial) -> None:
         self._cluster_id = cluster_id
         self._member_id = member_id
-        self._channels = {
-            peer: [grpc.aio.insecure_channel(urlsplit(url).netloc, options=_CHANNEL_OPTIONS) for url in urls]
-            for peer, urls in peers.items()
-        }
+        self._peers = peers
+        self._channels = Channels(dial, _CHANNEL_OPTIONS)
 
     async def until_allowed(self) -> None:
         loop = asyncio.get_running_loop()
@@ -120,43 +120,46 @@ class _Asking:
             for peer, answer in sorted(answers.items()):
                 if answer is Acquaintance.KNOWN:
                     raise AlreadyTookPart(peer)
-            if may_start(len(self._channels) + 1, answers.values()):
+            if may_start(len(self._peers) + 1, answers.values()):
                 return
             if loop.time() >= say_at:
                 say_at = loop.time() + LOG_SECONDS[1]
-                missing = ", ".join(f"{peer:x}" for peer in self._channels if peer not in answers)
+                missing = ", ".join(f"{peer:x}" for peer in self._peers if peer not in answers)
                 logger.info("waiting for other members before the first start: no answer yet from %s", missing)
             await asyncio.sleep(pause)
             pause = min(2 * pause, longest)
 
     async def _round(self) -> dict[NodeId, Acquaintance]:
         """Ask everyone once; a member that can answer is heard before a decision is made without it."""
-        peers = sorted(self._channels)
+        peers = sorted(self._peers)
         answers = await asyncio.gather(*map(self._ask, peers))
         return {peer: answer for peer, answer in zip(peers, answers, strict=True) if answer is not None}
 
     async def _ask(self, peer: NodeId) -> Acquaintance | None:
         metadata = call_metadata(self._cluster_id, self._member_id, peer)
-        for channel in self._channels[peer]:
-            call = channel.unary_unary(
-                INTRODUCE,
-                request_serializer=peer_pb2.Introduction.SerializeToString,
-                response_deserializer=peer_pb2.Acquaintance.FromString,
-            )
+        for url in self._peers[peer]:
             try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    channel = await self._channels.get(url)
+                call = channel.unary_unary(
+                    INTRODUCE,
+                    request_serializer=peer_pb2.Introduction.SerializeToString,
+                    response_deserializer=peer_pb2.Acquaintance.FromString,
+                )
                 answer = await call(peer_pb2.Introduction(), timeout=ANSWER_SECONDS, metadata=metadata)
             except grpc.aio.AioRpcError as error:
+                self._channels.failed(url)
                 logger.debug("member %x does not answer: %s", peer, error.details())
                 if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                     logger.warning("member %x refuses this member: %s", peer, error.details())
+            except OSError as error:
+                logger.debug("member %x cannot be reached: %s", peer, error)
             else:
                 return _decode(answer)
         return None
 
     async def close(self) -> None:
-        for channels in self._channels.values():
-            for channel in channels:
-                await channel.close(None)
+        await self._channels.close()
 
 
 def _decode(answer: peer_pb2.Acquaintance) -> Acquaintance:

@@ -6,13 +6,13 @@ Unlike all else between members this carries no ids: the one that asks does not 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
 
 from raftkv import errors
 from raftkv.pb import peer_pb2
+from raftkv.peer.dial import Channels, Dial
 from raftkv.rpc import Context, Method
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,11 @@ def method(known: Callable[[], peer_pb2.KnownMembers | None]) -> Method:
 
 
 async def ask_members(
-    urls: Sequence[str], fits: Callable[[peer_pb2.KnownMembers], bool], *, seconds: float
+    urls: Sequence[str],
+    fits: Callable[[peer_pb2.KnownMembers], bool],
+    *,
+    seconds: float,
+    dial: Dial | None = None,
 ) -> peer_pb2.KnownMembers | None:
     """Ask at these peer URLs, one after the other, until an answer fits; else the last answer in this time, or None.
 
@@ -53,11 +57,11 @@ async def ask_members(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     last: peer_pb2.KnownMembers | None = None
-    channels = [grpc.aio.insecure_channel(urlsplit(url).netloc, options=_CHANNEL_OPTIONS) for url in urls]
+    channels = Channels(dial or Dial(), _CHANNEL_OPTIONS)
     try:
         while True:
-            for url, channel in zip(urls, channels, strict=True):
-                found = await _ask(url, channel)
+            for url in urls:
+                found = await _ask(url, channels)
                 if found is not None and fits(found):
                     return found
                 last = found or last
@@ -65,18 +69,21 @@ async def ask_members(
                 return last
             await asyncio.sleep(PAUSE_SECONDS)
     finally:
-        await asyncio.gather(*(channel.close(None) for channel in channels))
+        await channels.close()
 
 
-async def _ask(url: str, channel: grpc.aio.Channel) -> peer_pb2.KnownMembers | None:
-    call = channel.unary_unary(
-        MEMBERS,
-        request_serializer=peer_pb2.MembersRequest.SerializeToString,
-        response_deserializer=peer_pb2.KnownMembers.FromString,
-    )
+async def _ask(url: str, channels: Channels) -> peer_pb2.KnownMembers | None:
     try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            call = (await channels.get(url)).unary_unary(
+                MEMBERS,
+                request_serializer=peer_pb2.MembersRequest.SerializeToString,
+                response_deserializer=peer_pb2.KnownMembers.FromString,
+            )
         found: peer_pb2.KnownMembers = await call(peer_pb2.MembersRequest(), timeout=ANSWER_SECONDS)
-    except grpc.aio.AioRpcError as error:
-        logger.info("%s does not say who the members are: %s", url, error.details())
+    except (grpc.aio.AioRpcError, OSError) as error:
+        channels.failed(url)
+        problem = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
+        logger.info("%s does not say who the members are: %s", url, problem)
         return None
     return found

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from raftkv.pb import peer_pb2
 from raftkv.peer import codec
 from raftkv.peer.call import Call
+from raftkv.peer.dial import Dial
 from raftkv.raft import InstallSnapshot, NodeId
 from raftkv.rpc import Requests
 from raftkv.status import Code, StatusError
@@ -36,6 +37,7 @@ async def send_snapshot(
     read: Callable[[int, int], Awaitable[bytes]],
     *,
     bytes_per_second: float,
+    dial: Dial | None = None,
 ) -> None:
     """Send a message and the file it stands for; when this returns the receiver has installed it.
 
@@ -44,13 +46,12 @@ async def send_snapshot(
     Raises:
         ConnectionError: the stream ended early, or the receiver could not use it.
     """
-    parts = urlsplit(url)
     writable = asyncio.Event()
-    call = Call(SNAPSHOT, parts.netloc, metadata, writable.set)
+    call = Call(SNAPSHOT, urlsplit(url).netloc, metadata, writable.set)
     call.ended.add_done_callback(lambda _: writable.set())
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            await asyncio.get_running_loop().create_connection(lambda: call, parts.hostname or "", parts.port or 80)
+            await (dial or Dial()).connect(url, call)
             await asyncio.wait((call.ready, call.ended), return_when=asyncio.FIRST_COMPLETED)
         head = peer_pb2.SnapshotPart(message=codec.encode(message), size=size_bytes)
         call.write(head.SerializeToString())

@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from raftkv.histogram import Histogram, doubling
 from raftkv.peer import codec
 from raftkv.peer.call import Call
+from raftkv.peer.dial import Dial
 from raftkv.peer.reception import REFUSAL_LOG_SECONDS, REMOVED, Reception, Seldom, call_metadata
 from raftkv.raft import AppendEntries, InstallSnapshot, Message, NodeId, Propose
 from raftkv.rpc import Context, Method, Requests
@@ -63,6 +64,7 @@ class PeerTransport:
         on_snapshot: Callable[[InstallSnapshot], None] = lambda _: None,
         is_removed: Callable[[NodeId], bool] = lambda _: False,
         on_removed: Callable[[], None] = lambda: None,
+        dial: Dial | None = None,
     ) -> None:
         """Prepare streams to `peers` (id to URLs). The callbacks run in the event loop, never inside `send`.
 
@@ -77,6 +79,7 @@ class PeerTransport:
         self._on_batch = on_batch
         self._on_unreachable = on_unreachable
         self._admit = admit
+        self.dial = dial or Dial()
         self._on_snapshot = on_snapshot
         self._is_removed = is_removed
         self.on_removed = on_removed
@@ -317,10 +320,11 @@ class _Stream:
         attempt = 0
         backoff, longest = BACKOFF_SECONDS
         while True:
-            target = urlsplit(self.urls[attempt % len(self.urls)]).netloc
+            url = self.urls[attempt % len(self.urls)]
+            target = urlsplit(url).netloc
             attempt += 1
             try:
-                problem = await self._connect_and_send(target)
+                problem = await self._connect_and_send(url, target)
             except Exception as error:
                 # Whatever became of this connection, the next may work; without one the member is cut off.
                 logger.warning("the stream to member %x broke", self.peer, exc_info=True)
@@ -343,14 +347,13 @@ class _Stream:
         self._bulk.clear()
         self._bulk_bytes = 0
 
-    async def _connect_and_send(self, target: str) -> str:
+    async def _connect_and_send(self, url: str, target: str) -> str:
         """Serve one connection until it ends; why it ended."""
         observe = self._counts.round_trips[self.peer].observe
         call = Call(MESSAGES, target, self._metadata, self.flush, observe)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                url = urlsplit("//" + target)
-                await asyncio.get_running_loop().create_connection(lambda: call, url.hostname or "", url.port or 80)
+                await self._counts.dial.connect(url, call)
                 await asyncio.wait((call.ready, call.ended), return_when=asyncio.FIRST_COMPLETED)
             if not call.ended.done():
                 logger.info("connected to member %x at %s", self.peer, target)

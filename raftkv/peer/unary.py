@@ -5,12 +5,12 @@ They have a connection of their own: a question may be slow, and messages must n
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
 
 from raftkv import errors
+from raftkv.peer.dial import Channels, Dial
 from raftkv.peer.reception import call_metadata
 from raftkv.raft import NodeId
 
@@ -31,12 +31,18 @@ _NOT_LEADER = (grpc.StatusCode.FAILED_PRECONDITION, errors.NotLeader.TEXT)
 class PeerCalls:
     """Calls methods of other members."""
 
-    def __init__(self, cluster_id: int, member_id: NodeId, peers: Callable[[], Mapping[NodeId, Sequence[str]]]) -> None:
+    def __init__(
+        self,
+        cluster_id: int,
+        member_id: NodeId,
+        peers: Callable[[], Mapping[NodeId, Sequence[str]]],
+        dial: Dial | None = None,
+    ) -> None:
         """`peers` gives the members now in force (id to URLs)."""
         self._cluster_id = cluster_id
         self._member_id = member_id
         self._peers = peers
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels = Channels(dial or Dial(), _CHANNEL_OPTIONS)
         self._attempts = 0
 
     async def call(self, peer: NodeId, path: str, request: bytes, timeout: float) -> bytes:
@@ -49,25 +55,25 @@ class PeerCalls:
         urls = self._peers().get(peer)
         if not urls:
             raise ConnectionError(f"member {peer:x} is not known")
-        target = urlsplit(urls[self._attempts % len(urls)]).netloc
+        url = urls[self._attempts % len(urls)]
         metadata = call_metadata(self._cluster_id, self._member_id, peer)
-        method = self._channel(target).unary_unary(path, request_serializer=None, response_deserializer=None)
         try:
+            async with asyncio.timeout(timeout):
+                channel = await self._channels.get(url)
+            method = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
             answer: bytes = await method(request, timeout=timeout, metadata=metadata, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
             if (error.code(), error.details()) == _NOT_LEADER:
                 raise errors.NotLeader from error
             self._attempts += 1
-            raise ConnectionError(f"member {peer:x} at {target}: {error.code().name}: {error.details()}") from error
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self._channels.failed(url)
+            raise ConnectionError(f"member {peer:x} at {url}: {error.code().name}: {error.details()}") from error
+        except OSError as error:
+            self._attempts += 1
+            raise ConnectionError(f"member {peer:x} at {url}: {error}") from error
         return answer
-
-    def _channel(self, target: str) -> grpc.aio.Channel:
-        channel = self._channels.get(target)
-        if channel is None:
-            channel = self._channels[target] = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
-        return channel
 
     async def close(self) -> None:
         """Close all connections; calls under way end in ConnectionError."""
-        channels, self._channels = list(self._channels.values()), {}
-        await asyncio.gather(*(channel.close(None) for channel in channels))
+        await self._channels.close()

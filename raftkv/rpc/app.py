@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
-from raftkv.http.asgi import DIRECT, ASGIApp, Direct, Receive, Scope, Send
+from raftkv.http.asgi import CERTIFICATE_USER, DIRECT, ASGIApp, Direct, Receive, Scope, Send
 from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, parse_timeout, percent_encode, whole_message
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_exceeded
@@ -113,7 +113,7 @@ class App:
                 raise StatusError(Code.UNIMPLEMENTED, text)
             timeout = headers.get(b"grpc-timeout")
             deadline = None if timeout is None else _deadline(timeout)
-            context = Context(scope["headers"], scope.get("client"), deadline)
+            context = Context(scope["headers"], scope.get("client"), deadline, scope.get(CERTIFICATE_USER, ""))
             if method.kind is not Kind.UNARY:
                 deframer = Deframer(encoding, self._max_receive_bytes)
                 code = await self._stream(method, direct, receive, send, deframer, context)

@@ -38,16 +38,22 @@ class Push(Protocol):
 class Context:
     """What a handler may ask about its call."""
 
-    __slots__ = ("_headers", "_metadata", "_peer", "caller", "deadline", "interrupt", "push")
+    __slots__ = ("_headers", "_metadata", "_peer", "caller", "certificate_user", "deadline", "interrupt", "push")
 
     def __init__(
-        self, headers: Iterable[tuple[bytes, bytes]], peer: tuple[str, int] | None, deadline: float | None
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        peer: tuple[str, int] | None,
+        deadline: float | None,
+        certificate_user: str = "",
     ) -> None:
         self._headers = headers
         self._peer = peer
         self._metadata: Mapping[str, str | bytes] | None = None
         self.deadline = deadline
         """Loop time (seconds) at which the caller gives up; None: never."""
+        self.certificate_user = certificate_user
+        """Whom the caller's certificate names, if that counts; or nothing."""
         self.caller: Any = None
         """Who calls, if whoever wraps the handlers found that out."""
         self.push: Push | None = None

@@ -69,8 +69,8 @@ class Authority:
 
     # Who calls
 
-    async def identify(self, metadata: Metadata) -> Caller | None:
-        """Find out who calls, by the token in a call's metadata; None: there is none.
+    async def identify(self, metadata: Metadata, certificate_user: str = "") -> Caller | None:
+        """Find out who calls, by the token in a call's metadata, or else by the certificate; None: by neither.
 
         Raises:
             InvalidAuthToken: it is nobody's, or its time is up.
@@ -80,7 +80,7 @@ class Authority:
         if token is None:
             token = metadata.get("authorization")
         if token is None:
-            return None
+            return Caller(certificate_user, self._store.revision) if certificate_user else None
         if not isinstance(token, str):
             raise errors.InvalidAuthToken
         token = token.removeprefix("Bearer ")

@@ -107,7 +107,7 @@ class DataDir:
             raise StartError(f"{self.path} {what}, not raftkv's: choose an empty or a new --data-dir")
 
     def _empty(self) -> None:
-        for part in (self.wal, self.store):
+        for part in (self.wal, self.store, os.path.join(self.path, "fixtures")):
             shutil.rmtree(part, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.path, "heard"))

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from raftkv import ETCD_API_VERSION, __version__
-from raftkv.http.asgi import ASGIApp, Receive, Scope, Send
+from raftkv.http.asgi import CERTIFICATE_USER, ASGIApp, Receive, Scope, Send
 from raftkv.rpc.app import drain
 from raftkv.web.checks import Checks
 from raftkv.web.stacks import stacks
@@ -50,6 +50,9 @@ class Answer:
 
 
 _NOT_FOUND = Answer(404, b"404 page not found\n")
+_NAME_IGNORED = Answer(
+    400, b"CommonName of client sending a request against gateway will be ignored and not used as expected\n"
+)
 _WRONG_METHOD = Answer(405, b"Method Not Allowed\n", allow=b"GET")
 
 
@@ -68,8 +71,19 @@ Pages = Mapping[str, Page]
 class Front:
     """Serves pages, and what begins with /v3/ through the gateway."""
 
-    def __init__(self, pages: Pages, *, gateway: ASGIApp | None = None, origins: Collection[str] | None = None) -> None:
-        """`origins` are those whose pages a browser lets use this port; `*`: all; None: CORS is not spoken at all."""
+    def __init__(
+        self,
+        pages: Pages,
+        *,
+        gateway: ASGIApp | None = None,
+        origins: Collection[str] | None = None,
+        users_matter: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`origins` are those whose pages a browser lets use this port; `*`: all; None: CORS is not spoken at all.
+
+        While `users_matter`, the gateway refuses whom a certificate names, as etcd does: the name would not count.
+        """
+        self._users_matter = users_matter
         self._pages = pages
         self._gateway = gateway
         self._origins = None if origins is None else {origin.encode("latin-1") for origin in origins}
@@ -87,15 +101,20 @@ class Front:
                 await _send(send, Answer(200, b""))
                 return
         if self._gateway is not None and (path := _gateway_path(scope["path"])) is not None:
-            await self._gateway({**scope, "path": path}, receive, send)
+            if scope.get(CERTIFICATE_USER) and self._users_matter():
+                await drain(receive)
+                await _send(send, _NAME_IGNORED)
+                return
+            await self._gateway({**scope, "path": path, CERTIFICATE_USER: ""}, receive, send)
             return
         await drain(receive)
         await _send(send, await self._answer(scope))
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _gateway_path(scope["path"])
-        if self._gateway is not None and path is not None:
-            await self._gateway({**scope, "path": path}, receive, send)
+        ignored = scope.get(CERTIFICATE_USER) and self._users_matter()
+        if self._gateway is not None and path is not None and not ignored:
+            await self._gateway({**scope, "path": path, CERTIFICATE_USER: ""}, receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close"})

@@ -158,7 +158,7 @@ def test_refusals_name_the_setting_and_the_remedy(argv: list[str], words: list[s
     [
         ("", "no valid URLs given"),
         ("localhost:2380", "URL scheme must be http"),
-        ("https://127.0.0.1:2380", "URL scheme must be http: https://127.0.0.1:2380"),
+        ("unix://127.0.0.1:2380", "URL scheme must be http or https: unix://127.0.0.1:2380"),
         ("http://127.0.0.1", 'does not have the form "host:port"'),
         ("http://127.0.0.1:2380/", "URL must not contain a path: http://127.0.0.1:2380/"),
         ("http://127.0.0.1:2380?x", "URL must not contain a path"),

@@ -38,7 +38,7 @@ class World:
         self.authority = SimpleNamespace(identify=self._identify)
         self.leader_calls: dict[object, None] = {}
 
-    async def _identify(self, metadata: Mapping[str, str]) -> Caller | None:
+    async def _identify(self, metadata: Mapping[str, str], certificate_user: str = "") -> Caller | None:
         self.identified += 1
         token = metadata.get("token")
         return Caller(token, self.stale or self.auth.revision) if token else None

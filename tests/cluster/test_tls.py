@@ -1,0 +1,201 @@
+"""Three members that speak TLS to clients and to each other, by etcdctl 3.4 and raw handshakes."""
+
+import contextlib
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.certificates import Authority
+from tests.support.processes import START_SECONDS, Cluster, free_ports
+
+ETCDCTL = shutil.which("etcdctl")
+pytestmark = pytest.mark.skipif(ETCDCTL is None, reason="etcdctl is not installed")
+
+Pair = tuple[Path, Path]
+
+
+class Secured:
+    """A cluster of three, whose ports are all https, and its authority."""
+
+    def __init__(self, directory: Path, *flags: str, own: bool = False) -> None:
+        self.directory = directory
+        self.ca = Authority(directory / "ca")
+        self.alice = self.ca.issue("alice")
+        self.revoked = self.ca.issue("revoked")
+        if not own:
+            flags = (*self._flags("", "client-"), *self._flags("peer-", "peer-"), *flags)
+        self.cluster = Cluster(directory, 3, *flags)
+        self.metrics = free_ports(3)
+        for member, port in zip(self.cluster.members, self.metrics, strict=True):
+            member.arguments = [argument.replace("http://", "https://") for argument in member.arguments]
+            member.arguments += ["--listen-metrics-urls", f"https://127.0.0.1:{port}"]
+
+    def _flags(self, prefix: str, crl: str) -> tuple[str, ...]:
+        certificate, key = self.ca.issue(f"{prefix}server")
+        return (
+            *(f"--{prefix}cert-file", str(certificate), f"--{prefix}key-file", str(key)),
+            *(
+                f"--{prefix}trusted-ca-file",
+                str(self.ca.file),
+                f"--{crl}crl-file",
+                str(self.ca.revoke(self.revoked[0])),
+            ),
+            "--peer-client-cert-auth" if prefix else "--client-cert-auth",
+        )
+
+    def ctl(self, *arguments: str, pair: Pair | None = None, member: int | None = None) -> tuple[int, str]:
+        assert ETCDCTL is not None
+        certificate, key = pair or self.alice
+        members = self.cluster.members if member is None else [self.cluster.members[member]]
+        result = subprocess.run(
+            [
+                *(ETCDCTL, "--endpoints", ",".join(f"https://{one.endpoint}" for one in members)),
+                *("--cacert", str(self.ca.file), "--cert", str(certificate), "--key", str(key)),
+                *arguments,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={**os.environ, "ETCDCTL_API": "3"},
+        )
+        return result.returncode, result.stdout + result.stderr
+
+    def start(self) -> None:
+        for member in self.cluster.members:
+            member.start()
+        for number, member in enumerate(self.cluster.members):
+            deadline = time.monotonic() + START_SECONDS
+            while self.ctl("get", "ready", *self.flags, member=number)[0]:
+                assert time.monotonic() < deadline, member.log()
+
+    flags: tuple[str, ...] = ()
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    made = Secured(tmp_path_factory.mktemp("tls"))
+    with stopping(made):
+        made.start()
+        yield made
+
+
+@contextlib.contextmanager
+def stopping(made: Secured) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for member in made.cluster.members:
+            member.kill()
+
+
+def test_etcdctl_and_members_speak_tls(secured: Secured) -> None:
+    for number in range(3):
+        assert secured.ctl("put", f"k{number}", "v", member=number) == (0, "OK\n")
+    assert secured.ctl("get", "--prefix", "k", member=0)[1] == "k0\nv\nk1\nv\nk2\nv\n"
+    status, text = secured.ctl("endpoint", "health", "--cluster")
+    assert status == 0
+    assert text.count("is healthy") == 3
+    assert text.count("https://") == 3
+    # A lease is renewed by the leader, whomever the client asks.
+    for number in range(3):
+        lease = secured.ctl("lease", "grant", "100", member=number)[1].split()[1]
+        assert "keepalived" in secured.ctl("lease", "keep-alive", "--once", lease, member=number)[1]
+
+
+def shaken(port: int, pair: Pair | None, ca: Path, host: str = "127.0.0.1") -> bool:
+    """Whether a listener lets this client in: it answers, whatever it answers."""
+    context = ssl.create_default_context(cafile=ca)
+    if pair is not None:
+        context.load_cert_chain(*pair)
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=host) as connection,
+        ):
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return connection.recv(100).startswith(b"HTTP/1.1")
+    except (ssl.SSLError, ConnectionError):
+        return False
+
+
+@pytest.mark.parametrize("which", ["client", "peer", "metrics"])
+def test_every_listener_refuses_who_does_not_belong(secured: Secured, which: str) -> None:
+    member = secured.cluster.members[0]
+    port = {
+        "client": int(member.endpoint.rpartition(":")[2]),
+        "peer": int(member.peer_url.rpartition(":")[2]),
+        "metrics": secured.metrics[0],
+    }[which]
+    ca = secured.ca.file
+    other = Authority(secured.directory / "other")
+    assert shaken(port, secured.alice, ca)
+    assert not shaken(port, None, ca)
+    assert not shaken(port, other.issue("alice"), ca)
+    assert not shaken(port, secured.ca.issue("late", expired=True), ca)
+    assert not shaken(port, secured.revoked, ca)
+    assert not shaken(port, secured.alice, other.file)
+    assert not shaken(port, secured.alice, ca, host="elsewhere")
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+        plain.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert not plain.recv(100).startswith(b"HTTP/1.1")
+
+
+def test_the_name_of_a_certificate_is_a_user(secured: Secured) -> None:
+    root, bob = secured.ca.issue("root"), secured.ca.issue("bob")
+    for command in (
+        ["user", "add", "root:x"],
+        ["user", "grant-role", "root", "root"],
+        ["role", "add", "reader"],
+        ["role", "grant-permission", "reader", "read", "shown"],
+        ["user", "add", "bob:x"],
+        ["user", "grant-role", "bob", "reader"],
+        ["put", "shown", "1"],
+        ["auth", "enable"],
+    ):
+        status, text = secured.ctl(*command)
+        assert status == 0, text
+    try:
+        assert secured.ctl("get", "shown", pair=bob) == (0, "shown\n1\n")
+        assert "permission denied" in secured.ctl("put", "shown", "2", pair=bob)[1]
+        assert secured.ctl("get", "shown")[0] != 0
+        assert secured.ctl("put", "shown", "3", "--user", "root:x", pair=bob)[0] == 0
+        member = secured.cluster.members[0]
+        answer = post(secured, int(member.endpoint.rpartition(":")[2]), bob)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"CommonName" in answer
+    finally:
+        assert secured.ctl("auth", "disable", pair=root)[0] == 0
+
+
+def post(secured: Secured, port: int, pair: Pair) -> bytes:
+    context = ssl.create_default_context(cafile=secured.ca.file)
+    context.load_cert_chain(*pair)
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+    ):
+        body = b'{"key":"eA=="}'
+        head = b"POST /v3/kv/range HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+        connection.sendall(head + body)
+        answer = b""
+        while piece := connection.recv(4096):
+            answer += piece
+        return answer
+
+
+def test_members_with_certificates_of_their_own(tmp_path: Path) -> None:
+    made = Secured(tmp_path, "--auto-tls", "--peer-auto-tls", own=True)
+    made.flags = ("--insecure-skip-tls-verify",)
+    with stopping(made):
+        made.start()
+        assert made.ctl("put", "a", "b", *made.flags) == (0, "OK\n")
+        for number in range(3):
+            assert made.ctl("get", "a", *made.flags, member=number) == (0, "a\nb\n")
+        assert made.ctl("get", "a")[0] != 0
