@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +15,7 @@ from cli.raftctl.failure import BAD_ARGUMENTS, BAD_CONNECTION, BAD_FEATURE, Fail
 if TYPE_CHECKING:
     from cli.raftctl.printers import Printer
     from raftkv.client import AsyncClient, Client
+    from raftkv.client.secure import ClientTls
 
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,11 +56,11 @@ SETTINGS = (
     Setting("debug", "false", "Print the settings, and where an error came from."),
     Setting("user", "", "Who calls; without a password it is asked for.", "", "NAME[:PASSWORD]"),
     Setting("password", "", "The password; --user is the name alone then."),
-    Setting("cacert", "", f"Refused: {NO_TLS}.", "", "FILE"),
-    Setting("cert", "", f"Refused: {NO_TLS}.", "", "FILE"),
-    Setting("key", "", f"Refused: {NO_TLS}.", "", "FILE"),
-    Setting("insecure-transport", "true", f"Only true: {NO_TLS}."),
-    Setting("insecure-skip-tls-verify", "false", "Accepted; there is nothing to verify."),
+    Setting("cacert", "", "Who vouches for https:// endpoints; PEM.", "", "FILE"),
+    Setting("cert", "", "The certificate to show; PEM, with --key.", "", "FILE"),
+    Setting("key", "", "Its key, without a password.", "", "FILE"),
+    Setting("insecure-transport", "true", "false: endpoints without a scheme are https://."),
+    Setting("insecure-skip-tls-verify", "false", "Take whatever certificate a member shows; for tests only."),
     Setting("discovery-srv", "", "Refused: endpoints are not looked up in the DNS.", "d", "DOMAIN"),
     Setting("discovery-srv-name", "", "Refused with --discovery-srv.", "", "NAME"),
     Setting("insecure-discovery", "true", "Accepted."),
@@ -159,10 +161,24 @@ class Session:
         user, password = self._credentials() if credentials is None else credentials
         try:
             return kind(
-                endpoints, timeout=timeout, dial_timeout=min(timeout, dial_timeout), user=user, password=password
+                endpoints,
+                timeout=timeout,
+                dial_timeout=min(timeout, dial_timeout),
+                user=user,
+                password=password,
+                tls=self._tls() if credentials is None else None,
             )
         except ValueError as error:
             raise Failure(str(error), BAD_ARGUMENTS) from error
+
+    def _tls(self) -> "ClientTls | None":
+        from raftkv.client.secure import ClientTls
+
+        ca, cert, key = (Path(self.value(name)) if self.value(name) else None for name in ("cacert", "cert", "key"))
+        skip = self.on("insecure-skip-tls-verify")
+        if not (ca or cert or skip) and self.on("insecure-transport"):
+            return None
+        return ClientTls(ca=ca, certificate=cert, key=key, verify=not skip)
 
     def _credentials(self) -> tuple[str, str]:
         """User and password; as in etcdctl, one without the other is none. A password is asked for only once."""
@@ -174,10 +190,10 @@ class Session:
         for name in ("cert", "key", "cacert"):
             if self._given.get(name) == [""]:
                 raise Failure(f"empty string is passed to --{name} option", BAD_ARGUMENTS)
-            if self.value(name):
-                raise Failure(f"--{name}: {NO_TLS}, connect without it", BAD_ARGUMENTS)
-        if not self.on("insecure-transport"):
-            raise Failure(f"--insecure-transport=false: {NO_TLS}, connect without it", BAD_ARGUMENTS)
+            if self.value(name) and not os.access(self.value(name), os.R_OK):
+                raise Failure(f"--{name}: cannot read {self.value(name)}", BAD_ARGUMENTS)
+        if bool(self.value("cert")) != bool(self.value("key")):
+            raise Failure("--cert and --key are used together", BAD_ARGUMENTS)
         if self.value("discovery-srv"):
             raise Failure("--discovery-srv is not supported: name the members with --endpoints", BAD_ARGUMENTS)
 

@@ -22,6 +22,7 @@ from raftkv.client.locking import AsyncLock
 from raftkv.client.login import RENEWALS, Login, Metadata
 from raftkv.client.login import metadata as token_metadata
 from raftkv.client.requests import Key
+from raftkv.client.secure import ClientTls
 from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
 from raftkv.status import Code
@@ -57,17 +58,20 @@ class AsyncClient:
         dial_timeout: float = 2.0,
         user: str = "",
         password: str = "",
+        tls: ClientTls | None = None,
     ) -> None:
         """Nothing is connected yet.
 
-        endpoints: host:port or http:// URLs, several or comma-separated. timeout: seconds for a whole call.
+        endpoints: host:port, http:// or https:// URLs, several or comma-separated; with `tls` host:port is https, too.
+        timeout: seconds for a whole call.
         dial_timeout: seconds to find an endpoint that can be reached, shared evenly between them. user, password: who
         calls; the client logs in when it is first needed, and again when its token is void.
 
         Raises:
             ValueError: an endpoint that cannot be used.
         """
-        self._rotation = Rotation(req.targets(endpoints))
+        self._tls = tls
+        self._rotation = Rotation(req.targets(endpoints, secured=tls is not None))
         self._timeout = timeout
         self._dial_timeout = dial_timeout
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -96,7 +100,7 @@ class AsyncClient:
         self, rpc: req.Rpc[Q, A], request: Q, *, timeout: float | None = None, endpoint: str | None = None
     ) -> A:
         """Make any unary call; with `endpoint`, at that one only."""
-        only = req.target(endpoint) if endpoint else None
+        only = req.target(endpoint, secured=self._tls is not None) if endpoint else None
         seconds = self._timeout if timeout is None else timeout
         renewals = 0
         while True:
@@ -121,8 +125,8 @@ class AsyncClient:
         metadata = (*req.metadata(rpc), *token_metadata(token))
         while True:
             target = attempts.target
-            channel = self._channel(target)
-            if await _ready(channel, attempts.connect_seconds(time.monotonic())):
+            channel = await self._connect(target, attempts.connect_seconds(time.monotonic()))
+            if channel is not None:
                 try:
                     return await self._send(channel, rpc, request, attempts.call_seconds(time.monotonic()), metadata)
                 except grpc.aio.AioRpcError as error:
@@ -132,10 +136,34 @@ class AsyncClient:
                 pause = attempts.unconnected(target, time.monotonic())
             await asyncio.sleep(pause)
 
-    def _channel(self, target: str) -> grpc.aio.Channel:
+    async def _connect(self, target: str, seconds: float) -> grpc.aio.Channel | None:
+        """The ready channel to a target; None: it did not become ready in time."""
+        if not target.startswith(req.SECURED):
+            channel = self._channels.get(target)
+            if channel is None:
+                channel = self._channels[target] = grpc.aio.insecure_channel(target, options=list(req.CHANNEL_OPTIONS))
+            return channel if await _ready(channel, seconds) else None
+        until = time.monotonic() + seconds
+        try:
+            async with asyncio.timeout(seconds):
+                channel = await self._secured(target)
+        except OSError:
+            return None
+        if await _ready(channel, until - time.monotonic()):
+            return channel
+        # Its files, or the certificate that was expected, may be others by the next attempt.
+        if self._channels.pop(target, None) is not None:
+            await channel.close(None)
+        return None
+
+    async def _secured(self, target: str) -> grpc.aio.Channel:
         channel = self._channels.get(target)
         if channel is None:
-            channel = self._channels[target] = grpc.aio.insecure_channel(target, options=list(req.CHANNEL_OPTIONS))
+            made = await (self._tls or ClientTls()).channel(target.removeprefix(req.SECURED))
+            # Another call may have been faster.
+            channel = self._channels.setdefault(target, made)
+            if channel is not made:
+                await made.close(None)
         return channel
 
     async def _send(
@@ -256,8 +284,8 @@ class AsyncClient:
         )
         while True:
             target = search.target
-            channel = self._channel(target)
-            if await _ready(channel, search.connect_seconds(time.monotonic())):
+            channel = await self._connect(target, search.connect_seconds(time.monotonic()))
+            if channel is not None:
                 return target, channel
             await asyncio.sleep(search.unconnected(target, time.monotonic()))
 

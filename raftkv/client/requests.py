@@ -131,23 +131,28 @@ def key_range(key: Key, range_end: Key | None = None, *, prefix: bool = False) -
     return first or b"\0", prefix_end(first)
 
 
-def target(endpoint: str) -> str:
-    """host:port of an endpoint that may be written as a URL.
+SECURED = "https://"
+
+
+def target(endpoint: str, *, secured: bool = False) -> str:
+    """host:port of an endpoint that may be written as a URL; https:// stays, and is put where `secured` says so.
 
     Raises:
-        ValueError: https, which needs TLS; or no port.
+        ValueError: a socket with TLS; or no port.
     """
-    if endpoint.startswith(("https://", "unixs:")):
-        raise ValueError(f"endpoint {endpoint}: TLS is not supported, use http://")
+    if endpoint.startswith("unixs:"):
+        raise ValueError(f"endpoint {endpoint}: TLS on Unix sockets is not supported, use https://")
     if endpoint.startswith("unix:"):
         return endpoint
+    if endpoint.startswith(SECURED) or (secured and not endpoint.startswith("http://")):
+        return SECURED + target("http://" + endpoint.removeprefix(SECURED))
     address = endpoint.removeprefix("http://").rstrip("/")
     if not address.rpartition(":")[2].isdecimal():
         raise ValueError(f"endpoint {endpoint} has no port: write host:port or http://host:port")
     return address
 
 
-def targets(endpoints: str | Iterable[str]) -> list[str]:
+def targets(endpoints: str | Iterable[str], *, secured: bool = False) -> list[str]:
     """Targets of one endpoint, a comma-separated list, or several.
 
     Raises:
@@ -155,7 +160,7 @@ def targets(endpoints: str | Iterable[str]) -> list[str]:
     """
     if isinstance(endpoints, str):
         endpoints = endpoints.split(",")
-    found = [target(endpoint.strip()) for endpoint in endpoints if endpoint.strip()]
+    found = [target(endpoint.strip(), secured=secured) for endpoint in endpoints if endpoint.strip()]
     if not found:
         raise ValueError("no endpoints given")
     return list(dict.fromkeys(found))

@@ -14,6 +14,7 @@ from raftkv.client.aio import AsyncClient
 from raftkv.client.coordination import Election, Lock, Transaction
 from raftkv.client.leasing import AsyncLease
 from raftkv.client.requests import Key
+from raftkv.client.secure import ClientTls
 from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
 
@@ -74,17 +75,21 @@ class Client:
         dial_timeout: float = 2.0,
         user: str = "",
         password: str = "",
+        tls: ClientTls | None = None,
     ) -> None:
         """Nothing is connected yet.
 
-        endpoints: host:port or http:// URLs, several or comma-separated. timeout: seconds for a whole call.
+        endpoints: host:port, http:// or https:// URLs, several or comma-separated; with `tls` host:port is https, too.
+        timeout: seconds for a whole call.
         dial_timeout: seconds to find an endpoint that can be reached, shared evenly between them. user, password: who
         calls; the client logs in when it is first needed, and again when its token is void.
 
         Raises:
             ValueError: an endpoint that cannot be used.
         """
-        self._client = AsyncClient(endpoints, timeout=timeout, dial_timeout=dial_timeout, user=user, password=password)
+        self._client = AsyncClient(
+            endpoints, timeout=timeout, dial_timeout=dial_timeout, user=user, password=password, tls=tls
+        )
         self._lock = threading.Lock()
         self._thread: _LoopThread | None = None
 

@@ -148,10 +148,9 @@ def test_a_variable_that_makes_no_sense_is_refused(variable: str, value: str, wh
 @pytest.mark.parametrize(
     ("arguments", "status", "error"),
     [
-        (["--cacert", "ca.pem"], 128, "--cacert: TLS is not supported, connect without it"),
-        (["--cert", "c.pem", "--key", "k.pem"], 128, "--cert: TLS is not supported, connect without it"),
-        (["--insecure-transport=false"], 128, "--insecure-transport=false: TLS is not supported, connect without it"),
-        (["--endpoints", "https://a:1"], 128, "endpoint https://a:1: TLS is not supported, use http://"),
+        (["--cacert", "ca.pem"], 128, "--cacert: cannot read ca.pem"),
+        (["--cert", "c.pem", "--key", "k.pem"], 128, "--cert: cannot read c.pem"),
+        (["--endpoints", "unixs://a"], 128, "endpoint unixs://a: TLS on Unix sockets is not supported, use https://"),
         (["--endpoints", "a"], 128, "endpoint a has no port: write host:port or http://host:port"),
         (["--discovery-srv", "x"], 128, "--discovery-srv is not supported: name the members with --endpoints"),
         (["--endpoints", ","], 2, "etcdclient: no available endpoints"),

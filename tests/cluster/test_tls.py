@@ -6,12 +6,15 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from raftkv.client import Client, ClientError
+from raftkv.client.secure import ClientTls
 from tests.support.certificates import Authority
 from tests.support.processes import START_SECONDS, Cluster, free_ports
 
@@ -123,6 +126,37 @@ def shaken(port: int, pair: Pair | None, ca: Path, host: str = "127.0.0.1") -> b
             return connection.recv(100).startswith(b"HTTP/1.1")
     except (ssl.SSLError, ConnectionError):
         return False
+
+
+def test_clients_of_ours_speak_tls(secured: Secured) -> None:
+    member = secured.cluster.members[0]
+    certificate, key = secured.alice
+    for tls in (
+        ClientTls(ca=secured.ca.file, certificate=certificate, key=key),
+        ClientTls(ca=secured.ca.file, certificate=certificate, key=key, server_name="localhost"),
+        ClientTls(certificate=certificate, key=key, verify=False),
+    ):
+        with Client(member.endpoint, tls=tls) as client:
+            client.put("ours", "v")
+            found = client.get("ours")
+            assert found is not None
+            assert found.value == b"v"
+    for tls in (
+        ClientTls(ca=secured.ca.file),
+        ClientTls(certificate=certificate, key=key),
+        ClientTls(ca=secured.ca.file, certificate=certificate, key=key, server_name="elsewhere"),
+        None,
+    ):
+        with Client(member.endpoint, tls=tls, timeout=2.0, dial_timeout=1.0) as client, pytest.raises(ClientError):
+            client.get("ours")
+    flags = ["--endpoints", member.endpoint, "--cacert", str(secured.ca.file), "--cert", str(certificate)]
+    result = subprocess.run(
+        [sys.executable, "-m", "cli.raftctl", *flags, "--key", str(key), "get", "ours"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert result.stdout == "ours\nv\n", result.stderr
 
 
 @pytest.mark.parametrize("which", ["client", "peer", "metrics"])

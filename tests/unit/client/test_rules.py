@@ -32,8 +32,11 @@ def test_key_range() -> None:
 def test_targets() -> None:
     assert req.targets("a:1, http://b:2/,a:1") == ["a:1", "b:2"]
     assert req.targets(["[::1]:2379", "unix:/run/raftkv"]) == ["[::1]:2379", "unix:/run/raftkv"]
+    assert req.targets("https://a:1/,b:1") == ["https://a:1", "b:1"]
+    assert req.targets("https://a:1,b:1,http://c:1", secured=True) == ["https://a:1", "https://b:1", "c:1"]
     for bad, why in (
-        ("https://a:1", "TLS is not supported"),
+        ("unixs://a", "TLS on Unix sockets is not supported"),
+        ("https://localhost", "has no port"),
         ("localhost", "has no port"),
         ("http://localhost", "has no port"),
         (" ,", "no endpoints"),
