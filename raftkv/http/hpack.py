@@ -18,6 +18,8 @@ ENTRY_BYTES = 32
 """What a header counts more than its name and value."""
 _STATIC: tuple[Header, ...] = ((b"", b""), *((bytes(name), bytes(value)) for name, value in HeaderTable.STATIC_TABLE))
 _FIRST_DYNAMIC = len(_STATIC)
+_MAX_SIZES = 64
+"""Two say all there is to say; a block of nothing else would take long to read."""
 _MAX_NUMBER = 1 << 28
 _MAX_SHIFT = 28
 _END_OF_STRING = 256
@@ -50,8 +52,8 @@ class Decoder:
 
     def _decode(self, block: bytes) -> list[Header]:
         headers: list[Header] = []
-        header: Header | None
         at, end, room = 0, len(block), self._max_list_bytes
+        sizes = 0
         while at < end:
             byte = block[at]
             if byte & 0x80:
@@ -62,7 +64,10 @@ class Decoder:
                     raise _broken("a size of the table amid headers")
                 size, at = _number(block, at, 0x1F)
                 self._resize(size)
-                header = None
+                sizes += 1
+                if sizes > _MAX_SIZES:
+                    raise _broken("sizes of the table without end")
+                continue
             else:
                 kept = byte & 0x40
                 index, at = _number(block, at, 0x3F if kept else 0x0F)
@@ -74,10 +79,8 @@ class Decoder:
                 header = (name, value)
                 if kept:
                     self._keep(header)
-            room -= ENTRY_BYTES
-            if header is not None:
-                room -= len(header[0]) + len(header[1])
-                headers.append(header)
+            room -= len(header[0]) + len(header[1]) + ENTRY_BYTES
+            headers.append(header)
             if room < 0:
                 raise _broken("more headers than are allowed")
         return headers

@@ -76,6 +76,14 @@ def test_what_no_encoder_says(blocks: list[bytes]) -> None:
             return
 
 
+def test_sizes_of_the_table_count_against_no_header() -> None:
+    """They once did: a block of many headers that was allowed by the letter was refused behind a change of size."""
+    header = b"\x00\x01n\x7f" + bytes((LIMIT - 33 - 127 & 0x7F | 0x80, LIMIT - 33 - 127 >> 7)) + b"v" * (LIMIT - 33)
+    assert Pair().decode(b"\x20\x3f\xe1\x1f" + header)
+    with pytest.raises(ProtocolError):
+        Decoder(LIMIT).decode(b"\x20" * 65)
+
+
 def test_every_symbol_of_huffmans_code() -> None:
     encoder = hpack.Encoder()
     pair = Pair()
