@@ -45,8 +45,6 @@ class Running:
             stderr=subprocess.PIPE,
             env=environment(ETCDCTL_API="3"),
             process_group=0,
-            # A suite that runs under nohup hands on that it is deaf to this.
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         self.timer = threading.Timer(BOUND_SECONDS, self.kill)
         self.timer.start()
