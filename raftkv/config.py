@@ -64,6 +64,9 @@ class Config:
     auth_token_ttl_seconds: int = 300
     bcrypt_cost: int = 10
     warning_apply_duration_seconds: float = 0.1
+    audit_log: str = ""
+    audit_log_max_bytes: int = 100 << 20
+    audit_log_backups: int = 10
     cert_file: str = ""
     key_file: str = ""
     trusted_ca_file: str = ""

@@ -151,6 +151,8 @@ _METAVARS = {
     "quota-backend-bytes": "BYTES",
     "max-request-bytes": "BYTES",
     "max-txn-ops": "N",
+    "audit-log-max-bytes": "BYTES",
+    "audit-log-backups": "N",
     "max-concurrent-streams": "N",
     "max-learners": "N",
 }
@@ -204,6 +206,29 @@ def _tls_options(default: Config) -> list[_Option]:
         _Option("tls-min-version", _SECURITY, versions, default.tls_min_version, "Older ones are refused."),
         _Option("tls-max-version", _SECURITY, versions, "none", "Newer ones are not spoken."),
         _Option("cipher-suites", _SECURITY, _Texts(), "OpenSSL's", "For TLS 1.2, by the names that etcd has for them."),
+    ]
+
+
+def _audit_options(default: Config) -> list[_Option]:
+    return [
+        _Option(
+            "audit-log",
+            _LOGGING,
+            click.STRING,
+            "none",
+            "Who did what to which keys, a JSON line for each call; while it cannot be written, calls are refused.",
+            metavar="FILE",
+        ),
+        _Option(
+            "audit-log-max-bytes", _LOGGING, _POSITIVE, default.audit_log_max_bytes, "At this size it becomes FILE.1."
+        ),
+        _Option(
+            "audit-log-backups",
+            _LOGGING,
+            click.IntRange(min=0),
+            default.audit_log_backups,
+            "So many older ones are kept: FILE.1, the latest, FILE.2 and so on.",
+        ),
     ]
 
 
@@ -398,6 +423,7 @@ def _options() -> list[_Option]:
             "100ms",
             "A request that takes longer is logged, with what it waited for.",
         ),
+        *_audit_options(default),
         _Option("log-level", _LOGGING, click.Choice(LOG_LEVELS), default.log_level, "What is logged, to stderr."),
         _Option(
             "log-format", _LOGGING, click.Choice(LOG_FORMATS), default.log_format, "Lines for people or for machines."

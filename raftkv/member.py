@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import lmdb
 
 from raftkv import api, errors
+from raftkv.auditlog import AuditLog, RotatingFile
 from raftkv.auth import MEMBER
 from raftkv.auth.tokens import JwtTokens, SimpleTokens, TokenError
 from raftkv.auth.tokens import parse as parse_tokens
@@ -136,6 +137,7 @@ class Member:
         data_dir.lock()
         self._exit.callback(data_dir.close)
         self._make_certificates()
+        self._audit = self._open_audit_log()
         wal, contents = self._open_log(data_dir)
         self._heard = Heard(self._disk, data_dir.path)
         if contents is None:
@@ -271,6 +273,20 @@ class Member:
         )
         self.client_addresses = await self._serve(app, clients, "client", self.config.listen_client_urls)
 
+    def _open_audit_log(self) -> AuditLog | None:
+        """Raises: StartError; the file cannot be written."""
+        path = self.config.audit_log
+        if not path:
+            return None
+        try:
+            file = RotatingFile(path, max_bytes=self.config.audit_log_max_bytes, backups=self.config.audit_log_backups)
+        except OSError as error:
+            raise StartError(f"--audit-log: cannot write {path}: {error.strerror or error}") from error
+        self._exit.callback(file.close)
+        log = AuditLog(file, self._thread("audit"), clock=time.time)
+        self._exit.push_async_callback(log.close)
+        return log
+
     def _client_methods(self, server: Server) -> dict[str, Method]:
         limits = api.Limits(max_request_bytes=self.config.max_request_bytes, max_txn_ops=self.config.max_txn_ops)
         methods = api.services(
@@ -282,6 +298,12 @@ class Member:
         methods.update(health.methods(lambda: not server.failed.done()))
         methods.update(reflection.methods({path.split("/")[1] for path in methods}))
         api.check_rules(methods)
+        audit = self._audit
+        if audit is not None:
+            methods = {
+                path: api.audited(path, method, audit, lambda: server.store.revision)
+                for path, method in methods.items()
+            }
         if self.config.metrics == "extensive":
             methods = {path: timed(method) for path, method in methods.items()}
         return methods

@@ -29,6 +29,10 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
+GO_NAMES = {code: "".join(word.capitalize() for word in code.name.split("_")) for code in Code} | {Code.OK: "OK"}
+"""The codes as Go's gRPC writes them."""
+
+
 class StatusError(Exception):
     """A call ends with this status; `message` reaches the client byte for byte."""
 

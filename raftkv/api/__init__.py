@@ -4,7 +4,8 @@
 """
 
 from raftkv.api.access import check_rules
+from raftkv.api.audit import audited
 from raftkv.api.guard import Limits
 from raftkv.api.services import peer_methods, services
 
-__all__ = ["Limits", "check_rules", "peer_methods", "services"]
+__all__ = ["Limits", "audited", "check_rules", "peer_methods", "services"]

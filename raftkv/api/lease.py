@@ -17,6 +17,7 @@ from raftkv.server.corruption import PEER_HASH_KV, hash_kv_to_come
 from raftkv.server.leases import PEER_RENEW, PEER_TIME_TO_LIVE, Leases
 from raftkv.server.proposals import LEASE_GRANT, LEASE_REVOKE
 from raftkv.server.server import Server
+from raftkv.status import Code
 
 LEASE_BYTES = 64
 """What a lease costs of the quota, as in etcd."""
@@ -131,9 +132,12 @@ class _Renewals:
         """Ask for a renewal for every request."""
         try:
             async for request in requests:
-                lease_id = decode(rpc_pb2.LeaseKeepAliveRequest, request).ID
+                wanted = decode(rpc_pb2.LeaseKeepAliveRequest, request)
+                lease_id = wanted.ID
                 if self._server.auth.enabled:
-                    await self._authorise(lease_id)
+                    await self._authorise(wanted)
+                if self._context.note is not None:
+                    self._context.note(wanted, Code.OK)
                 # The header is of the moment before: the lease existed at that revision.
                 head = self._server.header() + (b"\x10" + varint(lease_id) if lease_id else b"")
                 self._under_way.append((head, self._server.leases.renew(lease_id)))
@@ -145,10 +149,15 @@ class _Renewals:
             self._under_way.append(None)
             self._arrived.set()
 
-    async def _authorise(self, lease_id: int) -> None:
+    async def _authorise(self, wanted: rpc_pb2.LeaseKeepAliveRequest) -> None:
         server, context = self._server, self._context
-        context.caller = await server.authority.identify(context.metadata, context.certificate_user)
-        server.rules.check_renewal(caller(context), lease_id)
+        try:
+            context.caller = await server.authority.identify(context.metadata, context.certificate_user)
+            server.rules.check_renewal(caller(context), wanted.ID)
+        except errors.EtcdError as error:
+            if context.note is not None:
+                context.note(wanted, error.code)
+            raise
 
     async def next(self) -> bytes | None:
         """The next answer; None after the last.

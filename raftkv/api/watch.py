@@ -16,13 +16,12 @@ from raftkv.auth.caller import NOBODY
 from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Framed, Method
 from raftkv.server.server import Server
-from raftkv.status import Code
+from raftkv.status import GO_NAMES, Code
 from raftkv.watch import SEND_BYTES, WatchStream, span
 
 TURN_STREAMS = 500
 """How many streams are sent their answers before others have their turn; a few milliseconds."""
 _GOLDEN = 0.618034
-_GO_NAMES = {code: "".join(word.capitalize() for word in code.name.split("_")) for code in Code}
 
 
 class WatchService:
@@ -136,17 +135,23 @@ class _Stream:
             kind = request.WhichOneof("request_union")
             if kind == "create_request":
                 refusal = await self._refusal(request.create_request) if self._server.auth.enabled else None
+                self._note(request, Code.OK if refusal is None else refusal.code)
                 if refusal is None:
                     self._watches.create(request.create_request)
                 else:
-                    self._watches.refuse(refusal)
+                    self._watches.refuse(_reason(refusal))
             elif kind == "cancel_request":
+                self._note(request, Code.OK)
                 self._watches.cancel(request.cancel_request.watch_id)
             elif kind == "progress_request":
                 self._watches.request_progress()
 
-    async def _refusal(self, request: rpc_pb2.WatchCreateRequest) -> str | None:
-        """Why the caller must not watch this interval, as etcd words it; None: it may."""
+    def _note(self, request: rpc_pb2.WatchRequest, code: Code) -> None:
+        if self._context.note is not None:
+            self._context.note(request, code)
+
+    async def _refusal(self, request: rpc_pb2.WatchCreateRequest) -> errors.EtcdError | None:
+        """Why the caller must not watch this interval; None: it may."""
         try:
             try:
                 await self._check(request)
@@ -155,7 +160,7 @@ class _Stream:
                 await self._server.linearizable()
                 await self._check(request)
         except errors.EtcdError as error:
-            return _reason(error)
+            return error
         return None
 
     async def _check(self, request: rpc_pb2.WatchCreateRequest) -> None:
@@ -163,6 +168,7 @@ class _Stream:
         context = self._context
         caller = await server.authority.identify(context.metadata, context.certificate_user) or NOBODY
         self._user = caller.user
+        context.caller = caller
         server.auth.check_read(caller, span(request))
 
     def _check_again(self) -> None:
@@ -186,4 +192,4 @@ class _Stream:
 
 def _reason(error: errors.EtcdError) -> str:
     """An error as text, as Go's gRPC writes it: clients compare it."""
-    return f"rpc error: code = {_GO_NAMES[error.code]} desc = {error.message}"
+    return f"rpc error: code = {GO_NAMES[error.code]} desc = {error.message}"

@@ -11,6 +11,7 @@ from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import Framed
 from raftkv.rpc.interrupt import Interrupt
 from raftkv.rpc.requests import Requests
+from raftkv.status import Code
 
 
 class Kind(Enum):
@@ -38,7 +39,17 @@ class Push(Protocol):
 class Context:
     """What a handler may ask about its call."""
 
-    __slots__ = ("_headers", "_metadata", "_peer", "caller", "certificate_user", "deadline", "interrupt", "push")
+    __slots__ = (
+        "_headers",
+        "_metadata",
+        "_peer",
+        "caller",
+        "certificate_user",
+        "deadline",
+        "interrupt",
+        "note",
+        "push",
+    )
 
     def __init__(
         self,
@@ -56,6 +67,8 @@ class Context:
         """Whom the caller's certificate names, if that counts; or nothing."""
         self.caller: Any = None
         """Who calls, if whoever wraps the handlers found that out."""
+        self.note: Callable[[Any, Code], None] | None = None
+        """Of a call whose requests stream: told each of them that matters, and what became of it; may raise."""
         self.push: Push | None = None
         """Of a call whose answers stream, where the host can: a way past the handler's iterator."""
         self.interrupt: Interrupt | None = None
