@@ -1,5 +1,6 @@
 """Members as processes, on ports the kernel chose, stopped whatever happens."""
 
+import collections
 import contextlib
 import os
 import signal
@@ -15,15 +16,25 @@ from raftkv.client import Client, ClientError
 START_SECONDS = 20.0
 
 
+_held: "collections.deque[socket.socket]" = collections.deque(maxlen=200)
+"""Sockets bound to the ports chosen last; more than one test uses."""
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            listener = stack.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            found.append(listener.getsockname()[1])
-        return found
+    """Ports nobody listens on now, and that the kernel gives to nobody else meanwhile.
+
+    A socket that is bound with SO_REUSEADDR and does not listen keeps a port from being chosen again, for a listener
+    or for an outgoing connection; a server that sets the option as well, and every server does, can still bind it.
+    So members find their ports free when they start again, whatever else this machine tests.
+    """
+    found = []
+    for _ in range(count):
+        holder = socket.socket()
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        _held.append(holder)
+        found.append(holder.getsockname()[1])
+    return found
 
 
 class Process:
