@@ -10,8 +10,9 @@ import pytest
 from cli.raftctl.checking import verdicts_of
 from cli.raftctl.load import Outcome
 from raftkv.client import Client
-from tests.cli.raftctl import etcdctl, raftctl
+from tests.cli.raftctl import etcdctl
 from tests.cli.servers import KINDS, serve
+from tests.cli.zygote import raftctl
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from raftkv.client import Client
-from tests.cli.raftctl import environment, etcdctl, raftctl
+from tests.cli.raftctl import environment, etcdctl
 from tests.cli.servers import serve
+from tests.cli.zygote import raftctl
 
 LEASE = 0x7B00000000001234
 FORMS = ("simple", "json", "fields", "protobuf")

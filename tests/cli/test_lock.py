@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from raftkv.client import Client
-from tests.cli.raftctl import BOUND_SECONDS, Result, environment, raftctl
+from tests.cli.raftctl import BOUND_SECONDS, Result, environment
 from tests.cli.servers import serve
+from tests.cli.zygote import raftctl
 
 ETCDCTL, RAFTCTL = ("etcdctl",), (sys.executable, "-m", "cli.raftctl")
 

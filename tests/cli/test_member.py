@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.raftctl import Result, etcdctl, raftctl
+from tests.cli.raftctl import Result, etcdctl
+from tests.cli.zygote import raftctl
 from tests.support.processes import cluster
 
 pytestmark = pytest.mark.skipif(shutil.which("etcdctl") is None, reason="etcdctl is not installed")

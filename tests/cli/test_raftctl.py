@@ -16,8 +16,9 @@ from cli.raftctl.main import raftctl as command_line
 from raftkv import ETCD_API_VERSION, __version__
 from raftkv.client import Client
 from tests.cli.raftctl import BOUND_SECONDS, ROOT, environment
-from tests.cli.raftctl import raftctl as run
+from tests.cli.raftctl import raftctl as run_from_scratch
 from tests.cli.servers import KINDS, serve
+from tests.cli.zygote import raftctl as run
 from tests.unit.client.faulty import answer, blackhole, close, faulty, refusing, silence
 
 
@@ -91,13 +92,13 @@ def test_help_and_version_start_without_grpc_and_asyncio() -> None:
 
 
 def test_version() -> None:
-    result = run("version")
+    result = run_from_scratch("version")
     assert result.stdout.decode() == f"raftctl version: {__version__}\nAPI version: {ETCD_API_VERSION[:3]}\n"
 
 
 def test_alone_it_shows_its_help() -> None:
     for arguments in ((), ("member",), ("endpoint",)):
-        result = run(*arguments)
+        result = run_from_scratch(*arguments)
         assert (result.status, result.stderr) == (0, "")
         assert b"Commands:" in result.stdout
 
@@ -121,7 +122,7 @@ def test_completes_commands_and_flags() -> None:
 
 def test_a_flag_beats_its_variable_which_beats_the_default(live: str) -> None:
     with refusing() as dead:
-        assert run("put", "env", "1", RAFTCTL_ENDPOINTS=live).status == 0
+        assert run_from_scratch("put", "env", "1", RAFTCTL_ENDPOINTS=live).status == 0
         assert run("get", "env", RAFTCTL_ENDPOINTS=f"{dead},http://{live}", RAFTCTL_HEX="true").stdout == (
             b"\\x65\\x6e\\x76\n\\x31\n"
         )

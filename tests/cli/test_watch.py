@@ -12,8 +12,9 @@ from typing import IO
 import pytest
 
 from raftkv.client import Client
-from tests.cli.raftctl import environment, etcdctl, raftctl
+from tests.cli.raftctl import environment, etcdctl
 from tests.cli.servers import serve
+from tests.cli.zygote import raftctl
 
 BOUND_SECONDS = 40.0
 RAFTCTL = (sys.executable, "-m", "cli.raftctl")
