@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raftkv.client import Client, ClientError
@@ -40,22 +40,34 @@ def free_ports(count: int) -> list[int]:
 class Process:
     """One member; it may be killed and started again on the same data and ports."""
 
-    def __init__(self, name: str, directory: Path, client: int, peer: int, initial: str, *flags: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        client: int,
+        peer: int,
+        initial: str,
+        *flags: str,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """`prefix` is a command that starts the member in some other place, and becomes it."""
         self.name = name
         self.directory = directory
-        self.endpoint = f"127.0.0.1:{client}"
-        self.peer_url = f"http://127.0.0.1:{peer}"
+        self.endpoint = f"{host}:{client}"
+        self.peer_url = f"http://{host}:{peer}"
         self.data = directory / name
         self._log = directory / f"{name}.log"
         self.arguments = [
             *("--name", name, "--data-dir", str(self.data)),
-            *("--listen-client-urls", f"http://127.0.0.1:{client}"),
-            *("--advertise-client-urls", f"http://127.0.0.1:{client}"),
-            *("--listen-peer-urls", f"http://127.0.0.1:{peer}"),
-            *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"),
+            *("--listen-client-urls", f"http://{host}:{client}"),
+            *("--advertise-client-urls", f"http://{host}:{client}"),
+            *("--listen-peer-urls", f"http://{host}:{peer}"),
+            *("--initial-advertise-peer-urls", f"http://{host}:{peer}"),
             *("--initial-cluster", initial),
             *flags,
         ]
+        self._prefix = prefix
         self.environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -66,11 +78,16 @@ class Process:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "raftkv", *self.arguments],
+                [*self._prefix, sys.executable, "-m", "raftkv", *self.arguments],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment},
             )
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before its first start."""
+        return self._process.pid if self._process is not None else 0
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
