@@ -50,11 +50,15 @@ def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS
 class Ground(Cluster):
     """The cluster and its network."""
 
-    def __init__(self, directory: Path, size: int) -> None:
+    def __init__(self, directory: Path, size: int, mutant: str = "") -> None:
+        """`mutant`: a bug of `raftkv.simulation.mutants` that all members are to have."""
         self.network = network(size)
         flags = ("--heartbeat-interval", str(HEARTBEAT_MS), "--election-timeout", str(ELECTION_MS))
         # The checks replay the whole log: none of it is given up for a snapshot.
         self.members = self.network.members(directory, *flags, "--snapshot-count", "10000000")
+        for member in self.members:
+            if mutant:
+                member.program = ["-m", "tests.partition.mutated", mutant]
         self.endpoints = ",".join(member.endpoint for member in self.members)
         self.credentials = {"user": "", "password": ""}
         self.faults: list[tuple[int, str]] = []
@@ -141,14 +145,29 @@ class Ground(Cluster):
 
 
 @contextlib.contextmanager
-def ground(directory: Path, size: int) -> Iterator[Ground]:
+def ground(directory: Path, size: int, mutant: str = "") -> Iterator[Ground]:
     """A running cluster; no process, namespace, rule or proxy of it is left afterwards."""
-    made = Ground(directory, size)
-    try:
-        made.start()
-        yield made
-    finally:
+    with terminated_in_order():
+        made = Ground(directory, size, mutant)
         try:
-            made.kill()
+            made.start()
+            yield made
         finally:
-            made.network.close()
+            try:
+                made.kill()
+            finally:
+                made.network.close()
+
+
+@contextlib.contextmanager
+def terminated_in_order() -> Iterator[None]:
+    """Clean up on SIGTERM, too, as on Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -73,7 +73,12 @@ class Namespaces:
         urls = [f"{name}=http://{self._address(number)}:{PEER_PORT}" for number, name in enumerate(names)]
         return [
             Process(
-                *(name, directory, CLIENT_PORT, PEER_PORT, ",".join(urls), *flags),
+                name,
+                directory,
+                CLIENT_PORT,
+                PEER_PORT,
+                ",".join(urls),
+                *flags,
                 host=self._address(number),
                 # It becomes the member, which dies with the tests whatever ends them.
                 prefix=["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self._names[number]],

@@ -37,7 +37,9 @@ class Proxies:
     def members(self, directory: Path, *flags: str) -> list[Process]:
         """Members that know each other by their proxies."""
         size = self._size
-        clients, peers, outer_clients, outer_peers = (self._ports[part * size : part * size + size] for part in range(4))
+        clients, peers, outer_clients, outer_peers = (
+            self._ports[part * size : part * size + size] for part in range(4)
+        )
         initial = ",".join(f"m{number}=http://127.0.0.1:{port}" for number, port in enumerate(outer_peers))
         for number in range(size):
             member = Process(f"m{number}", directory, clients[number], peers[number], initial, *flags)
@@ -65,9 +67,7 @@ class Proxies:
 
         self._servers.append(await asyncio.start_server(accepted, "127.0.0.1", outer))
 
-    async def _serve(
-        self, number: int, inner: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve(self, number: int, inner: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         source = self._owner(writer.get_extra_info("peername")[1])
         # A handshake needs both directions.
         await self._passable(source, number)

@@ -12,8 +12,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from google.protobuf.message import Message
-
 from raftkv.client import AsyncClient, AsyncWatch, ClientError, NotConnected, Refused, WatchCompacted
 from raftkv.client import requests as req
 from raftkv.pb import kv_pb2, rpc_pb2
@@ -144,7 +142,7 @@ class _Client:
         # One that nobody else writes: the operation's number.
         return b"%d" % (len(self._recorder.history.operations) + 1)
 
-    async def _ask(self, kind: str, rpc: "req.Rpc[Message, Message]", request: Message) -> Operation:
+    async def _ask(self, kind: str, rpc: req.Rpc[req.Q, req.A], request: req.Q) -> Operation:
         recorder = self._recorder
         number = len(recorder.history.operations) + 1
         operation = Operation(

@@ -1,6 +1,7 @@
 """After the faults: the members agree, watchers have heard everything, and the log explains every answer."""
 
 import contextlib
+import itertools
 import json
 import shutil
 import time
@@ -15,15 +16,17 @@ from raftkv.simulation import promises, revisions
 from raftkv.simulation.history import Operation
 from raftkv.simulation.invariants import Violation
 from raftkv.simulation.linearizability import linearizable
-from raftkv.simulation.model import Model, versions_of
+from raftkv.simulation.model import Model, Version, versions_of
 from raftkv.simulation.revisions import LOGGED
 from raftkv.wal.log import Wal
 from tests.partition.ground import Ground, until
 from tests.partition.recorder import Recorder
+from tests.support.processes import Process
 
 KEPT = Path(__file__).parents[2] / "build" / "partition"
 """Where what shows a violation is kept."""
 _NORMAL = 0
+_EVERYTHING = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0")
 Entry = tuple[int, int, int, bytes]
 
 
@@ -60,11 +63,23 @@ def count(summary: Summary, recorder: Recorder) -> None:
     summary.unknown = summary.operations - summary.acknowledged - summary.refused
     ends = [max((op.returned for op in operations), default=recorder.began)]
     times = [recorder.began, *sorted(op.returned for op in operations if op.ok and op.kind in LOGGED), *ends]
-    summary.unavailable_seconds = max(after - before for before, after in zip(times, times[1:], strict=False)) / 1e9
+    summary.unavailable_seconds = max(after - before for before, after in itertools.pairwise(times)) / 1e9
 
 
-def settle(ground: Ground, recorder: Recorder) -> int:
-    """Wait until a write is taken, all members have applied the same log, and watchers heard of it; its last index."""
+@dataclass
+class Settled:
+    """Where all members have arrived, and what each holds at that revision.
+
+    Requests that clients gave up may still be on their way, and take effect later: nothing here depends on it.
+    """
+
+    index: int
+    revision: int
+    keys: dict[str, list[Version]]
+
+
+def settle(ground: Ground, recorder: Recorder) -> Settled:
+    """Wait until a write is taken, all members have applied the same log, and watchers have heard of it."""
     with Client(ground.endpoints, timeout=2.0) as client:
 
         def written() -> bool:
@@ -78,7 +93,12 @@ def settle(ground: Ground, recorder: Recorder) -> int:
         revision, index = _positions(ground).pop()
         until(lambda: recorder.drained(revision), f"all watchers heard of revision {revision}")
         _compare_hashes(ground, client, revision)
-        return index
+    return Settled(index, revision, {member.name: _keys(member, revision) for member in ground.members})
+
+
+def _keys(member: Process, revision: int) -> list[Version]:
+    with Client(member.endpoint, timeout=10.0) as client:
+        return versions_of(client.range(b"\0", b"\0", revision=revision, serializable=True).kvs)
 
 
 def _positions(ground: Ground) -> set[tuple[int, int]]:
@@ -96,7 +116,7 @@ def _positions(ground: Ground) -> set[tuple[int, int]]:
 
 
 def _compare_hashes(ground: Ground, client: Client, revision: int) -> None:
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for member in ground.members:
 
         def asked(endpoint: str = member.endpoint, name: str = member.name) -> bool:
@@ -111,15 +131,15 @@ def _compare_hashes(ground: Ground, client: Client, revision: int) -> None:
         raise Violation(f"I19: members have different histories at revision {revision}: {found}")
 
 
-def check(ground: Ground, recorder: Recorder, index: int, summary: Summary) -> None:
-    """Compare everything with the log, up to the index that all have applied. The members have ended.
+def check(ground: Ground, recorder: Recorder, settled: Settled, summary: Summary) -> None:
+    """Compare everything with the log. The members have ended.
 
     Raises:
         Violation
     """
     if recorder.problems:
         raise Violation(recorder.problems[0])
-    entries = _common_log(ground, index)
+    entries = _common_log(ground, settled.index)
     # Every leader begins with an entry of its term.
     summary.elections = len({term for term, *_ in entries if term}) - 1
     model = Model()
@@ -131,7 +151,11 @@ def check(ground: Ground, recorder: Recorder, index: int, summary: Summary) -> N
         outcome = model.outcomes.get(number)
         if outcome is not None and outcome.wrote:
             raise Violation(f"I26: operation {number} was refused, and took effect at {outcome.revision}")
-    promises.check_watches(recorder.history, model, drained=True)
+    for name, keys in settled.keys.items():
+        if keys != model.range_at(_EVERYTHING, settled.revision)[2]:
+            raise Violation(f"I5: {name} holds {len(keys)} keys, which are not those of the log")
+    # All of them came to the settled revision, or there would be no verdict; some may have heard of more.
+    promises.check_watches(recorder.history, model, drained=False)
     for key, accesses in sorted(recorder.accesses.items()):
         order = linearizable(accesses)
         if order is None:
@@ -140,28 +164,22 @@ def check(ground: Ground, recorder: Recorder, index: int, summary: Summary) -> N
             raise Violation(f"I11: no order explains what clients saw of {key!r}")
 
 
-def check_state(ground: Ground, model_state: list[object]) -> None:
-    """Every member holds these versions (I5)."""
-    for member in ground.members:
-        with Client(member.endpoint, timeout=5.0) as client:
-            found = versions_of(client.range(b"\0", b"\0", serializable=True).kvs)
-        if found != model_state:
-            raise Violation(f"I5: {member.name} holds {len(found)} keys, not what the log says")
-
-
 def _common_log(ground: Ground, index: int) -> list[Entry]:
-    """The log up to an index, which is the same on all members (I3)."""
-    logs = []
+    """What a majority has, which is all that was ever committed; up to an index it is the same on all members (I3)."""
+    logs: list[dict[int, Entry]] = []
     for member in ground.members:
         wal, contents = Wal.open(OsDisk(), str(log_directory(member.data)))
         wal.close()
-        logs.append(contents.entries)
-    common: dict[int, Entry] = {}
-    for member, entries in zip(ground.members, logs, strict=True):
-        for entry in entries:
-            if entry[1] <= index and common.setdefault(entry[1], entry) != entry:
-                raise Violation(f"I3: {member.name} has another entry at index {entry[1]}")
-    return [common[place] for place in sorted(common)]
+        logs.append({entry[1]: entry for entry in contents.entries})
+    common: list[Entry] = []
+    while True:
+        found = [log.get(len(common) + 1) for log in logs]
+        entry = max(found, key=found.count)
+        if len(common) < index and found.count(entry) < len(logs):
+            raise Violation(f"I3: members have different entries at index {len(common) + 1}: {found}")
+        if entry is None or found.count(entry) * 2 <= len(logs):
+            return common
+        common.append(entry)
 
 
 def log_directory(data: Path) -> Path:
