@@ -50,15 +50,11 @@ def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS
 class Ground(Cluster):
     """The cluster and its network."""
 
-    def __init__(self, directory: Path, size: int, mutant: str = "") -> None:
-        """`mutant`: a bug of `raftkv.simulation.mutants` that all members are to have."""
+    def __init__(self, directory: Path, size: int) -> None:
         self.network = network(size)
         flags = ("--heartbeat-interval", str(HEARTBEAT_MS), "--election-timeout", str(ELECTION_MS))
         # The checks replay the whole log: none of it is given up for a snapshot.
         self.members = self.network.members(directory, *flags, "--snapshot-count", "10000000")
-        for member in self.members:
-            if mutant:
-                member.program = ["-m", "tests.partition.mutated", mutant]
         self.endpoints = ",".join(member.endpoint for member in self.members)
         self.credentials = {"user": "", "password": ""}
         self.faults: list[tuple[int, str]] = []
@@ -145,10 +141,10 @@ class Ground(Cluster):
 
 
 @contextlib.contextmanager
-def ground(directory: Path, size: int, mutant: str = "") -> Iterator[Ground]:
+def ground(directory: Path, size: int) -> Iterator[Ground]:
     """A running cluster; no process, namespace, rule or proxy of it is left afterwards."""
     with terminated_in_order():
-        made = Ground(directory, size, mutant)
+        made = Ground(directory, size)
         try:
             made.start()
             yield made

@@ -2,7 +2,8 @@
 
 All of them are the Python client of the project, on one event loop in a thread. Half of them ask one member at a time
 and go to another when it fails; the others leave that to the client. Every logged request carries its number into the
-log (`marked`), where the checks find it again.
+log (`marked`), where the checks find it again. Besides, each member has a reader that asks nobody else: an old leader
+that still answered would be noticed.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from raftkv.simulation.linearizability import FOREVER, Access
 from raftkv.simulation.revisions import LOGGED
 from raftkv.status import StatusError
 
-CLIENTS, WATCHERS = 6, 3
+CLIENTS = 6
 PAUSE_SECONDS = 0.08
 """Between two operations of a client, on average."""
 CALL_SECONDS = 1.0
@@ -57,7 +58,9 @@ class Recorder:
     async def _start(self) -> None:
         for number in range(CLIENTS):
             self._clients.append(asyncio.ensure_future(_Client(self, number).run()))
-        for number, watched in enumerate(WATCHED[:WATCHERS]):
+        for member in range(len(self.endpoints)):
+            self._clients.append(asyncio.ensure_future(_Client(self, CLIENTS + member, reads_at=member).run()))
+        for number, watched in enumerate(WATCHED):
             watcher = _Watcher(self, number, Watched(100 + number, *watched))
             self._watchers.append(watcher)
             self._watching.append(asyncio.ensure_future(watcher.run()))
@@ -105,20 +108,21 @@ class Recorder:
 
 
 class _Client:
-    """Does one operation after another."""
+    """Does one operation after another; with `reads_at` it reads registers at that member, and nothing else."""
 
-    def __init__(self, recorder: Recorder, number: int) -> None:
+    def __init__(self, recorder: Recorder, number: int, reads_at: int | None = None) -> None:
         self._recorder = recorder
         self._number = number
         self._rng = random.Random(f"{recorder._seed}/{number}")
         self._endpoints = recorder.endpoints[:]
         self._rng.shuffle(self._endpoints)
-        self._member = number % len(recorder.endpoints)
-        self._pinned = number % 2 == 0
+        self._reads_at = reads_at
+        self._member = number % len(recorder.endpoints) if reads_at is None else reads_at
+        self._pinned = number % 2 == 0 or reads_at is not None
         self._client = AsyncClient(self._endpoints, timeout=CALL_SECONDS, dial_timeout=CALL_SECONDS)
 
     async def run(self) -> None:
-        kinds, weights = zip(*_MIX, strict=True)
+        kinds, weights = zip(*(_MIX if self._reads_at is None else (("register", 1),)), strict=True)
         doing: dict[str, Callable[[], Awaitable[object]]] = {
             "put": self._put,
             "get": self._get,
@@ -161,7 +165,8 @@ class _Client:
             if isinstance(error, Refused | NotConnected):
                 recorder.definite.add(number)
             operation.error = StatusError(error.code, error.message)
-            self._member = self._rng.randrange(len(recorder.endpoints))
+            if self._reads_at is None:
+                self._member = self._rng.randrange(len(recorder.endpoints))
         return operation
 
     async def _put(self) -> None:
@@ -209,7 +214,8 @@ class _Client:
         rng = self._rng
         key, value = b"r/%d" % rng.randrange(REGISTERS), self._value()
         accesses = self._recorder.accesses.setdefault(key, [])
-        kind = rng.choices(("put", "get", "delete", "cas"), (3, 4, 1, 2))[0]
+        kinds = ("put", "get", "delete", "cas") if self._reads_at is None else ("get",)
+        kind = rng.choices(kinds, (3, 4, 1, 2)[: len(kinds)])[0]
         access = Access(kind, time.monotonic_ns(), FOREVER, None if kind in ("get", "delete") else value)
         if kind == "put":
             operation = await self._ask("put", req.PUT, rpc_pb2.PutRequest(key=key, value=value))

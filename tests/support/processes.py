@@ -68,7 +68,6 @@ class Process:
             *flags,
         ]
         self._prefix = prefix
-        self.program = ["-m", "raftkv"]
         self.environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -79,7 +78,7 @@ class Process:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._prefix, sys.executable, *self.program, *self.arguments],
+                [*self._prefix, sys.executable, "-m", "raftkv", *self.arguments],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment},
