@@ -62,7 +62,7 @@ def run(name: str, running: Ground, recorder: Recorder) -> Settled:
     return settled
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("name", "size"), CASES)
 def test_scenario(name: str, size: int, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with ground(directory, size) as running:
@@ -143,7 +143,7 @@ def copied(history: History, accesses: dict[bytes, list[Access]], definite: set[
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_damaged_history_is_found(directory: Path) -> None:
     """What clients saw of real members is changed in one place at a time, and each change is noticed."""
     with ground(directory, 3) as running:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from raftkv.client import Client, ClientError
 
-START_SECONDS = 20.0
+START_SECONDS = 90.0
 
 
 _held: "collections.deque[socket.socket]" = collections.deque(maxlen=200)
