@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from raftkv.duration import parse_duration
+from raftkv.rates import Rate
 
 MAX_ELECTION_TIMEOUT_MS = 50_000
 RECOMMENDED_REQUEST_BYTES = 10 << 20
@@ -59,6 +60,7 @@ class Config:
     auto_compaction_mode: str = "periodic"
     auto_compaction_retention: str = "0"
     max_concurrent_streams: int = 2**32 - 1
+    rate_limit: tuple[Rate, ...] = ()
     watch_progress_notify_interval_seconds: float = 5.0
     auth_token: str = "simple"
     auth_token_ttl_seconds: int = 300

@@ -15,6 +15,7 @@ from raftkv import ETCD_API_VERSION, __version__
 from raftkv.config import Config, ConfigError, Members, check, url_problem
 from raftkv.duration import parse_duration
 from raftkv.failpoints import VARIABLE
+from raftkv.rates import Rate, parse_rate
 from raftkv.security import check_tls
 
 ENVIRONMENT_PREFIX = "RAFTKV_"
@@ -82,6 +83,18 @@ class _Texts(click.ParamType[tuple[str, ...]]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         return tuple(text for text in (part.strip() for part in str(value).split(",")) if text)
+
+
+class _Rates(click.ParamType[tuple[Rate, ...]]):
+    """A comma-separated list of `USER[/METHOD]=RATE[:BURST]`."""
+
+    name = "RATE,…"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Rate, ...]:
+        try:
+            return tuple(parse_rate(text.strip()) for text in str(value).split(",") if text.strip())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _InitialCluster(click.ParamType[Members]):
@@ -369,6 +382,14 @@ def _options() -> list[_Option]:
             click.IntRange(1, 2**32 - 1),
             default.max_concurrent_streams,
             "Most calls at once on one connection of a client.",
+        ),
+        _Option(
+            "rate-limit",
+            _LIMITS,
+            _Rates(),
+            "none",
+            "USER[/METHOD]=RATE[:BURST]: most calls a second (and at once) of a user, or of each (*), of a method or "
+            "of all together: '*=500,ann/Range=20:100'. What is more is refused with ResourceExhausted.",
         ),
         _switch("enable-grpc-gateway", _LIMITS, "Serve the API as JSON at /v3/.", on=True),
         _Option("cors", _LIMITS, _Texts(), ",".join(default.cors), "Origins that a browser lets use the client port."),

@@ -40,6 +40,7 @@ from raftkv.peer.dial import Dial
 from raftkv.peer.reception import call_metadata
 from raftkv.raft import Config as RaftConfig
 from raftkv.raft import InstallSnapshot, Role
+from raftkv.rates import Rates
 from raftkv.rpc import App, Context, Method, Requests, health, reflection
 from raftkv.rpc.timed import timed
 from raftkv.security import Port, dial_tls, listener_tls, needs_own, own_files
@@ -129,6 +130,7 @@ class Member:
 
     async def _start(self) -> None:
         self._tokens = self._make_tokens()
+        self._check_rates()
         self._check_certificates()
         clients = [self._bind("listen-client-urls", url) for url in self.config.listen_client_urls]
         peers = [self._bind("listen-peer-urls", url) for url in self.config.listen_peer_urls]
@@ -294,6 +296,7 @@ class Member:
             limits,
             data_dir=self.config.data_dir,
             watch_progress_seconds=self.config.watch_progress_notify_interval_seconds,
+            rates=Rates(self.config.rate_limit, time.monotonic, api.APART) if self.config.rate_limit else None,
         )
         methods.update(health.methods(lambda: not server.failed.done()))
         methods.update(reflection.methods({path.split("/")[1] for path in methods}))
@@ -544,6 +547,13 @@ class Member:
             )
         except TokenError as error:
             raise StartError(f"--auth-token: {error}") from error
+
+    def _check_rates(self) -> None:
+        """Raises: StartError; --rate-limit is about no method."""
+        try:
+            api.check_rates(self.config.rate_limit)
+        except ValueError as error:
+            raise StartError(f"--rate-limit: {error}") from error
 
     # Life
 

@@ -10,15 +10,17 @@ from raftkv.api.election import ElectionService
 from raftkv.api.guard import Limits, guarded
 from raftkv.api.kv import KVService
 from raftkv.api.lease import LeaseService
+from raftkv.api.limits import limited
 from raftkv.api.lock import LockService
 from raftkv.api.maintenance import MaintenanceService
 from raftkv.api.watch import WatchService
+from raftkv.rates import Rates
 from raftkv.rpc import Method
 from raftkv.server.server import Server
 
 
 def services(
-    server: Server, limits: Limits, *, data_dir: str, watch_progress_seconds: float = 5.0
+    server: Server, limits: Limits, *, data_dir: str, watch_progress_seconds: float = 5.0, rates: Rates | None = None
 ) -> dict[str, Method]:
     """Build the method table of the etcd API; methods that are absent answer UNIMPLEMENTED."""
     table: dict[str, Method] = {}
@@ -31,6 +33,8 @@ def services(
     table.update(MaintenanceService(server, data_dir).methods())
     table.update(AuthService(server, limits).methods())
     check_rules(table)
+    if rates is not None:
+        table = {path: limited(server, path, method, rates) for path, method in table.items()}
     return {path: guarded(server, path, method) for path, method in table.items()}
 
 

@@ -1,0 +1,115 @@
+"""Limits of a real member: callers who ask too much are refused, and others are not."""
+
+import contextlib
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from raftkv.client import Client, ClientError
+from raftkv.pb import rpc_pb2 as pb
+from tests.cluster.test_auth import CHEAP, PASSWORD, call, client_of, set_up, token_of
+from tests.support.processes import Cluster, Process, cluster
+
+NEVER = 1e-6
+"""A second call of this rate comes in days: what follows is decided by counting, not by time."""
+RATES = f"*/Put={NEVER}:3,root/Put=1000000,ann/Range={NEVER}:2,*/LeaseKeepAlive={NEVER}:2,*/Watch={NEVER}:1"
+
+
+@pytest.fixture(scope="module")
+def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with cluster(tmp_path_factory.mktemp("limits"), 1, *CHEAP, "--rate-limit", RATES) as running:
+        with client_of(running) as client:
+            set_up(client)
+        yield running.members[0]
+
+
+def refused(client: Client, key: str) -> str:
+    try:
+        client.put(key, "x")
+    except ClientError as error:
+        return str(error)
+    return ""
+
+
+def test_a_user_who_asks_too_much_is_refused_and_others_are_not(member: Process) -> None:
+    with client_of(member, "ann") as ann, client_of(member, "root") as root:
+        assert [bool(refused(ann, "/ann/a")) for _ in range(5)] == [False] * 3 + [True] * 2
+        assert "rate limit exceeded: calls of Put of ann are limited to 1e-06 a second" in refused(ann, "/ann/a")
+        assert root.get("/ann/a") is not None
+        for _ in range(20):
+            root.put("a", "x")
+        assert ann.get("/ann/a") is not None, "other methods have their own"
+        assert ann.get("/ann/a") is not None
+        with pytest.raises(ClientError, match="calls of Range of ann"):
+            ann.get("/ann/a")
+
+
+def test_json_is_limited_like_grpc(member: Process) -> None:
+    token = token_of(member.endpoint, "ann")
+    with client_of(member, "ann") as ann:
+        while not refused(ann, "/ann/a"):
+            pass
+    request = urllib.request.Request(
+        f"http://{member.endpoint}/v3/kv/put", b'{"key":"L2Fubi9h","value":""}', {"Authorization": token}
+    )
+    with pytest.raises(urllib.error.HTTPError) as problem:
+        urllib.request.urlopen(request, timeout=10)
+    assert problem.value.code == 429
+    assert "rate limit exceeded" in json.load(problem.value)["error"]
+
+
+def test_each_request_of_a_stream_counts(member: Process) -> None:
+    with client_of(member, "root") as root:
+        lease = root.lease_grant(1000).ID
+    renewal = pb.LeaseKeepAliveRequest(ID=lease).SerializeToString()
+    answers = 0
+    with grpc.insecure_channel(member.endpoint) as channel:
+        method = channel.stream_stream("/etcdserverpb.Lease/LeaseKeepAlive")
+        metadata = (("token", token_of(member.endpoint, "root")),)
+        with pytest.raises(grpc.RpcError) as problem:  # noqa: PT012
+            for _ in method(iter([renewal] * 5), timeout=10, metadata=metadata):
+                answers += 1
+    assert answers == 2
+    assert problem.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
+    create = pb.WatchRequest(create_request={"key": b"/ann/"}).SerializeToString()
+    token = token_of(member.endpoint, "ann")
+    assert call(member.endpoint, "/etcdserverpb.Watch/Watch", token, create)[0] is grpc.StatusCode.OK
+    code, text = call(member.endpoint, "/etcdserverpb.Watch/Watch", token, create)
+    assert (code, "calls of Watch of ann" in text) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+
+
+def test_guesses_of_who_has_no_name_yet_run_out(tmp_path: Path) -> None:
+    """Passwords cannot be tried for ever."""
+    rate = f"*/Authenticate={NEVER}:6"
+    with cluster(tmp_path, 1, *CHEAP, "--rate-limit", rate) as running:
+        with client_of(running) as client:
+            set_up(client)
+        [member] = running.members
+        codes = []
+        for _ in range(8):
+            guess = pb.AuthenticateRequest(name="ann", password="s3cret").SerializeToString()
+            codes.append(call(member.endpoint, "/etcdserverpb.Auth/Authenticate", "", guess)[0])
+        wrong, late = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert codes == [wrong] * 6 + [late] * 2
+        with Client(member.endpoint, user="ann", password=PASSWORD) as ann, pytest.raises(ClientError):
+            ann.get("/ann/a")
+
+
+@pytest.mark.parametrize(
+    ("rate", "problem"),
+    [("*/Putt=5", "there is no method Putt"), ("ann", "is not of the form USER[/METHOD]=RATE[:BURST]")],
+)
+def test_a_rule_that_cannot_be_meant_is_refused_at_start(tmp_path: Path, rate: str, problem: str) -> None:
+    running = Cluster(tmp_path, 1, "--rate-limit", rate)
+    [member] = running.members
+    member.start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(running.kill)
+        assert member.wait() == 1
+        assert problem in member.log()
+        assert len(member.log().splitlines()) == 1
