@@ -6,6 +6,7 @@ Reads wait until they are linearizable, unless a serializable one was asked for,
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -16,7 +17,7 @@ from raftkv.api.guard import Limits
 from raftkv.mvcc import validate
 from raftkv.mvcc.encoding import varint
 from raftkv.pb import rpc_pb2
-from raftkv.rpc import Context, Method
+from raftkv.rpc import Context, Later, Method
 from raftkv.server import proposals
 from raftkv.server.server import Server
 from raftkv.status import Code, StatusError
@@ -58,12 +59,15 @@ class KVService:
             prefix + "Compact": Method.unary(self.compact),
         }
 
-    async def range(self, request: bytes, context: Context) -> list[bytes]:
+    def range(self, request: bytes, context: Context) -> Later:
         """Answer the keys of an interval."""
         wanted = decode(rpc_pb2.RangeRequest, request)
         validate.check_range(wanted)
-        if not wanted.serializable:
-            await self._server.linearizable()
+        server = self._server
+        current = server.current if wanted.serializable else server.linearizable()
+        return Later(current, partial(self._range, wanted, context))
+
+    def _range(self, wanted: rpc_pb2.RangeRequest, context: Context) -> list[bytes]:
         if self._auth.enabled:
             self._server.rules.check_range(caller(context), wanted)
         slow = self._server.slow
@@ -100,24 +104,24 @@ class KVService:
     def put(self, request: bytes, context: Context) -> Awaitable[list[bytes]]:
         """Write one key."""
         validate.check_put(decode(rpc_pb2.PutRequest, request))
-        cost = validate.PUT_OVERHEAD_BYTES + len(request)
-        if not self._server.quota.admits(cost):
-            return self._propose_costly(proposals.PUT, request, context, cost)
-        return self._propose(proposals.PUT, request, context)
+        return self._propose_costly(proposals.PUT, request, context, validate.PUT_OVERHEAD_BYTES + len(request))
 
     def delete_range(self, request: bytes, context: Context) -> Awaitable[list[bytes]]:
         """Delete the keys of an interval."""
         validate.check_delete_range(decode(rpc_pb2.DeleteRangeRequest, request))
         return self._propose(proposals.DELETE_RANGE, request, context)
 
-    async def txn(self, request: bytes, context: Context) -> list[bytes]:
+    def txn(self, request: bytes, context: Context) -> Awaitable[list[bytes]] | Later:
         """Run a transaction; one that only reads does not go through the log."""
         wanted = decode(rpc_pb2.TxnRequest, request)
         validate.check_txn(wanted, self._max_txn_ops)
+        server = self._server
         if not validate.txn_is_read_only(wanted):
-            return await self._propose_costly(proposals.TXN, request, context, validate.put_cost(wanted))
-        if not validate.txn_is_serializable(wanted):
-            await self._server.linearizable()
+            return self._propose_costly(proposals.TXN, request, context, validate.put_cost(wanted))
+        current = server.current if validate.txn_is_serializable(wanted) else server.linearizable()
+        return Later(current, partial(self._read_txn, wanted, context))
+
+    def _read_txn(self, wanted: rpc_pb2.TxnRequest, context: Context) -> list[bytes]:
         if self._auth.enabled:
             self._server.rules.check_txn(caller(context), wanted)
         body = self._store.read_txn(wanted)
@@ -131,7 +135,14 @@ class KVService:
             await self._server.wait_compaction()
         return response
 
-    async def _propose_costly(
+    def _propose_costly(
+        self, operation: proposals.Operation, request: bytes, context: Context, cost: int
+    ) -> Awaitable[list[bytes]]:
+        if self._server.quota.admits(cost):
+            return self._propose(operation, request, context)
+        return self._propose_if_admitted(operation, request, context, cost)
+
+    async def _propose_if_admitted(
         self, operation: proposals.Operation, request: bytes, context: Context, cost: int
     ) -> list[bytes]:
         await self._server.admit(cost)

@@ -1,6 +1,7 @@
 """The types of ASGI, and an extension of it."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Protocol
 
 Scope = MutableMapping[str, Any]
@@ -40,3 +41,28 @@ class Direct(Protocol):
         If not, a window holds it or it is large, and `send` has to be used. Headers and trailers are the same small
         ones each time: they are remembered.
         """
+
+
+class Taken(Direct, Protocol):
+    """A request that an application may take without a task; then it calls `run` or `over`, once, in the end."""
+
+    @property
+    def body(self) -> bytes:
+        """The body, if it is here whole and nothing was read of it; else nothing."""
+
+    def waits_for(self, future: "Future[Any]") -> None:
+        """Note that the body is read, and what is to be cancelled should the client go away."""
+
+    async def send(self, event: MutableMapping[str, Any]) -> None:
+        """Send an event of the response, as an application's `send`."""
+
+    def run(self, rest: Coroutine[Any, Any, None]) -> None:
+        """Run what is left to do in a task."""
+
+    def over(self) -> None:
+        """Note that the application is done with the request."""
+
+
+TakeAtOnce = Callable[[Scope, Taken], bool]
+"""What an application may have as its attribute `take`: it takes a request whose body has ended, in the turn of the
+loop that brought it, and says so; if it does not, it is called as ever."""

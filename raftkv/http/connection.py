@@ -6,12 +6,12 @@ the application.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from raftkv.http import frames
-from raftkv.http.asgi import CERTIFICATE_USER, DIRECT, ASGIApp
+from raftkv.http.asgi import CERTIFICATE_USER, DIRECT, ASGIApp, TakeAtOnce
 from raftkv.http.closing import Ending
 from raftkv.http.frames import ErrorCode, ProtocolError
 from raftkv.http.requests import HeaderReader, Malformed, Request
@@ -48,6 +48,7 @@ class Connection(Sender):
         """
         super().__init__()
         self._app = app
+        self._take_at_once: TakeAtOnce | None = getattr(app, "take", None)
         self._max_streams = max_concurrent_streams
         self._forget = forget
         self._client: tuple[str, int] | None = None
@@ -346,20 +347,31 @@ class Connection(Sender):
     def _begin(self) -> None:
         """Run the application for requests that began; one that was reset in the same breath never runs."""
         begun, self._begun = self._begun, []
+        take = self._take_at_once
         for stream, request in begun:
-            if not stream.closed:
-                self._running.add(stream)
-                scope = request.scope
+            if stream.closed:
+                continue
+            self._running.add(stream)
+            scope = request.scope
+            if take is None or not stream.request_ended or not take(scope, stream):
                 extensions = {**scope["extensions"], DIRECT: stream}
                 call = self._app({**scope, "extensions": extensions}, stream.receive, stream.send)
-                stream.task = self._loop.create_task(call)  # type: ignore[arg-type]
-                stream.task.add_done_callback(partial(self._returned, stream))
+                self.run(stream, call)  # type: ignore[arg-type]
+
+    def run(self, stream: Stream, call: Coroutine[Any, Any, None]) -> None:
+        """Run the application for a request, or the rest of it."""
+        task = stream.task = self._loop.create_task(call)
+        task.add_done_callback(partial(self._returned, stream))
 
     def _returned(self, stream: Stream, task: "asyncio.Task[None]") -> None:
-        self._running.discard(stream)
         error = None if task.cancelled() else task.exception()
         if error is not None and not (stream.closed and isinstance(error, OSError)):
             logger.error("a request failed", exc_info=error)
+        self.over(stream)
+
+    def over(self, stream: Stream) -> None:
+        """Note that the application is done with a request, and answer if it did not."""
+        self._running.discard(stream)
         if not stream.complete:
             if stream.started:
                 self._reset(stream, ErrorCode.INTERNAL_ERROR)

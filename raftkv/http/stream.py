@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from raftkv.http.asgi import Headers, Take
@@ -69,7 +69,8 @@ class Stream:
         """`receivable` is how much may be received at first."""
         self._connection = connection
         self.id = stream_id
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Future[Any] | None = None
+        """What is cancelled when the client goes away."""
         self.closed = False
         # The request
         self.receivable = receivable
@@ -130,6 +131,24 @@ class Stream:
             event = self._next()
             take(event["body"], not event["more_body"])
         self._told = True
+
+    @property
+    def body(self) -> bytes:
+        """The body, if it is here whole and nothing was read of it; else nothing."""
+        return b"".join(self._body) if self.request_ended and not self._told else b""
+
+    def waits_for(self, future: "asyncio.Future[Any]") -> None:
+        """Note that the body is read, and what is to be cancelled should the client go away."""
+        self._next()
+        self.task = future
+
+    def run(self, rest: Coroutine[Any, Any, None]) -> None:
+        """Run what is left to do in a task."""
+        self._connection.run(self, rest)
+
+    def over(self) -> None:
+        """Note that the application is done with this request."""
+        self._connection.over(self)
 
     async def receive(self) -> MutableMapping[str, Any]:
         """Wait for the next event of the request, as ASGI has them."""

@@ -1,38 +1,36 @@
 """The ASGI application: one HTTP request is one call.
 
-A unary call costs no task, no timer of its own and three sends. A call that streams has one more task,
-which reads the request and notices that the client went away; then the handler is cancelled.
+A unary call costs no task, no timer of its own and three sends; less where the host lets it be taken at once
+(`raftkv.rpc.prompt`). A call that streams has one more task, which reads the request and notices that the client went
+away; then the handler is cancelled.
 
 A unary handler is not told that its client went away, unless the host cancels the request's task (raftkv's does): most
 are done before the news could arrive, and a proposal cannot be taken back.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
-from raftkv.http.asgi import CERTIFICATE_USER, DIRECT, ASGIApp, Direct, Receive, Scope, Send
+from raftkv.http.asgi import CERTIFICATE_USER, DIRECT, ASGIApp, Direct, Receive, Scope, Send, Taken
+from raftkv.rpc.answers import (
+    HEADERS,
+    NOTHING,
+    OK,
+    PIECE_BYTES,
+    START,
+    all_but_the_last,
+    as_status,
+    end,
+    send_response,
+)
 from raftkv.rpc.calls import Calls
-from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, parse_timeout, percent_encode, whole_message
-from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_exceeded
+from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, whole_message
+from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_of
 from raftkv.rpc.method import Context, Kind, Method
+from raftkv.rpc.prompt import Prompt
 from raftkv.rpc.requests import Requests
 from raftkv.status import Code, StatusError
-
-logger = logging.getLogger(__name__)
-
-_HEADERS = ((b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip"))
-_OK = ((b"grpc-status", b"0"),)
-_NOTHING = {"type": "http.response.body", "body": b"", "more_body": True}
-_START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
-_END = {"type": "http.response.body", "body": b"", "more_body": False}
-_TRAILERS_OK = {"type": "http.response.trailers", "headers": _OK}
-_TRAILERS = "http.response.trailers"
-
-PIECE_BYTES = 128 << 10
-"""A larger body is sent in pieces of this size, or the host would send all of it before the connection's other streams,
-and hold them up for as long as a slow client's window is closed."""
 
 
 class App:
@@ -83,12 +81,29 @@ class App:
         else:
             await _respond(send, *problem)
 
+    def take(self, scope: Scope, request: Taken) -> bool:
+        """Take a request in the turn that brought it, if it is a plain unary call (`raftkv.http.asgi.TakesAtOnce`)."""
+        method = self._methods.get(scope["path"])
+        if method is None or method.kind is not Kind.UNARY:
+            return False
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if (
+            self._not_grpc(scope, headers.get(b"content-type", b"")) is not None
+            or headers.get(b"grpc-encoding", b"identity") != b"identity"
+            or (message := whole_message(request.body, self._max_receive_bytes)) is None
+        ):
+            return False
+        Prompt(method, request, self._max_send_bytes).begin(
+            message, scope, headers.get(b"grpc-timeout"), self._deadlines
+        )
+        return True
+
     def _not_grpc(self, scope: Scope, content_type: bytes) -> tuple[int, bytes] | None:
         """Why a request is no gRPC call, as HTTP status and text."""
         if content_type == b"application/grpc" or _is_grpc(content_type):
             if scope["method"] != "POST":
                 return 405, b"gRPC calls are POST requests\n"
-            if _TRAILERS not in scope.get("extensions", ()):
+            if "http.response.trailers" not in scope.get("extensions", ()):
                 return 400, b"gRPC needs HTTP/2 and the header te: trailers\n"
             return None
         if scope["path"] not in self._methods:
@@ -101,7 +116,7 @@ class App:
         path = scope["path"]
         method = self._methods.get(path)
         if method is None:
-            await _end(send, self._unknown(path), started=False)
+            await end(send, self._unknown(path), started=False)
             return
         direct: Direct | None = scope["extensions"].get(DIRECT)
         method.calls.started += 1
@@ -112,7 +127,7 @@ class App:
                 text = f'grpc: Decompressor is not installed for grpc-encoding "{encoding.decode("latin-1")}"'
                 raise StatusError(Code.UNIMPLEMENTED, text)
             timeout = headers.get(b"grpc-timeout")
-            deadline = None if timeout is None else _deadline(timeout)
+            deadline = None if timeout is None else deadline_of(timeout)
             context = Context(scope["headers"], scope.get("client"), deadline, scope.get(CERTIFICATE_USER, ""))
             if method.kind is not Kind.UNARY:
                 deframer = Deframer(encoding, self._max_receive_bytes)
@@ -123,11 +138,11 @@ class App:
             else:
                 response = await self._unary_until(deadline, method, receive, encoding, context)
             code = Code.OK
-            if direct is None or not direct.answer(_HEADERS, response, _OK):
-                await _answer(send, response)
+            if direct is None or not direct.answer(HEADERS, response, OK):
+                await send_response(send, response)
         except StatusError as error:
             code = error.code
-            await _end(send, error, started=False)
+            await end(send, error, started=False)
         except Disconnected:
             pass
         finally:
@@ -156,7 +171,7 @@ class App:
         try:
             response = frame(await method.handler(request, context), self._max_send_bytes)
         except Exception as error:
-            raise _as_status(error, method) from error
+            raise as_status(error, method) from error
         calls.sent += 1
         calls.sent_bytes += len(response) - PREFIX_BYTES
         return response
@@ -226,7 +241,7 @@ class App:
             reader.cancel()
         if isinstance(error, Disconnected):
             return Code.CANCELED
-        await _end(send, error, started=response.started)
+        await end(send, error, started=response.started)
         return error.code if isinstance(error, StatusError) else Code.OK
 
 
@@ -252,7 +267,7 @@ class _Response:
         except Disconnected:
             raise
         except Exception as error:
-            raise _as_status(error, method) from error
+            raise as_status(error, method) from error
 
     async def _messages(self, responses: AsyncIterator[bytes | Framed]) -> None:
         try:
@@ -267,9 +282,9 @@ class _Response:
     async def _start(self) -> None:
         self.started = True
         try:
-            await self._send(_START)
+            await self._send(START)
             # Hosts keep headers until something of a body follows: they may have to say a status in the same block.
-            await self._send(_NOTHING)
+            await self._send(NOTHING)
         except OSError as error:
             raise Disconnected from error
 
@@ -283,7 +298,7 @@ class _Response:
             await self._start()
         try:
             if len(body) > PIECE_BYTES:
-                body = await _all_but_the_last(self._send, body)
+                body = await all_but_the_last(self._send, body)
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
         except OSError as error:
             raise Disconnected from error
@@ -312,68 +327,9 @@ def _stopping() -> StatusError:
     return StatusError(Code.UNAVAILABLE, "the server is stopping")
 
 
-def _deadline(timeout: bytes) -> float:
-    """Loop time at which a call with this grpc-timeout ends.
-
-    Raises:
-        StatusError: it is over already, or malformed.
-    """
-    seconds = parse_timeout(timeout)
-    if not seconds:
-        raise deadline_exceeded()
-    return asyncio.get_running_loop().time() + seconds
-
-
-def _as_status(error: Exception, method: Method) -> StatusError:
-    if isinstance(error, StatusError):
-        return error
-    logger.error("%s failed", getattr(method.handler, "__qualname__", "a handler"), exc_info=error)
-    return StatusError(Code.INTERNAL, f"internal error: {type(error).__name__}")
-
-
 def _is_grpc(content_type: bytes) -> bool:
     kind = content_type[:16].lower()
     return kind == b"application/grpc" and content_type[16:17] in (b"", b"+", b";", b" ")
-
-
-async def _answer(send: Send, response: bytes) -> None:
-    try:
-        await send(_START)
-        if len(response) > PIECE_BYTES:
-            response = await _all_but_the_last(send, response)
-        await send({"type": "http.response.body", "body": response, "more_body": False})
-        await send(_TRAILERS_OK)
-    except OSError:
-        # The client is gone.
-        return
-
-
-async def _all_but_the_last(send: Send, body: bytes) -> bytes:
-    """Send a large body in pieces, as fast as the client takes them; the last one, which is still to be sent."""
-    start = 0
-    while len(body) - start > PIECE_BYTES:
-        await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True})
-        start += PIECE_BYTES
-    return body[start:]
-
-
-async def _end(send: Send, error: Exception | None, *, started: bool) -> None:
-    """End a call with a status.
-
-    ASGI cannot ask for a status alone as one HEADERS frame ("trailers-only"); raftkv's server makes one of these events
-    if nothing was sent before.
-    """
-    trailers = _TRAILERS_OK
-    if isinstance(error, StatusError):
-        status = [(b"grpc-status", b"%d" % error.code), (b"grpc-message", percent_encode(error.message))]
-        trailers = {"type": "http.response.trailers", "headers": status}
-    try:
-        if not started:
-            await send(_START)
-        await send(_END)
-        await send(trailers)
-    except OSError:
-        return
 
 
 async def drain(receive: Receive, max_bytes: int = 1 << 20) -> None:

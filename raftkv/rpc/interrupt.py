@@ -1,7 +1,9 @@
 """Ending a call from outside: its deadline, a client that went away, a server that stops."""
 
 import asyncio
+from typing import Any
 
+from raftkv.rpc.framing import parse_timeout
 from raftkv.status import Code, StatusError
 
 GRAIN_SECONDS = 0.02
@@ -13,45 +15,39 @@ class Disconnected(Exception):
     """The client is gone; nobody reads an answer."""
 
 
-class Interrupt:
-    """Cancels the task of one call, once, and keeps the reason apart from cancellations that others ask for.
+class Ending:
+    """Cancels what one call waits for, once, and keeps the reason apart from cancellations that others ask for.
 
-    Made inside that task. `disarm` must follow, or a deadline could strike what the task does next.
+    `disarm` must follow, or a deadline could strike what comes next.
     """
 
-    __slots__ = ("__weakref__", "_due", "_reason", "_task", "_timer")
+    __slots__ = ("__weakref__", "_due", "_reason", "_timer", "_waits_for")
 
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
+    def __init__(self, waits_for: "asyncio.Future[Any] | None" = None) -> None:
+        self._waits_for = waits_for
         self._reason: Exception | None = None
-        self._due: dict[Interrupt, None] | None = None
+        self._due: dict[Ending, None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self, reason: Exception) -> None:
         """End the call with this error; the first reason counts."""
-        if self._reason is None and self._task is not None:
+        if self._reason is None and self._waits_for is not None:
             self._reason = reason
-            self._task.cancel()
+            self._waits_for.cancel()
 
     def expire(self) -> None:
         """End the call because its deadline has passed."""
         self(deadline_exceeded())
 
-    def claim(self) -> Exception | None:
-        """Take the cancellation that just arrived for this one; None when someone else asked for it too."""
-        if self._reason is None or self._task is None or self._task.uncancel() > 0:
-            return None
-        return self._reason
-
     def disarm(self) -> None:
         """Reasons that come later are too late. Safe to call twice."""
-        self._task = None
+        self._waits_for = None
         if self._due is not None:
             self._due.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
 
-    def strike_with(self, due: "dict[Interrupt, None]") -> None:
+    def strike_with(self, due: "dict[Ending, None]") -> None:
         """Join the calls that end at the same moment."""
         self._due = due
         due[self] = None
@@ -59,6 +55,22 @@ class Interrupt:
     def strike_at(self, deadline: float) -> None:
         """End the call at a loop time, with a timer of its own."""
         self._timer = asyncio.get_running_loop().call_at(deadline, self.expire)
+
+
+class Interrupt(Ending):
+    """Cancels the task of a call. Made inside that task."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        super().__init__(self._task)
+
+    def claim(self) -> Exception | None:
+        """Take the cancellation that just arrived for this one; None when someone else asked for it too."""
+        if self._reason is None or self._waits_for is None or self._task is None or self._task.uncancel() > 0:
+            return None
+        return self._reason
 
 
 class Deadlines:
@@ -69,9 +81,9 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self._due: dict[int, dict[Interrupt, None]] = {}
+        self._due: dict[int, dict[Ending, None]] = {}
 
-    def add(self, deadline: float, interrupt: Interrupt) -> None:
+    def add(self, deadline: float, ending: Ending) -> None:
         """End a call at a loop time (seconds) unless it is disarmed before."""
         slot = int(deadline / GRAIN_SECONDS) + 1
         due = self._due.get(slot)
@@ -79,15 +91,27 @@ class Deadlines:
             loop = asyncio.get_running_loop()
             if deadline - loop.time() > NEAR_SECONDS:
                 # A moment stays until it has come: far ones, of a caller's choice, would pile up.
-                interrupt.strike_at(deadline)
+                ending.strike_at(deadline)
                 return
             due = self._due[slot] = {}
             loop.call_at(slot * GRAIN_SECONDS, self._expire, slot)
-        interrupt.strike_with(due)
+        ending.strike_with(due)
 
     def _expire(self, slot: int) -> None:
-        for interrupt in tuple(self._due.pop(slot)):
-            interrupt.expire()
+        for ending in tuple(self._due.pop(slot)):
+            ending.expire()
+
+
+def deadline_of(timeout: bytes) -> float:
+    """Loop time at which a call with this grpc-timeout ends.
+
+    Raises:
+        StatusError: it is over already, or malformed.
+    """
+    seconds = parse_timeout(timeout)
+    if not seconds:
+        raise deadline_exceeded()
+    return asyncio.get_running_loop().time() + seconds
 
 
 def deadline_exceeded() -> StatusError:

@@ -200,8 +200,9 @@ class Server:
         """Ends calls under way that want no member without a leader."""
         self._leaderless_seconds = 3 * election_ticks * tick_seconds
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
-        self._current: asyncio.Future[None] = self._loop.create_future()
-        self._current.set_result(None)
+        self.current: asyncio.Future[None] = self._loop.create_future()
+        self.current.set_result(None)
+        """Done: what a read waits for that need not be linearizable."""
         self._retention = Retention(
             node,
             snapshot_count=snapshot_count,
@@ -276,7 +277,7 @@ class Server:
             raise errors.Stopped
         index = self.node.sole_read_index()
         if index is not None and index <= self.applier.index:
-            return self._current
+            return self.current
         future = self.reads.wait()
         self.wake()
         return future

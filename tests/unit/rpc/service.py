@@ -1,9 +1,9 @@
 """The service that the transport tests call: a handler of every kind, and what they saw."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
-from raftkv.rpc import App, Context, Method, Requests
+from raftkv.rpc import App, Context, Later, Method, Requests
 from raftkv.status import Code, StatusError
 
 LIMIT = 1 << 20
@@ -19,6 +19,9 @@ class Service:
         self.calls = 0
         self.address = ""
         self.context: Context | None = None
+        self.promised: asyncio.Future[bytes] | None = None
+        self.tasks: list[bool] = []
+        """Of each call that got a promise: whether a task ran its handler."""
 
     async def echo(self, request: bytes, context: Context) -> bytes | list[bytes]:
         self.calls += 1
@@ -43,6 +46,28 @@ class Service:
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+    def promise(self, request: bytes, context: Context) -> Awaitable[bytes] | Later:
+        """Answer with a future, or with what is made of one, as handlers do that wait for the log."""
+        self.tasks.append(asyncio.current_task() is not None)
+        if request == b"raise":
+            raise StatusError(Code.NOT_FOUND, "at once")
+        loop = asyncio.get_running_loop()
+        self.promised = loop.create_future()
+        self.promised.add_done_callback(lambda promised: promised.cancelled() and self.cancelled.set())
+        self.entered.set()
+        match request:
+            case b"now":
+                self.promised.set_result(b"now")
+            case b"soon":
+                loop.call_soon(self.promised.set_result, b"soon")
+            case b"refuse":
+                loop.call_soon(self.promised.set_exception, StatusError(Code.OUT_OF_RANGE, "later"))
+            case b"made" | b"bug":
+                done: asyncio.Future[None] = loop.create_future()
+                loop.call_soon(done.set_result, None)
+                return Later(done, lambda: [b"ma", b"de"] if request == b"made" else [b"%d" % (1 // 0)])
+        return self.promised
 
     async def blob(self, request: bytes, context: Context) -> bytes:
         return b"x" * int(request)
@@ -94,6 +119,7 @@ class Service:
     def app(self, **options: object) -> App:
         methods = {
             "/test.Service/Echo": Method.unary(self.echo),
+            "/test.Service/Promise": Method.unary(self.promise),
             "/test.Service/Blob": Method.unary(self.blob),
             "/test.Service/Count": Method.server_stream(self.count),
             "/test.Service/Total": Method.client_stream(self.total),

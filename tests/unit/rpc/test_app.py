@@ -41,6 +41,23 @@ def test_unary_calls(host: str) -> None:
     asyncio.run(scenario())
 
 
+def test_a_handler_may_promise_its_answer(host: str) -> None:
+    """And needs no task then, where the host hands requests over at once."""
+
+    async def scenario() -> None:
+        async with serving(host) as (service, channel):
+            promise = channel.unary_unary("/test.Service/Promise")
+            for request in (b"now", b"soon", b"made"):
+                assert await promise(request) == request
+                assert await promise(request, timeout=1000) == request
+            assert await refusal(promise(b"raise")) == (grpc.StatusCode.NOT_FOUND, "at once")
+            assert await refusal(promise(b"refuse")) == (grpc.StatusCode.OUT_OF_RANGE, "later")
+            assert (await refusal(promise(b"bug")))[0] == grpc.StatusCode.INTERNAL
+            assert set(service.tasks) == {host != "raftkv"}
+
+    asyncio.run(scenario())
+
+
 def test_a_handler_knows_its_caller(host: str) -> None:
     async def scenario() -> None:
         async with serving(host) as (service, channel):
@@ -88,7 +105,7 @@ def test_a_bug_is_internal_and_leaves_a_traceback(
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(scenario())
-    (record,) = [record for record in caplog.records if record.name == "raftkv.rpc.app"]
+    (record,) = [record for record in caplog.records if record.name == "raftkv.rpc.answers"]
     assert record.exc_info
     assert "Service.echo" in record.getMessage()
 
@@ -117,9 +134,11 @@ def test_a_request_that_is_refused_before_it_was_read(host: str) -> None:
 def test_a_deadline_ends_a_call_of_every_kind(host: str) -> None:
     async def scenario() -> None:
         async with serving(host) as (service, channel):
-            code, _ = await refusal(channel.unary_unary("/test.Service/Echo")(b"wait", timeout=0.3))
-            assert code == grpc.StatusCode.DEADLINE_EXCEEDED
-            await asyncio.wait_for(service.cancelled.wait(), 10)
+            for path in ("Echo", "Promise"):
+                code, _ = await refusal(channel.unary_unary(f"/test.Service/{path}")(b"wait", timeout=0.3))
+                assert code == grpc.StatusCode.DEADLINE_EXCEEDED
+                await asyncio.wait_for(service.cancelled.wait(), 10)
+                service.cancelled.clear()
             for path in ("Forever", "Talk"):
                 service.cancelled.clear()
                 call = channel.stream_stream(f"/test.Service/{path}")(timeout=0.3)

@@ -13,6 +13,7 @@ from tests.unit.rpc.wire import WAIT_SECONDS, Wire, connect, message
 ECHO = "/test.Service/Echo"
 FOREVER = "/test.Service/Forever"
 HOLD = "/test.Service/Hold"
+PROMISE = "/test.Service/Promise"
 TALK = "/test.Service/Talk"
 
 
@@ -65,8 +66,9 @@ def test_a_reset_ends_a_unary_handler(host: str) -> None:
 
     async def scenario() -> None:
         async with wired(host) as (service, wire):
-            await wire.reset(await waiting(wire, service, ECHO))
-            await cancelled(service)
+            for path in (ECHO, PROMISE):
+                await wire.reset(await waiting(wire, service, path))
+                await cancelled(service)
             await is_alive(wire)
 
     asyncio.run(scenario())
@@ -153,10 +155,11 @@ def test_a_vanished_client_ends_its_unary_handler() -> None:
     """Not on hypercorn: see `test_a_reset_ends_a_unary_handler`."""
 
     async def scenario() -> None:
-        async with wired("raftkv") as (service, wire):
-            await waiting(wire, service, ECHO)
-            cut(wire)
-            await cancelled(service)
+        for path in (ECHO, PROMISE):
+            async with wired("raftkv") as (service, wire):
+                await waiting(wire, service, path)
+                cut(wire)
+                await cancelled(service)
 
     asyncio.run(scenario())
 

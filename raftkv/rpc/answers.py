@@ -1,0 +1,70 @@
+"""How calls end on an ASGI host: with a response in pieces, or with a status."""
+
+import logging
+
+from raftkv.http.asgi import Send
+from raftkv.rpc.framing import percent_encode
+from raftkv.rpc.method import Method
+from raftkv.status import Code, StatusError
+
+logger = logging.getLogger(__name__)
+
+HEADERS = ((b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip"))
+OK = ((b"grpc-status", b"0"),)
+NOTHING = {"type": "http.response.body", "body": b"", "more_body": True}
+START = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
+_END = {"type": "http.response.body", "body": b"", "more_body": False}
+_TRAILERS_OK = {"type": "http.response.trailers", "headers": OK}
+
+PIECE_BYTES = 128 << 10
+"""A larger body is sent in pieces of this size, or the host would send all of it before the connection's other streams,
+and hold them up for as long as a slow client's window is closed."""
+
+
+def as_status(error: Exception, method: Method) -> StatusError:
+    """The status of a call whose handler raised this; what is none is a bug, and logged."""
+    if isinstance(error, StatusError):
+        return error
+    logger.error("%s failed", getattr(method.handler, "__qualname__", "a handler"), exc_info=error)
+    return StatusError(Code.INTERNAL, f"internal error: {type(error).__name__}")
+
+
+async def send_response(send: Send, response: bytes) -> None:
+    """Send a whole response of a unary call."""
+    try:
+        await send(START)
+        if len(response) > PIECE_BYTES:
+            response = await all_but_the_last(send, response)
+        await send({"type": "http.response.body", "body": response, "more_body": False})
+        await send(_TRAILERS_OK)
+    except OSError:
+        # The client is gone.
+        return
+
+
+async def all_but_the_last(send: Send, body: bytes) -> bytes:
+    """Send a large body in pieces, as fast as the client takes them; the last one, which is still to be sent."""
+    start = 0
+    while len(body) - start > PIECE_BYTES:
+        await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True})
+        start += PIECE_BYTES
+    return body[start:]
+
+
+async def end(send: Send, error: Exception | None, *, started: bool) -> None:
+    """End a call with a status.
+
+    ASGI cannot ask for a status alone as one HEADERS frame ("trailers-only"); raftkv's server makes one of these events
+    if nothing was sent before.
+    """
+    trailers = _TRAILERS_OK
+    if isinstance(error, StatusError):
+        status = [(b"grpc-status", b"%d" % error.code), (b"grpc-message", percent_encode(error.message))]
+        trailers = {"type": "http.response.trailers", "headers": status}
+    try:
+        if not started:
+            await send(START)
+        await send(_END)
+        await send(trailers)
+    except OSError:
+        return
