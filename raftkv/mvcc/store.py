@@ -16,8 +16,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
 
-from sortedcontainers import SortedDict
-
 from raftkv import errors
 from raftkv.mvcc import encoding as enc
 from raftkv.mvcc.backend import META, REVISIONS, Backend, Flush
@@ -26,6 +24,7 @@ from raftkv.mvcc.history import Record
 from raftkv.mvcc.interval import Interval, interval
 from raftkv.mvcc.leases import Leases, NoLeases
 from raftkv.mvcc.ranges import Part, answer_range, stream_range
+from raftkv.mvcc.table import Parts, Table
 from raftkv.mvcc.turnover import Turnover
 from raftkv.mvcc.txn import Txn
 from raftkv.pb import rpc_pb2
@@ -75,9 +74,9 @@ class Store:
         self.counts = Counts()
         self.leases: Leases = NoLeases()
         self.on_commit: Callable[[int, Sequence[Change]], None] | None = None
-        self._newest: SortedDict[bytes, bytes] = SortedDict()
-        self._history: SortedDict[bytes, Versions] = SortedDict()
-        self._subs: dict[bytes, int] = {}
+        self._newest: Table[bytes] = Table()
+        self._history: Table[Versions] = Table()
+        self._subs: Parts[int] = Parts()
         self._turnover = Turnover()
         self._compaction: Iterator[None] | None = None
         self.revision = 1
@@ -200,8 +199,7 @@ class Store:
 
     def newest(self, key: bytes) -> bytes | None:
         """The chunk of the key's newest version."""
-        chunk: bytes | None = self._newest.get(key)
-        return chunk
+        return self._newest.get(key)
 
     def count(self, span: Interval) -> int:
         """How many live keys the interval holds."""
@@ -218,8 +216,7 @@ class Store:
         low, high = self._places(span)
         if limit and limit < high - low:
             high = low + limit
-        newest = self._newest
-        return list(map(newest.__getitem__, newest.islice(low, high)))
+        return self._newest.values_between(low, high)
 
     def _places(self, span: Interval) -> tuple[int, int]:
         first, end = span
@@ -267,7 +264,7 @@ class Store:
         return {key for key in live if key not in history and enc.chunk_mod_revision(newest[key]) > revision}
 
     @staticmethod
-    def _irange(keys: "SortedDict[bytes, bytes] | SortedDict[bytes, Versions]", span: Interval) -> Iterator[bytes]:
+    def _irange(keys: Table[bytes] | Table[Versions], span: Interval) -> Iterator[bytes]:
         first, end = span
         if end is not None and end <= first:
             return iter(())

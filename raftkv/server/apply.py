@@ -5,6 +5,7 @@ everywhere and changes nothing. The applied index is stored with what the entry 
 neither skip an entry nor apply it twice.
 """
 
+import math
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -98,14 +99,21 @@ class Applier:
         self.alarms.load()
         self.auth.load()
 
-    def apply(self, entries: Sequence[Entry], *, until_long: bool = False) -> int:
-        """Apply committed entries in order, or those before the first that deletes `LONG_KEYS` at once; how many.
+    def apply(self, entries: Sequence[Entry], *, work: float = math.inf, until_long: bool = False) -> int:
+        """Apply committed entries in order, until so much `work` is done; how many.
+
+        Work is counted in operations and in keys they change. `until_long`: only those before the first entry that
+        deletes `LONG_KEYS` at once.
 
         Raises:
             RuntimeError: an entry does not follow the last one, or holds something unknown; the member must stop.
         """
-        applied = 0
+        applied = operations = 0
+        counts = self._store.counts
+        changed = counts.puts + counts.deletes
         for entry in entries:
+            if operations + counts.puts + counts.deletes - changed >= work:
+                break
             if entry.index != self.index + 1:
                 raise RuntimeError(f"entry {entry.index} to apply after {self.index}")
             changes_members = entry.kind is EntryKind.CONF_CHANGE
@@ -122,6 +130,7 @@ class Applier:
             else:
                 self._apply_batch(proposals, names)
             applied += 1
+            operations += len(names)
         if applied:
             set_applied_position(self._store, self.index, self.term)
         return applied

@@ -67,6 +67,9 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 1 << 20
+TURN_WORK = 500
+"""Operations and changed keys after which applying leaves the loop to others: a few milliseconds. Entries that expire
+leases are small, and those that gather while a busy follower waits for its turn may have a million keys."""
 LONG_PAUSE_SECONDS = 0.02
 """Enough for a message to leave."""
 LOOK_SECONDS = 0.5
@@ -213,7 +216,7 @@ class Server:
         self._installation: tuple[Loaded, asyncio.Future[None]] | None = None
         self._committed: list[Entry] = []
         """Handed out by the core, and not applied yet."""
-        self._long_due: asyncio.TimerHandle | None = None
+        self._apply_due: asyncio.Handle | None = None
         self._unsynced: deque[tuple[Ready | SnapshotMetadata, Group | None]] = deque()
         self._syncing = False
         self._sync_started_at = 0.0
@@ -549,25 +552,31 @@ class Server:
         return self._wal.encode(_hard_state(ready), ready.entries, snapshot=_recorded(ready.snapshot), restored=True)
 
     def _apply(self) -> None:
-        """Apply what is committed.
+        """Apply what is committed: as much as one turn of the loop bears, and the rest in the next ones.
 
-        A leader begins with what takes long a moment later, when the others know of it: then they work at the same time
-        as it does, instead of waiting for its heartbeats.
+        So ticks and messages of others never wait for all of it. A leader begins with what takes long in itself a
+        moment later, when the others know of it: then they work at the same time as it does, instead of waiting for its
+        heartbeats.
         """
-        if self._long_due is not None:
+        if self._apply_due is not None:
             return
         followed = self.node.role is Role.LEADER and len(self.node.conf_state.voters) > 1
-        del self._committed[: self._applied(self._committed, until_long=followed)]
-        if self._committed:
-            self._long_due = self._loop.call_later(LONG_PAUSE_SECONDS, self._apply_long)
+        applied = self._applied(self._committed, until_long=followed)
+        del self._committed[:applied]
+        if not self._committed:
+            return
+        if applied:
+            self._apply_due = self._loop.call_soon(self._go_on_applying, False)
+        else:
+            self._apply_due = self._loop.call_later(LONG_PAUSE_SECONDS, self._go_on_applying, True)
 
-    def _apply_long(self) -> None:
-        self._long_due = None
+    def _go_on_applying(self, long: bool) -> None:
+        self._apply_due = None
         if self.stopped:
             return
         try:
-            self._applied(self._committed[:1], until_long=False)
-            del self._committed[:1]
+            if long:
+                del self._committed[: self._applied(self._committed[:1], until_long=False)]
             self._apply()
             self.leases.observe(self.applier.term)
             self._pump()
@@ -576,7 +585,7 @@ class Server:
 
     def _applied(self, entries: Sequence[Entry], *, until_long: bool) -> int:
         started = self.slow.clock()
-        applied = self.applier.apply(entries, until_long=until_long)
+        applied = self.applier.apply(entries, work=TURN_WORK, until_long=until_long)
         self.hub.distribute()
         self.node.applied_to(self.applier.index)
         self.reads.applied(self.applier.index)

@@ -3,41 +3,58 @@
 import asyncio
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 from raftkv.disk import OsDisk
 from raftkv.mvcc import Store
 from raftkv.offline.memory import MemoryBackend
-from raftkv.pb import rpc_pb2
-from raftkv.raft import AppendEntries, Config, Entry, EntryKind, HardState, Message, RaftNode
+from raftkv.pb import log_pb2, rpc_pb2
+from raftkv.raft import (
+    AppendEntries,
+    Config,
+    Entry,
+    EntryKind,
+    HardState,
+    Heartbeat,
+    HeartbeatResponse,
+    Message,
+    RaftNode,
+)
 from raftkv.server.headers import Headers
+from raftkv.server.leases import SLICE_KEYS
 from raftkv.server.membership import Membership
 from raftkv.server.server import Server
+from raftkv.server.worker import Blocking
 from raftkv.wal import Wal
+
+
+def member_of_three(directory: Path, sent: list[Message], run_wal: Blocking) -> Server:
+    store = Store(MemoryBackend())
+    membership = Membership(store)
+    membership.bootstrap([rpc_pb2.Member(ID=number) for number in (1, 2, 3)])
+    rng = random.Random(1)
+    return Server(
+        node=RaftNode(Config(id=1, random=rng), membership.conf_state, HardState(), []),
+        wal=Wal.create(OsDisk(), str(directory / "wal"), b""),
+        store=store,
+        membership=membership,
+        headers=Headers(1, 1),
+        send=sent.extend,
+        call_peer=lambda *_: asyncio.Future(),
+        run_wal=run_wal,
+        run_flush=lambda work, done: None,
+        rng=rng,
+        tick_seconds=1.0,
+        election_ticks=10,
+    )
 
 
 def test_a_member_that_failed_acknowledges_nothing_when_its_disk_comes_back(tmp_path: Path) -> None:
     async def scenario() -> None:
         sent: list[Message] = []
         writes: list[tuple[Callable[[], None], Callable[[BaseException | None], None]]] = []
-        store = Store(MemoryBackend())
-        membership = Membership(store)
-        membership.bootstrap([rpc_pb2.Member(ID=number) for number in (1, 2, 3)])
-        rng = random.Random(1)
-        server = Server(
-            node=RaftNode(Config(id=1, random=rng), membership.conf_state, HardState(), []),
-            wal=Wal.create(OsDisk(), str(tmp_path / "wal"), b""),
-            store=store,
-            membership=membership,
-            headers=Headers(1, 1),
-            send=sent.extend,
-            call_peer=lambda *_: asyncio.Future(),
-            run_wal=lambda work, done: writes.append((work, done)),
-            run_flush=lambda work, done: None,
-            rng=rng,
-            tick_seconds=1.0,
-            election_ticks=10,
-        )
+        server = member_of_three(tmp_path, sent, lambda work, done: writes.append((work, done)))
         server.receive(AppendEntries(2, 1, 1, 0, 0, [Entry(1, 1, EntryKind.NORMAL, b"")], 0))
         await asyncio.sleep(0)
         ((work, done),) = writes
@@ -46,5 +63,58 @@ def test_a_member_that_failed_acknowledges_nothing_when_its_disk_comes_back(tmp_
         done(None)
         await asyncio.sleep(0)
         assert sent == []
+
+    asyncio.run(scenario())
+
+
+LEASES = 400
+KEYS = 10
+"""Of each lease."""
+TURN_KEYS = 1000
+"""Keys that may change in one turn of the loop: ten milliseconds."""
+
+
+def _leases_that_come_and_go() -> list[Entry]:
+    """Their grants and keys, and then their end, in slices as large as a leader makes them."""
+    batches = []
+    for lease in range(1, LEASES + 1):
+        proposals = [log_pb2.Proposal(lease_grant=rpc_pb2.LeaseGrantRequest(ID=lease, TTL=60))]
+        for number in range(KEYS):
+            put = rpc_pb2.PutRequest(key=b"%d/%d" % (lease, number), lease=lease)
+            proposals.append(log_pb2.Proposal(put=put))
+        batches.append(proposals)
+    size = SLICE_KEYS // (KEYS + 1)
+    for first in range(1, LEASES + 1, size):
+        ids = range(first, min(first + size, LEASES + 1))
+        batches.append([log_pb2.Proposal(lease_expiry=log_pb2.LeaseExpiry(term=1, grants=LEASES, ids=ids))])
+    data = [log_pb2.Batch(proposals=proposals).SerializeToString() for proposals in batches]
+    return [Entry(1, index, EntryKind.NORMAL, each) for index, each in enumerate(data, 1)]
+
+
+def test_a_backlog_of_expired_leases_is_applied_in_turns_between_which_heartbeats_are_answered(tmp_path: Path) -> None:
+    """As on a follower that had to wait for its turn, and finds thousands of small entries with all their keys."""
+
+    async def scenario() -> None:
+        sent: list[Message] = []
+
+        def run_wal(work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+            work()
+            asyncio.get_running_loop().call_soon(done, None)
+
+        server = member_of_three(tmp_path, sent, run_wal)
+        entries = _leases_that_come_and_go()
+        server.receive(AppendEntries(2, 1, 1, 0, 0, entries, len(entries)))
+        counts, steps, answered = server.store.counts, [0], 0
+        while server.applied_index < len(entries):
+            server.receive(Heartbeat(2, 1, 1, len(entries), b""))
+            sent.clear()
+            await asyncio.sleep(0)
+            answered += any(isinstance(message, HeartbeatResponse) for message in sent)
+            steps.append(counts.puts + counts.deletes)
+        turns = [after - before for before, after in pairwise(steps) if after > before]
+        assert max(turns) <= TURN_KEYS
+        assert answered >= len(turns) - 1
+        assert counts.deletes == LEASES * KEYS
+        assert not server.leases.store
 
     asyncio.run(scenario())
