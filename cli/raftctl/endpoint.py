@@ -10,7 +10,7 @@ from cli.raftctl import flags
 from cli.raftctl.failure import ERROR, Failure, text
 from cli.raftctl.flags import Command, Group, help_unless_command
 from cli.raftctl.printers import HashKV, Health, Status
-from cli.raftctl.progress import each
+from cli.raftctl.progress import at
 from cli.raftctl.session import global_options, session
 
 
@@ -89,9 +89,12 @@ def hashkv(words: tuple[str, ...], cluster: bool, rev: int) -> None:
 
     found, failed = [], ""
     with session().client() as client:
-        for one in each("hashing", endpoints(cluster)):
+        targets = endpoints(cluster)
+        for one in targets:
             try:
-                found.append(HashKV(one, client.call(HASH_KV, HashKVRequest(revision=rev), endpoint=one)))
+                with at("hashing", one, targets):
+                    answer = client.call(HASH_KV, HashKVRequest(revision=rev), endpoint=one)
+                found.append(HashKV(one, answer))
             except ClientError as error:
                 failed = text(error)
                 print(f"Failed to get the hash of endpoint {one} ({failed})", file=sys.stderr)

@@ -8,6 +8,7 @@ import click
 from cli.raftctl import golang, operations
 from cli.raftctl.failure import BAD_ARGUMENTS, Failure
 from cli.raftctl.flags import Command
+from cli.raftctl.progress import waiting
 from cli.raftctl.session import global_options, session
 
 
@@ -100,6 +101,6 @@ def compaction(words: tuple[str, ...], physical: bool) -> None:
     except ValueError as error:
         raise Failure(str(error)) from error
     printer = session().printer()
-    with session().client() as client:
+    with session().client() as client, waiting(f"compacting to revision {revision}"):
         client.compact(revision, physical=physical)
     printer.compaction(revision)

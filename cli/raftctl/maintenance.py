@@ -8,7 +8,7 @@ from cli.raftctl import golang
 from cli.raftctl.endpoint import endpoints
 from cli.raftctl.failure import BAD_ARGUMENTS, ERROR, Failure, text
 from cli.raftctl.flags import Command, Group, help_unless_command
-from cli.raftctl.progress import each
+from cli.raftctl.progress import at
 from cli.raftctl.session import global_options, session
 
 
@@ -59,11 +59,13 @@ def defrag(words: tuple[str, ...], cluster: bool) -> None:
 
     failed = False
     with session().client() as client:
-        for one in each("defragmenting", endpoints(cluster)):
+        targets = endpoints(cluster)
+        for one in targets:
             try:
-                before = client.status(one).dbSize
-                client.call(DEFRAGMENT, DefragmentRequest(), endpoint=one)
-                after = client.status(one).dbSize
+                with at("defragmenting", one, targets):
+                    before = client.status(one).dbSize
+                    client.call(DEFRAGMENT, DefragmentRequest(), endpoint=one)
+                    after = client.status(one).dbSize
             except ClientError as error:
                 print(f"Failed to defragment etcd member[{one}] ({text(error)})", file=sys.stderr)
                 failed = True

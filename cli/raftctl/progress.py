@@ -1,6 +1,8 @@
 """What is shown on stderr of long work, where somebody may be looking."""
 
+import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -8,15 +10,43 @@ from cli.raftctl import golang
 
 _BAR = 24
 _PAUSE_SECONDS = 0.1
+_TICK_SECONDS = 1.0
 
 
-def each(doing: str, endpoints: Sequence[str]) -> Iterator[str]:
-    """Go through endpoints at which something takes long; say at which it is when stderr is a terminal."""
-    terminal = sys.stderr.isatty()
-    for number, endpoint in enumerate(endpoints, 1):
-        if terminal:
-            print(f"{doing} {endpoint} ({number} of {len(endpoints)}) …", file=sys.stderr, flush=True)
-        yield endpoint
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show what a member is waited for, and for how long already; what was shown is erased at the end."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    ended = threading.Event()
+    ticking = threading.Thread(target=_tick, args=(what, ended), daemon=True)
+    ticking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        ticking.join()
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _tick(what: str, ended: threading.Event) -> None:
+    started = time.monotonic()
+    while True:
+        seconds = int(time.monotonic() - started)
+        print(f"\r{what}, {seconds} s\x1b[K", end="", file=sys.stderr, flush=True)
+        if ended.wait(_TICK_SECONDS):
+            return
+
+
+def at(doing: str, endpoint: str, endpoints: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+    """Show at which of the endpoints something is that takes long, and how many are done."""
+    done = endpoints.index(endpoint)
+    return waiting(f"{doing} {_bar(done / len(endpoints))} {done + 1} of {len(endpoints)}: {endpoint}")
+
+
+def _bar(share: float) -> str:
+    return f"[{'=' * int(share * _BAR):<{_BAR}}]"
 
 
 class Progress:
@@ -43,9 +73,8 @@ class Progress:
     def line(self, done: int, whole: int) -> str:
         """What is shown."""
         share = min(done / whole, 1.0) if whole else 1.0
-        bar = "=" * int(share * _BAR)
         size = f"{golang.humanize(done)} of {golang.humanize(whole)}"
-        return f"{self._what} [{bar:<{_BAR}}] {int(share * 100):3} % {size}"
+        return f"{self._what} {_bar(share)} {int(share * 100):3} % {size}"
 
     def end(self) -> None:
         """Leave the line; call it however the work ended."""

@@ -165,7 +165,10 @@ def test_a_terminal_is_told_at_which_member_long_work_is(tmp_path: Path) -> None
             command = ("--endpoints", ",".join(endpoints), *words)
             status, shown = on_a_terminal(*command)
             assert status == 0
-            told = [line for line in shown.splitlines() if line.startswith(doing)]
-            assert told == [f"{doing} {one} ({number} of 3) …" for number, one in enumerate(endpoints, 1)]
+            bars = (" " * 24, "=" * 8 + " " * 16, "=" * 16 + " " * 8)
+            for done, one in enumerate(endpoints):
+                assert f"\r{doing} [{bars[done]}] {done + 1} of 3: {one}, 0 s\x1b[K" in shown
+            # What was shown is gone when a result is printed.
+            assert all(not part.startswith(doing) or "\n" not in part for part in shown.split("\r\x1b[K"))
             quiet = subprocess.run([*RAFTCTL, *command], capture_output=True, text=True, check=True)
             assert doing not in quiet.stderr
