@@ -3,7 +3,7 @@
 Everything here follows from the log. A change that cannot be made is refused when it is applied, on every member alike.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from raftkv import errors, raft
 from raftkv.mvcc import META, Backend, Store
@@ -115,6 +115,11 @@ class Membership:
     def get(self, member: NodeId) -> rpc_pb2.Member | None:
         """The member with this id."""
         return self._members.get(member)
+
+    @property
+    def removed(self) -> Set[NodeId]:
+        """The ids that were members' and are nobody's any more."""
+        return self._removed
 
     def is_removed(self, member: NodeId) -> bool:
         """Whether this id was a member's and is nobody's any more."""

@@ -16,6 +16,8 @@ from raftkv.simulation.calls import Caller, Exchange
 from raftkv.simulation.cluster import Cluster
 from raftkv.simulation.history import Change, History, Operation, Told, Watched, marked
 from raftkv.simulation.linearizability import FOREVER, Access
+from raftkv.simulation.members import Operator
+from raftkv.simulation.options import MEMBERS
 from raftkv.simulation.revisions import LOGGED
 from raftkv.status import Code, StatusError
 
@@ -50,15 +52,13 @@ MIX = (
 
 
 class Clients:
-    """All clients of a run.
-
-    `stopping` ends them: each finishes what it does.
-    """
+    """All clients of a run."""
 
     def __init__(self, cluster: Cluster, history: History) -> None:
         self.cluster = cluster
         self.history = history
-        self.stopping = False
+        self._stopping = False
+        self.operator: Operator | None = None
         self.tasks: list[asyncio.Task[None]] = []
         self.watching: list[asyncio.Task[None]] = []
         self.watchers: list[Watcher] = []
@@ -86,6 +86,20 @@ class Clients:
             self.watching.append(self.tasks[-1])
         for number in range(options.lockers):
             self.tasks.append(loop.create_task(Locker(self, 200 + number).run()))
+        if MEMBERS in options.faults:
+            self.operator = Operator(self.cluster)
+            self.tasks.append(loop.create_task(self.operator.run()))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether everybody is to come to an end."""
+        return self._stopping
+
+    def stop(self) -> None:
+        """End them: each finishes what it does."""
+        self._stopping = True
+        if self.operator is not None:
+            self.operator.stop()
 
     @property
     def busy(self) -> bool:
@@ -114,7 +128,7 @@ class _Base:
         self.cluster = clients.cluster
         self.rng = random.Random(f"{self.cluster.options.seed}/client/{number}")
         self.caller: Caller = self.cluster.caller(-1 - number)
-        self.member = self.rng.randrange(self.cluster.options.nodes)
+        self.member = self.cluster.any_place(self.rng)
 
     def now(self) -> int:
         return self.cluster.scheduler.now
@@ -149,7 +163,7 @@ class _Base:
         operation.returned = self.now()
         self.cluster.scheduler.note(number, 0 if operation.answer is None else len(operation.answer))
         if (operation.answer is None and not operation.refused) or self.rng.random() < 0.1:
-            self.member = self.rng.randrange(self.cluster.options.nodes)
+            self.member = self.cluster.any_place(self.rng)
         return operation
 
 
@@ -336,7 +350,7 @@ async def renew(client: _Base, lease_id: int) -> int:
     try:
         answer = await client.caller.call(member, process, KEEP_ALIVE, [request], 2.0)
     except (StatusError, ConnectionError, IndexError):
-        client.member = client.rng.randrange(client.cluster.options.nodes)
+        client.member = client.cluster.any_place(client.rng)
         return 0
     ttl = rpc_pb2.LeaseKeepAliveResponse.FromString(answer).TTL
     if ttl:
@@ -451,7 +465,7 @@ class Watcher(_Base):
             loop.call_later(rng.random() * 3, exchange.read_on)
         await ended
         exchange.close()
-        self.member = rng.randrange(self.cluster.options.nodes)
+        self.member = self.cluster.any_place(rng)
 
     def _ask_progress(self, exchange: Exchange) -> None:
         if self.clients.stopping and self.drained():

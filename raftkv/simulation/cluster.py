@@ -1,18 +1,20 @@
 """A whole cluster in virtual time: machines, the network between them, and whoever watches."""
 
+import dataclasses
 import os
 import random
 import tempfile
 from collections.abc import Callable
 
 from raftkv.config import Config
+from raftkv.pb import peer_pb2
 from raftkv.raft import Message, NodeId, RequestVote, RequestVoteResponse, Role
 from raftkv.server.identity import member_id
 from raftkv.simulation.calls import Caller
 from raftkv.simulation.invariants import Invariants, Violation
 from raftkv.simulation.machine import Machine, Process, remove_directory
 from raftkv.simulation.network import Network
-from raftkv.simulation.options import Options
+from raftkv.simulation.options import MEMBERS, Options
 from raftkv.simulation.scheduler import SECOND, ProcessLoop, Scheduler
 
 CLIENTS = 1000
@@ -38,12 +40,15 @@ class Cluster:
         """Members that have stopped by themselves, as they must when their disk fails."""
         self.clients = ProcessLoop(self.scheduler, CLIENTS, turn_ns=0, on_error=self._client_failed)  # type: ignore[abstract]
         self.members: dict[NodeId, int] = {}
-        self.machines = [self._machine(number) for number in range(options.nodes)]
+        self.machines = [self._machine(number, self._config(number)) for number in range(options.nodes)]
+        for machine in self.machines:
+            config = machine.config
+            self.members[member_id(config.initial_advertise_peer_urls, config.initial_cluster_token)] = machine.number
+        self.places = list(range(options.nodes))
+        """The machines whose members have not been seen to go for good."""
 
-    def _machine(self, number: int) -> Machine:
+    def _machine(self, number: int, config: Config) -> Machine:
         options = self.options
-        config = self._config(number)
-        self.members[member_id(config.initial_advertise_peer_urls, config.initial_cluster_token)] = number
         return Machine(
             number,
             config,
@@ -57,10 +62,11 @@ class Cluster:
             on_power_cut=self._power_cut,
             after_turn=self._after_turn,
             on_message=self._sent,
-            rate=options.rates[number],
-            offset=options.offsets[number],
+            rate=options.rates[number % options.nodes],
+            offset=options.offsets[number % options.nodes],
             segment_bytes=options.segment_bytes,
             on_wire=options.on_wire,
+            changing=MEMBERS in options.faults,
         )
 
     def _config(self, number: int) -> Config:
@@ -78,7 +84,32 @@ class Cluster:
             snapshot_catchup_entries=options.catch_up_entries,
         )
 
+    def join(self, member: NodeId, known: peer_pb2.KnownMembers) -> int:
+        """Start a machine for a member that was added; `known` is what another says of the members. Its number."""
+        number = len(self.machines)
+        urls = {one.ID: tuple(one.peerURLs) for one in known.members}
+        config = dataclasses.replace(
+            self._config(0),
+            name=f"m{number}",
+            data_dir=os.path.join(self.path, f"m{number}"),
+            initial_advertise_peer_urls=urls[member],
+            initial_cluster=tuple((f"m{self.members.get(one, number)}", urls[one]) for one in urls),
+            initial_cluster_state="existing",
+        )
+        machine = self._machine(number, config)
+        machine.known = known
+        self.machines.append(machine)
+        self.members[member] = number
+        self.places.append(number)
+        # Not in the turn of whoever asks.
+        self.scheduler.after(0.0, self.start, number)
+        return number
+
     # Parts
+
+    def any_place(self, rng: random.Random) -> int:
+        """Draw a machine that is in service."""
+        return self.places[rng.randrange(len(self.places))]
 
     def process(self, number: int) -> Process | None:
         """The process on a machine that is alive."""
@@ -88,6 +119,11 @@ class Cluster:
         """All that are alive and have started."""
         found = [machine.process for machine in self.machines]
         return [process for process in found if process is not None and process.server is not None]
+
+    def serving(self) -> list[Process]:
+        """Those of them that are members: nobody knows that they were removed."""
+        removed = self.invariants.removed
+        return [one for one in self.processes() if one.server is not None and one.server.node.id not in removed]
 
     def caller(self, endpoint: int) -> Caller:
         """A client's place."""
@@ -117,7 +153,15 @@ class Cluster:
 
     def _died(self, number: int, reason: str) -> None:
         """A member has stopped by itself, or did not start: wrong, unless its disk has given it a reason."""
-        if not self.machines[number].excuses and self.machines[number].flipped is None:
+        machine = self.machines[number]
+        if machine.process is not None:
+            # What it applied in its last turn counts, its own removal above all.
+            self._after_turn(machine.process)
+        gone = any(self.members[member] == number for member in self.invariants.removed)
+        if gone:
+            if number in self.places:
+                self.places.remove(number)
+        elif not machine.excuses and machine.flipped is None:
             self.fail(f"I24: member {number} stopped by itself: {reason}")
         self.stops += 1
         self.kill(number, power=False)

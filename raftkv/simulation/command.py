@@ -35,6 +35,7 @@ _SUMS = (
     "snapshots",
     "messages",
     "lost",
+    "changes",
     "entries",
     "undecided",
 )

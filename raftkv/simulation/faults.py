@@ -13,7 +13,7 @@ from functools import partial
 
 from raftkv.raft import Role
 from raftkv.simulation.cluster import Cluster
-from raftkv.simulation.options import Options
+from raftkv.simulation.options import MEMBERS, Options
 
 KINDS = (
     "crash",
@@ -38,8 +38,9 @@ KINDS = (
     "transfer",
     "flush",
     "clocks",
+    MEMBERS,
 )
-STATIC = frozenset({"clocks"})
+STATIC = frozenset({"clocks", MEMBERS})
 """Kinds that are not events but the circumstances of the whole run."""
 
 
@@ -133,7 +134,7 @@ class Nemesis:
         leader = self._cluster.leader()
         if leader is not None and rng.random() < 0.5:
             return leader.machine.number
-        return rng.randrange(self._cluster.options.nodes)
+        return self._cluster.any_place(rng)
 
     # Processes
 
@@ -172,11 +173,11 @@ class Nemesis:
 
     def _crash_all(self, rng: random.Random, seconds: float) -> Happened:
         power = rng.random() < 0.7
-        for number in range(self._cluster.options.nodes):
+        for number in self._cluster.places:
             self._cluster.kill(number, power=power)
 
         def start() -> None:
-            for number in range(self._cluster.options.nodes):
+            for number in self._cluster.places:
                 self._cluster.scheduler.after(rng.random() * 0.5, self._start_again, number)
 
         return -1, start
@@ -211,7 +212,7 @@ class Nemesis:
         return partial(self._cluster.network.mend, links)
 
     def _halves(self, rng: random.Random, seconds: float) -> Happened:
-        places = list(range(self._cluster.options.nodes))
+        places = list(self._cluster.places)
         rng.shuffle(places)
         side = places[: rng.randrange(1, len(places))]
         links = [(a, b) for a in places for b in places if a != b and (a in side) != (b in side)]
@@ -222,7 +223,7 @@ class Nemesis:
         return number, self._cut(self._all_links(number))
 
     def _all_links(self, number: int) -> list[tuple[int, int]]:
-        others = [place for place in range(self._cluster.options.nodes) if place != number]
+        others = [place for place in self._cluster.places if place != number]
         return [(number, other) for other in others] + [(other, number) for other in others]
 
     def _one_way(self, rng: random.Random, seconds: float) -> Happened:
@@ -232,7 +233,8 @@ class Nemesis:
 
     def _partial(self, rng: random.Random, seconds: float) -> Happened:
         one = self._any(rng)
-        other = (one + rng.randrange(1, self._cluster.options.nodes)) % self._cluster.options.nodes
+        places = self._cluster.places
+        other = places[(places.index(one) + rng.randrange(1, len(places))) % len(places)]
         return one, self._cut([(one, other), (other, one)])
 
     def _flap(self, rng: random.Random, seconds: float) -> Happened:

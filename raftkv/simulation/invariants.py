@@ -41,9 +41,11 @@ class Invariants:
         self.committed_at: list[int] = []
         """When (ns) an entry was first known to be committed."""
         self.elections = 0
+        self.removed: set[NodeId] = set()
+        """The members that some member knows to be gone for good."""
         self.role_changes: list[tuple[int, int, str, int]] = []
         """Time, place, role and term; for the timeline."""
-        self.marks: dict[int, tuple[int, ...]] = {}
+        self.marks: dict[int, tuple[object, ...]] = {}
         self._leaders: dict[int, NodeId] = {}
         self._known: dict[tuple[int, int], tuple[Entry, int]] = {}
         self._terms: dict[NodeId, int] = {}
@@ -193,14 +195,18 @@ class Invariants:
 
     def _applied(self, server: Server) -> None:
         """Members that have applied as much agree on what came of it."""
-        store, leases = server.store, server.leases.store
-        mark = (store.revision, store.compacted_revision, len(leases), leases.grants)
+        store, leases, membership = server.store, server.leases.store, server.membership
+        conf_state = membership.conf_state
+        if server.node.conf_state != conf_state:
+            raise Violation(f"I10: {server.node.id:x} works under {server.node.conf_state}, applied is {conf_state}")
+        self.removed.update(membership.removed)
+        mark = (store.revision, store.compacted_revision, len(leases), leases.grants, conf_state)
         index = server.applier.index
         known = self.marks.setdefault(index, mark)
         if known != mark:
             raise Violation(
-                f"I5 state: {server.node.id:x} has after entry {index} revision, compacted revision, leases and grants "
-                f"{mark}; another member {known}"
+                f"I5 state: {server.node.id:x} has after entry {index} revision, compacted revision, leases, grants "
+                f"and configuration {mark}; another member {known}"
             )
 
     def died(self, member: NodeId) -> None:

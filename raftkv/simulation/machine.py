@@ -23,10 +23,10 @@ from raftkv import api, errors, failpoints
 from raftkv.config import Config
 from raftkv.http.asgi import ASGIApp
 from raftkv.mvcc import LmdbBackend, Store, backend
-from raftkv.pb import log_pb2, peer_pb2
+from raftkv.pb import log_pb2, peer_pb2, rpc_pb2
 from raftkv.peer import SNAPSHOT, codec
 from raftkv.peer import snapshot as peer_snapshot
-from raftkv.peer.reception import Reception, call_metadata
+from raftkv.peer.reception import REMOVED, Reception, call_metadata
 from raftkv.raft import Config as RaftConfig
 from raftkv.raft import InstallSnapshot, Message, NodeId, Propose, RaftNode, Role
 from raftkv.rpc import App, Context, Method, Requests
@@ -34,6 +34,7 @@ from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_f
 from raftkv.server.datadir import DataDir, StartError
 from raftkv.server.headers import Headers
 from raftkv.server.identity import Identity, first_members
+from raftkv.server.join import check_not_removed, joined_identity
 from raftkv.server.membership import Membership
 from raftkv.server.proposals import MEMBER_ATTRIBUTES
 from raftkv.server.restart import restored_node
@@ -50,6 +51,7 @@ from raftkv.wal import CorruptLog, Wal, WalContents
 
 SNAPSHOT_CHUNK_BYTES = 16 << 10
 SNAPSHOT_SECONDS = 20.0
+CONNECT_SECONDS = 1.0
 LOST_SECONDS = 0.05
 """How soon a sender notices that a message did not arrive, where it can."""
 
@@ -115,8 +117,10 @@ class Machine:
         offset: float = 0.0,
         segment_bytes: int = 32 << 10,
         on_wire: bool = False,
+        changing: bool = False,
     ) -> None:
-        """`members` are the places of all members by id; `find` gives the process at a place."""
+        """`members` are the places of all members by id, new ones too if `changing`; `find` gives the process at a
+        place."""
         self.number = number
         self.config = config
         self.scheduler = scheduler
@@ -132,6 +136,7 @@ class Machine:
         self.offset = offset
         self.segment_bytes = segment_bytes
         self.on_wire = on_wire
+        self.changing = changing
         self.turn_ns = 20_000
         self.rng = random.Random(f"{seed}/machine/{number}")
         self.disk = FaultyDisk(f"{seed}/{number}")
@@ -145,6 +150,8 @@ class Machine:
         """Faults under way after which a member may stop by itself, or not start."""
         self.flipped: tuple[str, int, int] | None = None
         """Where a bit of its log was changed."""
+        self.known: peer_pb2.KnownMembers | None = None
+        """What another member said of the members, if this one was added later."""
         self.refused: str = ""
         """Why the last start was refused."""
 
@@ -277,12 +284,39 @@ class Process(Served):
             settle_at_start(data_dir.path, contents.snapshot[0])
             store = self._open_store(data_dir)
             check_store_follows(data_dir, store, contents)
+            check_not_removed(config, Membership(store), identity.member_id)
         else:
-            identity, members = first_members(config)
+            identity, members, told = self._introduction()
             store = self._open_store(data_dir)
-            wal = bootstrap(machine.disk, data_dir, store, identity, members, segment_bytes=machine.segment_bytes)
+            wal = bootstrap(
+                machine.disk,
+                data_dir,
+                store,
+                identity,
+                members,
+                introduced=told,
+                segment_bytes=machine.segment_bytes,
+            )
         wal.settle()
         self._assemble(identity, wal, contents, store)
+
+    def _introduction(self) -> tuple[Identity, Sequence[rpc_pb2.Member], Sequence[rpc_pb2.Member]]:
+        """Who this member is, the first members, and those of today as far as others told."""
+        known = self.machine.known
+        if known is None:
+            return *first_members(self.machine.config), []
+        return joined_identity(self.machine.config, known), known.founders, known.members
+
+    def known_members(self) -> peer_pb2.KnownMembers:
+        """What this member says of the cluster to one that joins."""
+        assert self.server is not None
+        membership = self.server.membership
+        return peer_pb2.KnownMembers(
+            cluster_id=self._identity.cluster_id,
+            cluster_token=self._identity.cluster_token,
+            members=membership.members,
+            founders=membership.founders,
+        )
 
     def _open_store(self, data_dir: DataDir) -> Store:
         return Store(LmdbBackend(data_dir.store))
@@ -323,10 +357,14 @@ class Process(Served):
             snapshot_count=config.snapshot_count,
             catch_up_entries=config.snapshot_catchup_entries,
             hold_log=lambda: transfers.holding,
+            connected=lambda peer: self.machine.members.get(peer) not in self._silent,
         )
         self._serve(server)
         server.failed.add_done_callback(lambda failed: self.machine.died(self, repr(failed.result())))
+        server.standing.removed.add_done_callback(lambda _: self.machine.died(self, "it was removed"))
         server.start()
+        if self.machine.changing:
+            self._connect()
         self._publishing = self.loop.create_task(self._publish(server))
 
     def _node(
@@ -396,9 +434,38 @@ class Process(Served):
         process = self.machine.find(target)
         if process is None or process.server is None:
             self._lost(target, message.to)
+        elif process.server.membership.is_removed(message.sender):
+            self._lost(target, message.to)
+            self._refuse(target)
         else:
             self._silent.discard(target)
             process.loop.run_in(process.take, message)
+
+    def _refuse(self, target: int) -> None:
+        """Have the member at `target` say that this one was removed, as it says to a stream."""
+        self.machine.network.post(
+            target, self.machine.number, partial(self.loop.run_in, self._told_removed), lambda: None
+        )
+
+    def _connect(self) -> None:
+        """Open a stream to every peer, as the transport does whether or not there is something to say."""
+        assert self.server is not None
+        self.loop.call_later(CONNECT_SECONDS, self._connect)
+        machine = self.machine
+        for peer in self.server.membership.peers:
+            target = machine.members.get(peer)
+            if target not in (None, machine.number):
+                machine.network.post(machine.number, target, partial(self._connected, target), lambda: None)
+
+    def _connected(self, target: int) -> None:
+        process = self.machine.find(target)
+        server = None if process is None else process.server
+        if server is not None and server.membership.is_removed(self._identity.member_id):
+            self._refuse(target)
+
+    def _told_removed(self) -> None:
+        if self.server is not None:
+            self.server.standing.told_removed()
 
     def take(self, message: Message) -> None:
         """Take a message, and do at once what it asks for, as the transport has it."""
@@ -449,6 +516,8 @@ class Process(Served):
 
     async def _receive_snapshot(self, parts: Requests, context: Context) -> bytes:
         sender = Reception(self._identity.cluster_id, self._identity.member_id).sender(context)
+        if self.server is not None and self.server.membership.is_removed(sender):
+            raise StatusError(Code.FAILED_PRECONDITION, REMOVED)
         return await peer_snapshot.receive_snapshot(parts, sender, self._identity.member_id, self.transfers.begin)
 
 

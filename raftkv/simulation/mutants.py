@@ -20,12 +20,13 @@ from raftkv.server.apply import _APPLIED, _APPLIED_FORMAT, Applier
 from raftkv.server.leases import Leases
 from raftkv.server.reads import Reads
 from raftkv.server.server import Server
+from raftkv.simulation.member_mutants import MEMBER_MUTANTS
 from raftkv.wal import Wal
 from raftkv.wal import format as wal_format
 from raftkv.wal import log as wal_log
 from raftkv.watch import Hub
 
-MUTANTS: dict[str, Callable[[], None]] = {}
+MUTANTS: dict[str, Callable[[], None]] = {**MEMBER_MUTANTS}
 """Name to what puts the bug in."""
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from raftkv.simulation.network import Weather
 
+MEMBERS = "members"
+"""The kind of fault, if it is one, that somebody changes the members all the time."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Options:
@@ -54,7 +57,11 @@ def draw(
     rng = random.Random(f"{seed}/options")
     drawn = rng.choice((3, 3, 3, 5))
     count = nodes or drawn
-    chosen = frozenset(kind for kind in kinds if rng.random() < rng.choice((0.1, 0.3, 0.6)))
+    chosen = frozenset(kind for kind in kinds if kind != MEMBERS and rng.random() < rng.choice((0.1, 0.3, 0.6)))
+    if MEMBERS in kinds:
+        # From dice of its own: the other seeds stay as they are.
+        rare = random.Random(f"{seed}/members").random() < 0.3
+        chosen |= {MEMBERS} if rare else frozenset()
     active = chosen if faults is None else faults
     weather = Weather(
         latency=rng.choice((0.0002, 0.001, 0.01)),

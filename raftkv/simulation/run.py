@@ -17,6 +17,7 @@ from raftkv.simulation.faults import Fault, Nemesis, plan_faults
 from raftkv.simulation.history import History
 from raftkv.simulation.invariants import Violation
 from raftkv.simulation.machine import Process
+from raftkv.simulation.members import Roll
 from raftkv.simulation.model import Model, version_of
 from raftkv.simulation.options import Options
 
@@ -48,6 +49,8 @@ class Result:
     snapshots: int = 0
     messages: int = 0
     lost: int = 0
+    changes: int = 0
+    """Changes of the members."""
     entries: int = 0
     undecided: int = 0
     """Keys whose history was too much for the search of the second checker."""
@@ -108,6 +111,7 @@ class Simulation:
         result.snapshots = sum(machine.installed for machine in cluster.machines)
         result.messages = cluster.network.sent
         result.lost = cluster.network.lost
+        result.changes = self.clients.operator.changes if self.clients.operator is not None else 0
         result.entries = len(cluster.invariants.committed)
 
     # The liveness phase
@@ -122,14 +126,14 @@ class Simulation:
         )
         if not served:
             raise Violation(f"I23 liveness: no entry was committed within {ELECTIONS_TO_COMMIT} election timeouts")
-        clients.stopping = True
+        clients.stop()
         if not cluster.run_until(lambda: not clients.working, DRAIN_SECONDS):
             raise Violation("I23 liveness: clients do not come to an end")
         if not cluster.run_until(lambda: self._leases() == 0, DRAIN_SECONDS / min(self.options.rates)):
             raise Violation(f"I17: {self._leases()} leases have not expired {DRAIN_SECONDS} s after all was well")
         if not cluster.run_until(self._converged, CONVERGE_SECONDS):
             raise Violation(f"I23 liveness: members do not agree: {self._positions()}")
-        clients.final_revision = max(self._server(process).store.revision for process in cluster.processes())
+        clients.final_revision = max(self._server(process).store.revision for process in cluster.serving())
         if not cluster.run_until(lambda: not clients.busy, DRAIN_SECONDS):
             late = [watcher.number for watcher in clients.watchers if not watcher.drained()]
             raise Violation(f"I23 liveness: watchers {late} have not heard everything")
@@ -147,22 +151,33 @@ class Simulation:
         return process.server
 
     def _leases(self) -> int:
-        return max((len(self._server(process).leases.store) for process in self.cluster.processes()), default=0)
+        return max((len(self._server(process).leases.store) for process in self.cluster.serving()), default=0)
 
     def _positions(self) -> list[tuple[int, int, int]]:
         return [
             (server.node.term, server.node.log.last_index, server.applier.index)
-            for server in map(self._server, self.cluster.processes())
+            for server in map(self._server, self.cluster.serving())
         ]
 
     def _converged(self) -> bool:
         positions = self._positions()
         return (
-            len(positions) == self.options.nodes
+            self._all_members()
             and len(set(positions)) == 1
             and positions[0][1] == positions[0][2]
-            and not any(self._server(process).proposals.queued for process in self.cluster.processes())
+            and not any(self._server(process).proposals.queued for process in self.cluster.serving())
         )
+
+    def _all_members(self) -> bool:
+        """Whether those that run are the members, no more and no fewer, but for those whom nobody can tell."""
+        serving = self.cluster.serving()
+        servers = [self._server(process) for process in serving]
+        running = sorted(server.node.id for server in servers)
+        if any(running != [member.ID for member in server.membership.members] for server in servers):
+            return False
+        gone = [self._server(process) for process in self.cluster.processes() if process not in serving]
+        # Who knows none of the members can neither be told nor disturb them.
+        return all(server.membership.peers.keys().isdisjoint(running) for server in gone)
 
     # The checks
 
@@ -182,6 +197,7 @@ class Simulation:
             drained_at=self.cluster.scheduler.now,
         )
         self._check_states(model)
+        self._check_members()
         self._check_registers()
 
     def _replay(self) -> Model:
@@ -194,7 +210,7 @@ class Simulation:
         """All members hold what the log says, and the same history (I5, I19)."""
         expected = sorted(model.state.values())
         hashes = set()
-        for process in self.cluster.processes():
+        for process in self.cluster.serving():
             server = self._server(process)
             store = server.store
             chunks = store.select((b"", None))
@@ -211,6 +227,20 @@ class Simulation:
             hashes.add((hash_history(store).compute(), store.compacted_revision))
         if len(hashes) > 1:
             raise Violation(f"I19: members have different histories: {sorted(hashes)}")
+
+    def _check_members(self) -> None:
+        """The members are those that the log says (I10)."""
+        cluster = self.cluster
+        roll = Roll(member for member, number in cluster.members.items() if number < self.options.nodes)
+        for entry in cluster.invariants.committed:
+            roll.apply(entry)
+        for process in cluster.serving():
+            found = self._server(process).membership.conf_state
+            if (set(found.voters), set(found.learners)) != (roll.voters, roll.learners):
+                raise Violation(
+                    f"I10: member {process.machine.number} has {found}; the log says voters {sorted(roll.voters)} and "
+                    f"learners {sorted(roll.learners)}"
+                )
 
     @staticmethod
     def _check_attached(number: int, leases: LeaseStore, model: Model) -> None:

@@ -1,0 +1,89 @@
+"""Bugs on purpose where members come and go: more of `raftkv.simulation.mutants`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from raftkv.pb import log_pb2
+from raftkv.raft import ConfState, NodeId, RaftNode, RequestVote
+from raftkv.raft.leader import Leader
+from raftkv.server.membership import Membership
+from raftkv.server.reconfiguration import Reconfiguration
+
+
+def changes_overtake_each_other() -> None:
+    """A leader proposes a change while an earlier one may be under way (thesis 4.1 and its erratum)."""
+    Leader.may_change_conf = property(lambda self: True)  # type: ignore[assignment,method-assign]
+
+
+def promotes_who_never_started() -> None:
+    """A learner becomes a voter whether or not it has anything (etcd #15096)."""
+
+    def decide(self: Any, member: NodeId) -> log_pb2.ConfChange:
+        return log_pb2.ConfChange(promote=member)
+
+    Reconfiguration._decide_promote = decide  # type: ignore[method-assign]
+
+
+def gives_ids_again() -> None:
+    """Whoever is added gets the id of the member that was removed last."""
+    last: list[NodeId] = []
+
+    def remove(self: Membership, member: NodeId) -> ConfState:
+        conf_state = _remove(self, member)
+        self._removed.discard(member)
+        last.append(member)
+        return conf_state
+
+    def new_id(self: Any) -> NodeId:
+        return last[-1] if last and self._membership.get(last[-1]) is None else _new_id(self)
+
+    _remove: Callable[[Membership, NodeId], ConfState] = Membership._remove
+    _new_id: Callable[[Any], NodeId] = Reconfiguration._new_id
+    Membership._remove = remove  # type: ignore[method-assign]
+    Reconfiguration._new_id = new_id  # type: ignore[method-assign]
+
+
+def snapshots_leave_the_members_as_they_were() -> None:
+    """Who installs a snapshot goes on with the members it had."""
+
+    def load(self: Membership) -> None:
+        if not self._members:
+            _load(self)
+
+    _load: Callable[[Membership], None] = Membership.load
+    Membership.load = load  # type: ignore[method-assign]
+
+
+def stands_before_it_has_applied_the_members() -> None:
+    """A member campaigns though it knows of a committed change that it has not applied (raft e6ce296)."""
+    RaftNode._promotable = lambda self: self.id in self._membership.voters  # type: ignore[method-assign]
+
+
+def learners_refuse_their_vote() -> None:
+    """Who does not know yet that it was promoted does not vote (raft abb533c)."""
+
+    def handle(self: RaftNode, message: RequestVote) -> None:
+        if self.id in self._membership.voters:
+            _handle(self, message)
+
+    _handle: Callable[[RaftNode, RequestVote], None] = RaftNode._handle_request_vote
+    RaftNode._handle_request_vote = handle  # type: ignore[method-assign]
+
+
+def removed_members_are_listened_to() -> None:
+    """Nobody tells a removed member, and its messages are taken."""
+    Membership.is_removed = lambda self, member: False  # type: ignore[method-assign]
+
+
+MEMBER_MUTANTS: dict[str, Callable[[], None]] = {
+    mutant.__name__.replace("_", "-"): mutant
+    for mutant in (
+        changes_overtake_each_other,
+        promotes_who_never_started,
+        gives_ids_again,
+        snapshots_leave_the_members_as_they_were,
+        stands_before_it_has_applied_the_members,
+        learners_refuse_their_vote,
+        removed_members_are_listened_to,
+    )
+}

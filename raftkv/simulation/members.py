@@ -1,0 +1,188 @@
+"""Somebody who changes the members all through a run, and what the log says of who they are.
+
+A cluster grows by two through learners, or voters at once, and shrinks again by whoever it hits, the leader as often as
+not; those that are added take new machines, so that in a long run nobody is left who was there at first. The operator
+knows no more than the cluster tells: after a change of unknown outcome it asks who the members are.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from raftkv.pb import log_pb2, rpc_pb2
+from raftkv.raft import Entry, EntryKind, NodeId
+from raftkv.simulation.cluster import Cluster
+from raftkv.simulation.history import UNKNOWN_CODES
+from raftkv.simulation.invariants import Violation
+from raftkv.simulation.machine import Process
+from raftkv.status import StatusError
+
+_CLUSTER = "/etcdserverpb.Cluster/"
+_ENDPOINT = -251
+MORE = 2
+"""By how many voters a cluster grows before it shrinks again."""
+PAUSE_SECONDS = 1.0
+SETTLE_SECONDS = 8.0
+"""When a change of unknown outcome can be made no more."""
+
+A = TypeVar("A", bound=Message)
+Members = Sequence[rpc_pb2.Member]
+
+
+class Operator:
+    """Changes the members until `stop`; then sees that all members run, and ends."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._rng = random.Random(f"{cluster.options.seed}/operator")
+        self._caller = cluster.caller(_ENDPOINT)
+        self._growing = True
+        self._stopping = False
+        self._known: set[NodeId] = set(cluster.members)
+        self.changes = 0
+        """Changes that were made for certain."""
+        self.refused = 0
+
+    def stop(self) -> None:
+        """Change nothing any more."""
+        self._stopping = True
+
+    async def run(self) -> None:
+        """Go on until the end."""
+        settled = False
+        while True:
+            await asyncio.sleep(SETTLE_SECONDS if self._stopping else self._rng.expovariate(1 / PAUSE_SECONDS))
+            members = await self._list()
+            if members is None or await self._start_added(members):
+                continue
+            if self._stopping:
+                if settled:
+                    return
+                settled = True
+            else:
+                await self._change(members)
+
+    # What it asks
+
+    async def _call(self, name: str, request: Message, answer: type[A]) -> A | None:
+        """Ask any member; None: refused, or nobody knows what came of it."""
+        number = self._cluster.any_place(self._rng)
+        process = partial(self._cluster.process, number)
+        try:
+            encoded = await self._caller.call(number, process, _CLUSTER + name, [request.SerializeToString()], 6.0)
+        except StatusError as error:
+            self.refused += error.code not in UNKNOWN_CODES
+            return None
+        except ConnectionError:
+            return None
+        return answer.FromString(encoded)
+
+    async def _list(self) -> Members | None:
+        listed = await self._call(
+            "MemberList", rpc_pb2.MemberListRequest(linearizable=True), rpc_pb2.MemberListResponse
+        )
+        return None if listed is None else listed.members
+
+    async def _start_added(self, members: Members) -> bool:
+        """Start who was added and has no machine yet; whether there is one."""
+        added = next((member for member in members if member.ID not in self._cluster.members), None)
+        if added is None:
+            return False
+        if added.isLearner and self._rng.random() < 0.5 and await self._promote(added.ID):
+            self._cluster.fail(f"I10: learner {added.ID:x} votes and has never started")
+        told = [process for process in self._cluster.processes() if _knows(process, added.ID)]
+        if told:
+            self._cluster.join(added.ID, self._rng.choice(told).known_members())
+        return True
+
+    # What it changes
+
+    async def _change(self, members: Members) -> None:
+        voters = [member.ID for member in members if not member.isLearner]
+        learners = [member.ID for member in members if member.isLearner]
+        least = self._cluster.options.nodes
+        if len(voters) >= least + MORE:
+            self._growing = False
+        elif len(voters) <= least:
+            self._growing = True
+        if learners and self._rng.random() < 0.9:
+            await self._promote(learners[0])
+        elif self._growing and not learners:
+            await self._add(learner=self._rng.random() < 0.8)
+        else:
+            await self._remove(self._victim([*learners, *voters]))
+
+    async def _promote(self, member: NodeId) -> bool:
+        request = rpc_pb2.MemberPromoteRequest(ID=member)
+        promoted = await self._call("MemberPromote", request, rpc_pb2.MemberPromoteResponse)
+        self.changes += promoted is not None
+        return promoted is not None
+
+    async def _add(self, *, learner: bool) -> None:
+        # As long as it is not known that this place is taken, it is tried again.
+        url = f"http://m{len(self._cluster.machines)}:2380"
+        request = rpc_pb2.MemberAddRequest(peerURLs=[url], isLearner=learner)
+        added = await self._call("MemberAdd", request, rpc_pb2.MemberAddResponse)
+        if added is not None:
+            self.changes += 1
+            if added.member.ID in self._known:
+                self._cluster.fail(f"I10: the id {added.member.ID:x} is given a second time")
+            self._known.add(added.member.ID)
+
+    def _victim(self, members: Sequence[NodeId]) -> NodeId:
+        leader = self._cluster.leader()
+        if leader is not None and leader.server is not None and self._rng.random() < 0.5:
+            return leader.server.node.id
+        return self._rng.choice(members)
+
+    async def _remove(self, member: NodeId) -> None:
+        removed = await self._call("MemberRemove", rpc_pb2.MemberRemoveRequest(ID=member), rpc_pb2.MemberRemoveResponse)
+        self.changes += removed is not None
+
+
+def _knows(process: Process, member: NodeId) -> bool:
+    return process.server is not None and process.server.membership.get(member) is not None
+
+
+class Roll:
+    """Who the members are, by the log alone: a model of `raftkv.server.membership`."""
+
+    def __init__(self, founders: Iterable[NodeId]) -> None:
+        self.voters = set(founders)
+        self.learners: set[NodeId] = set()
+        self._gone: set[NodeId] = set()
+        self._urls: dict[NodeId, frozenset[str]] = {}
+
+    def apply(self, entry: Entry) -> None:
+        """Take the next entry of the log; a change that cannot be made leaves everything as it was.
+
+        Raises:
+            Violation: an id has been a member's before.
+        """
+        if entry.kind is not EntryKind.CONF_CHANGE or not entry.data:
+            return
+        change = log_pb2.ConfChange.FromString(entry.data)
+        kind = change.WhichOneof("change")
+        if kind == "add":
+            self._add(change.add, entry.index)
+        elif kind == "promote" and change.promote in self.learners:
+            self.learners.discard(change.promote)
+            self.voters.add(change.promote)
+        elif kind == "remove" and self.voters != {change.remove} and change.remove in self.voters | self.learners:
+            self.voters.discard(change.remove)
+            self.learners.discard(change.remove)
+            self._urls.pop(change.remove, None)
+            self._gone.add(change.remove)
+
+    def _add(self, member: rpc_pb2.Member, index: int) -> None:
+        if member.ID in self.voters | self.learners | self._gone:
+            raise Violation(f"I10: entry {index} gives the id {member.ID:x} a second time")
+        urls = frozenset(member.peerURLs)
+        if any(urls & others for others in self._urls.values()):
+            return
+        self._urls[member.ID] = urls
+        (self.learners if member.isLearner else self.voters).add(member.ID)
