@@ -20,13 +20,24 @@ def committed_index(conf: ConfState, match: Callable[[NodeId], int]) -> int:
 
 def has_quorum(conf: ConfState, members: Container[NodeId]) -> bool:
     """Whether `members` include a majority of each half in force."""
-    return all(sum(voter in members for voter in half) * 2 > len(half) for half in _halves(conf))
+    outgoing = conf.voters_outgoing
+    return _count(conf.voters, members) * 2 > len(conf.voters) and (
+        not outgoing or _count(outgoing, members) * 2 > len(outgoing)
+    )
 
 
 def cannot_win(conf: ConfState, against: Container[NodeId]) -> bool:
     """Whether so many voted against that no majority is possible any more."""
-    return any(sum(voter in against for voter in half) * 2 >= len(half) for half in _halves(conf))
+    outgoing = conf.voters_outgoing
+    return _count(conf.voters, against) * 2 >= len(conf.voters) or bool(
+        outgoing and _count(outgoing, against) * 2 >= len(outgoing)
+    )
 
 
-def _halves(conf: ConfState) -> list[Sequence[NodeId]]:
-    return [conf.voters, conf.voters_outgoing] if conf.voters_outgoing else [conf.voters]
+def _count(voters: Sequence[NodeId], members: Container[NodeId]) -> int:
+    # Not a sum over a generator: every read of three members comes by here thrice.
+    count = 0
+    for voter in voters:
+        if voter in members:
+            count += 1
+    return count
