@@ -50,8 +50,9 @@ run: $(RUNS)
 cluster: $(RUNS)
 	@exec $(BIN)/python scripts/cluster.py $(ARGS)
 
+# Two at a time, each file's tests in their order by one worker; ARGS='-n 0 tests/unit' takes one and some.
 test: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 sim: $(READY)
 	@exec $(BIN)/raftkv sim $(ARGS)

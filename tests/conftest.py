@@ -1,8 +1,17 @@
 """What holds for the whole suite."""
 
+import contextlib
+import fcntl
 import os
 import signal
 import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+GATE, ROOM = Path(__file__), Path(__file__).with_name("__init__.py")
+"""Files that are there anyway; workers lock them."""
 
 
 def pytest_configure() -> None:
@@ -17,3 +26,28 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+
+
+@contextlib.contextmanager
+def locked(path: Path, kind: int) -> Iterator[None]:
+    """Hold a lock between processes; it ends with this one at the latest."""
+    with path.open() as file:
+        fcntl.flock(file, kind)
+        try:
+            yield
+        finally:
+            # Not left to closing: a child forked meanwhile has the file, too.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that is marked `alone` wait until the other workers' tests have ended, and theirs until it has."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    kind = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+    with contextlib.ExitStack() as stack:
+        # Whoever waits for the room keeps the gate: nobody overtakes.
+        with locked(GATE, fcntl.LOCK_EX):
+            stack.enter_context(locked(ROOM, kind))
+        return (yield)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.client import Client, ClientError
-from tests.support.processes import START_SECONDS, Process, free_ports
+from tests.support.processes import START_SECONDS, Process, free_ports, wait_listening
 
 ETCD = pytest.param("etcd", marks=pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed"))
 KINDS = [ETCD, "raftkv"]
@@ -54,6 +54,7 @@ def serve(kind: str, directory: Path, ports: Ports | None = None, flags: Sequenc
 def wait_ready(endpoint: str) -> None:
     """Wait until a server answers a linearizable read."""
     deadline = time.monotonic() + START_SECONDS
+    wait_listening(endpoint, deadline)
     with Client(endpoint, timeout=1.0) as probe:
         while True:
             try:

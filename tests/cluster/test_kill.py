@@ -101,6 +101,7 @@ def test_acknowledged_objects_survive_a_power_cut_of_all_members(three: Cluster)
     assert len(contents) >= 1_500
 
 
+@pytest.mark.alone
 def test_writes_go_on_within_two_election_timeouts_of_the_leaders_death(three: Cluster) -> None:
     with Client([m.endpoint for m in three.members], timeout=10.0) as client:
         client.put("before", "1")

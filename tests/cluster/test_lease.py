@@ -231,6 +231,7 @@ def expire_together(three: Cluster, leases: int, *, ttl: int, limit: float) -> N
         print(f"{leases} leases of 10 keys: granted in {filled:.1f} s, expired in {took:.1f} s")
 
 
+@pytest.mark.alone
 def test_many_leases_that_end_together_hold_nothing_up(three: Cluster) -> None:
     expire_together(three, 200, ttl=5, limit=60)
 
@@ -279,6 +280,7 @@ def revoke_at_once(three: Cluster, keys: int) -> None:
         print(f"a lease of {keys} keys: revoked in {took:.2f} s")
 
 
+@pytest.mark.alone
 def test_a_lease_of_many_keys_is_revoked_in_one_revision_and_without_an_election(three: Cluster) -> None:
     revoke_at_once(three, 5_000)
 

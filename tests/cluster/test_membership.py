@@ -70,6 +70,7 @@ def wait_voter(running: Cluster, member: Process) -> None:
     running.wait_ready(member)
 
 
+@pytest.mark.alone
 def test_a_fourth_member_learns_is_promoted_and_the_leader_is_removed(three: Cluster) -> None:
     with Client(three.endpoints) as client:
         for number in range(50):
@@ -142,6 +143,7 @@ def test_every_member_of_three_is_replaced(three: Cluster) -> None:
         three.wait_ready(member)
 
 
+@pytest.mark.alone
 def test_a_member_that_was_away_when_it_was_removed_stops_when_it_comes_back(three: Cluster) -> None:
     with Client(three.endpoints) as client:
         away = next(member for member in three.members if member is not three.leader())

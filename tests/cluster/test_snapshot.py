@@ -204,6 +204,7 @@ def said_at(member: Process, words: str) -> float:
     return datetime.fromisoformat(line.split()[0]).timestamp()
 
 
+@pytest.mark.alone
 def test_heartbeats_and_writes_do_not_wait_behind_a_snapshot(tmp_path: Path) -> None:
     size, rate = 4_000_000, 1 << 20
     with cluster(tmp_path, 3, *FLAGS, f"--snapshot-send-bytes-per-second={rate}") as three:

@@ -14,6 +14,7 @@ from pathlib import Path
 from raftkv.client import Client, ClientError
 
 START_SECONDS = 90.0
+"""Bound on what takes a second or two, for a machine that does other things."""
 
 
 _held: "collections.deque[socket.socket]" = collections.deque(maxlen=200)
@@ -35,6 +36,15 @@ def free_ports(count: int) -> list[int]:
         _held.append(holder)
         found.append(holder.getsockname()[1])
     return found
+
+
+def wait_listening(endpoint: str, deadline: float) -> None:
+    """Wait until connections are taken; a client waits longer and longer between its attempts."""
+    host, _, port = endpoint.rpartition(":")
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1.0):
+            return
+        time.sleep(0.02)
 
 
 class Process:
@@ -146,6 +156,7 @@ class Cluster:
     def wait_ready(self, member: Process) -> None:
         """Wait until a member serves linearizable reads."""
         deadline = time.monotonic() + START_SECONDS
+        wait_listening(member.endpoint, deadline)
         with Client(member.endpoint, timeout=1.0, **self.credentials) as client:
             while True:
                 try:
