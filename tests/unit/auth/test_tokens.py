@@ -1,6 +1,8 @@
 """Tokens and passwords."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,3 +221,12 @@ def test_a_password_that_bcrypt_would_cut_is_refused() -> None:
         passwords.hash_password("a\0a", 4)
     with pytest.raises(StatusError, match="bcrypt: password length exceeds 72 bytes"):
         passwords.hash_password("x" * 73, 4)
+
+
+def test_a_member_starts_without_what_signs_tokens() -> None:
+    """It would take a seventh of the start."""
+    script = "import sys, raftkv.main, raftkv.member; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(done.stdout.split())
+    assert "raftkv.auth.tokens" in loaded
+    assert not loaded & {"jwt", "cryptography"}
