@@ -40,14 +40,19 @@ def locked(path: Path, kind: int) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
+@contextlib.contextmanager
+def turn(gate: Path, room: Path, *, alone: bool) -> Iterator[None]:
+    """Be in the room with others, or alone. Whoever waits for it keeps the gate: nobody overtakes."""
+    with contextlib.ExitStack() as stack:
+        with locked(gate, fcntl.LOCK_EX):
+            stack.enter_context(locked(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+        yield
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Let a test that is marked `alone` wait until the other workers' tests have ended, and theirs until it has."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return (yield)
-    kind = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
-    with contextlib.ExitStack() as stack:
-        # Whoever waits for the room keeps the gate: nobody overtakes.
-        with locked(GATE, fcntl.LOCK_EX):
-            stack.enter_context(locked(ROOM, kind))
+    with turn(GATE, ROOM, alone=item.get_closest_marker("alone") is not None):
         return (yield)
