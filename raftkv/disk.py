@@ -56,11 +56,13 @@ class OsFile:
 
     def write(self, offset: int, data: bytes) -> None:
         self._times.written_bytes += len(data)
+        started = time.perf_counter()
         view = memoryview(data)
         while view:
             written = os.pwrite(self._fd, view, offset)
             offset += written
             view = view[written:]
+        self._times.writes.observe(time.perf_counter() - started)
 
     def sync(self) -> None:
         started = time.perf_counter()
@@ -72,10 +74,11 @@ class OsFile:
 
 
 class DiskTimes:
-    """How long syncs took and how much was written; one thread at a time writes."""
+    """How long writes and syncs took, and how much was written; one thread at a time writes."""
 
     def __init__(self) -> None:
         self.syncs = Histogram()
+        self.writes = Histogram()
         self.written_bytes = 0
 
 

@@ -41,7 +41,7 @@ from raftkv.peer.reception import call_metadata
 from raftkv.raft import Config as RaftConfig
 from raftkv.raft import InstallSnapshot, Role
 from raftkv.rates import Rates
-from raftkv.rpc import App, Context, Method, Requests, health, reflection
+from raftkv.rpc import App, Context, Method, Requests, Said, health, reflection
 from raftkv.rpc.timed import timed
 from raftkv.security import Port, dial_tls, listener_tls, needs_own, own_files
 from raftkv.server import compactor
@@ -260,11 +260,12 @@ class Member:
         methods = self._client_methods(server)
         checks = Checks(server, alarms=server.alarms.names)
         assert self._transfers is not None
-        metrics = Metrics(server, transport, checks, methods, self._disk.times, self._flushes, self._transfers)
+        said = Said(b"client-api-version")
+        metrics = Metrics(server, transport, checks, methods, said, self._disk.times, self._flushes, self._transfers)
         pages = Front(metrics_pages(checks, metrics.render))
         await self._serve(pages, monitors, "client", self.config.listen_metrics_urls)
         max_receive_bytes = self.config.max_request_bytes + REQUEST_OVERHEAD_BYTES
-        app = App(methods, max_receive_bytes=max_receive_bytes)
+        app = App(methods, max_receive_bytes=max_receive_bytes, said=said)
         pages_of_clients = client_pages(checks, metrics.render, debug=self.config.enable_pprof)
         gateway = Gateway(app, max_receive_bytes=max_receive_bytes) if self.config.enable_grpc_gateway else None
         app.http = Front(

@@ -8,6 +8,7 @@ gauge with it); they are etcd's, and dashboards ask for them.
 import contextlib
 import os
 import resource
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
@@ -22,7 +23,7 @@ from raftkv.histogram import Histogram
 from raftkv.pb import rpc_pb2
 from raftkv.peer import PeerTransport
 from raftkv.raft import Role
-from raftkv.rpc import Method
+from raftkv.rpc import Method, Said
 from raftkv.server.server import Server
 from raftkv.server.snapshot_transfer import Transfers
 from raftkv.server.times import TransferTimes
@@ -31,6 +32,7 @@ from raftkv.web.checks import Checks
 
 _COUNTERS = (
     *(b"etcd_server_health_success", b"etcd_server_health_failures"),
+    *(b"etcd_server_learner_promote_successes", b"etcd_server_learner_promote_failures"),
     *(b"etcd_network_snapshot_send_success", b"etcd_network_snapshot_send_failures"),
     *(b"etcd_network_snapshot_receive_success", b"etcd_network_snapshot_receive_failures"),
 )
@@ -61,15 +63,18 @@ class Metrics(Collector):
         transport: PeerTransport,
         checks: Checks,
         methods: Mapping[str, Method],
+        said: Said,
         disk: DiskTimes,
         flushes: Histogram,
         transfers: Transfers,
     ) -> None:
-        """`methods` is the table of the client port, `flushes` how long commits of the store took."""
+        """`methods` is the table of the client port, `said` what its clients call their version, `flushes` how long
+        commits of the store took."""
         self._server = server
         self._transport = transport
         self._checks = checks
         self._methods = methods
+        self._said = said
         self._disk = disk
         self._flushes = flushes
         self._transfers = transfers
@@ -98,6 +103,8 @@ class Metrics(Collector):
         yield from self._operations()
         yield from self._watches_and_leases()
         yield from self._access()
+        yield from self._promotions()
+        yield from self._compactions()
         yield from self._calls()
         yield from self._peers()
         yield from _snapshots("send", "To", self._transfers.sent)
@@ -155,6 +162,7 @@ class Metrics(Collector):
     def _storage(self) -> Iterator[Metric]:
         backend = self._server.store.backend
         yield _histogram("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log.", self._disk.syncs)
+        yield _histogram("etcd_disk_wal_write_duration_seconds", "Writes of the log.", self._disk.writes)
         yield _histogram("etcd_disk_backend_commit_duration_seconds", "Commits of the store.", self._flushes)
         yield _one("etcd_disk_wal_write_bytes_total", "gauge", "Written to the log.", self._disk.written_bytes)
         for name in ("etcd_mvcc_db_total_size_in_bytes", "etcd_debugging_mvcc_db_total_size_in_bytes"):
@@ -226,6 +234,22 @@ class Metrics(Collector):
         yield _one("etcd_debugging_lease_renewed_total", "counter", "Renewals, as leader.", leases.renewed)
         yield _one("etcd_debugging_server_lease_expired_total", "counter", "Expired leases.", leases.store.expired_here)
 
+    def _promotions(self) -> Iterator[Metric]:
+        made = self._server.reconfiguration
+        yield _one("etcd_server_learner_promote_successes", "counter", "Promotions, as leader.", made.promoted)
+        refused = (({"Reason": reason}, count) for reason, count in made.not_promoted.items())
+        yield _many("etcd_server_learner_promote_failures", "counter", "Promotions refused, as leader.", refused)
+
+    def _compactions(self) -> Iterator[Metric]:
+        times, prefix = self._server.times, "etcd_debugging_mvcc_db_compaction"
+        ended = 0.0
+        if times.compacted_at is not None:
+            ended = round(time.time() - (self._server.slow.clock() - times.compacted_at))
+        yield _one(f"{prefix}_last", "gauge", "When one ended last (Unix time).", ended)
+        pauses, totals = times.compaction_pause_ms, times.compaction_ms
+        yield _histogram(f"{prefix}_pause_duration_milliseconds", "Turns that a compaction took.", pauses)
+        yield _histogram(f"{prefix}_total_duration_milliseconds", "Compactions from end to end.", totals)
+
     def _access(self) -> Iterator[Metric]:
         yield _one("etcd_debugging_auth_revision", "gauge", "Changes of users and roles.", self._server.auth.revision)
 
@@ -240,6 +264,11 @@ class Metrics(Collector):
             for code in Code
             if calls.handled[code] or code is Code.OK
         ]
+        versions = (
+            ({"type": "unary" if unary else "stream", "client_api_version": value.decode("latin-1")}, count)
+            for (unary, value), count in self._said.counts.items()
+        )
+        yield _many("etcd_server_client_requests_total", "counter", "Calls, by version of the client.", versions)
         yield _many("grpc_server_started_total", "counter", "Calls begun.", started)
         yield _many("grpc_server_handled_total", "counter", "Calls ended, by code.", handled)
         yield _many("grpc_server_msg_received_total", "counter", "Messages received.", received)
@@ -263,6 +292,10 @@ class Metrics(Collector):
         failures = [({"To": f"{peer:x}"}, transport.failures[peer]) for peer in connected]
         yield _many("etcd_network_active_peers", "gauge", "Whether there is a stream to a peer.", pairs)
         yield _many("etcd_network_known_peers", "gauge", "Peers.", known)
+        lost = [({"Local": own, "Remote": f"{peer:x}"}, transport.disconnections[peer]) for peer in connected]
+        yield _many("etcd_network_disconnected_peers_total", "counter", "Streams to a peer that broke.", lost)
+        malformed = [({"From": f"{peer:x}"}, transport.malformed[peer]) for peer in connected]
+        yield _many("etcd_network_peer_received_failures_total", "counter", "What was no message.", malformed)
         yield _many("etcd_network_peer_sent_bytes_total", "counter", "To a peer.", sent)
         yield _many("etcd_network_peer_received_bytes_total", "counter", "From a peer.", received)
         yield _many("etcd_network_peer_sent_failures_total", "counter", "Streams to a peer that ended.", failures)

@@ -96,6 +96,10 @@ class PeerTransport:
         self.received_bytes: Counter[NodeId] = Counter()
         self.failures: Counter[NodeId] = Counter()
         """Streams to a peer that broke, or could not be made."""
+        self.disconnections: Counter[NodeId] = Counter()
+        """Of these, the streams that broke."""
+        self.malformed: Counter[NodeId] = Counter()
+        """Streams of a peer that ended with what was no message."""
         self.round_trips: defaultdict[NodeId, Histogram] = defaultdict(lambda: Histogram(doubling(0.0001, 16)))
         """How long pings on the stream to a peer took, in etcd's buckets."""
         self.update(peers)
@@ -213,6 +217,7 @@ class PeerTransport:
                     self._on_message(message)
             self._on_batch()
         except DecodeError as error:
+            self.malformed[sender] += 1
             logger.error("member %x at %s sends what is not a message: %s", sender, address, error)
             raise StatusError(Code.INVALID_ARGUMENT, "raftkv: malformed message batch") from error
 
@@ -337,6 +342,7 @@ class _Stream:
             self._counts.failures[self.peer] += 1
             self._report()
             if was_connected:
+                self._counts.disconnections[self.peer] += 1
                 self._forget()
             await asyncio.sleep(backoff * self._rng.uniform(0.5, 1.5))
             backoff = min(backoff * 2, longest)

@@ -4,9 +4,10 @@
 """
 
 from raftkv.rpc.app import App
+from raftkv.rpc.calls import Said
 from raftkv.rpc.framing import Framed
 from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.prompt import Later
 from raftkv.rpc.requests import Requests
 
-__all__ = ["App", "Context", "Framed", "Kind", "Later", "Method", "Requests"]
+__all__ = ["App", "Context", "Framed", "Kind", "Later", "Method", "Requests", "Said"]

@@ -24,7 +24,7 @@ from raftkv.rpc.answers import (
     end,
     send_response,
 )
-from raftkv.rpc.calls import Calls
+from raftkv.rpc.calls import Calls, Said
 from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, whole_message
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_of
 from raftkv.rpc.method import Context, Kind, Method
@@ -42,12 +42,14 @@ class App:
         *,
         max_receive_bytes: int = 4 << 20,
         max_send_bytes: int = (1 << 31) - 1,
+        said: Said | None = None,
     ) -> None:
-        """Sizes are of one message, without its prefix and after decompression."""
+        """Sizes are of one message, without its prefix and after decompression; `said` hears of every call."""
         self._methods = dict(methods)
         self._services = {path.split("/")[1] for path in methods}
         self._max_receive_bytes = max_receive_bytes
         self._max_send_bytes = max_send_bytes
+        self._said = said
         self.http: ASGIApp | None = None
         self._deadlines = Deadlines()
         self._streams: set[Interrupt] = set()
@@ -93,6 +95,8 @@ class App:
             or (message := whole_message(request.body, self._max_receive_bytes)) is None
         ):
             return False
+        if self._said is not None:
+            self._said.count(headers, True)
         Prompt(method, request, self._max_send_bytes).begin(
             message, scope, headers.get(b"grpc-timeout"), self._deadlines
         )
@@ -120,6 +124,8 @@ class App:
             return
         direct: Direct | None = scope["extensions"].get(DIRECT)
         method.calls.started += 1
+        if self._said is not None:
+            self._said.count(headers, method.kind is Kind.UNARY)
         code = Code.CANCELED
         try:
             encoding = headers.get(b"grpc-encoding", b"")

@@ -10,6 +10,7 @@ A leader that is to leave hands leadership over first, and its successor removes
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from raftkv import errors
@@ -69,6 +70,10 @@ class Reconfiguration:
         self._max_learners = max_learners
         self._lock = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[None]] = {}
+        self.promoted = 0
+        """Learners promoted while this member led."""
+        self.not_promoted: Counter[str] = Counter()
+        """Promotions that this member, as leader, refused or could not make, by reason."""
 
     # What callers ask
 
@@ -126,6 +131,19 @@ class Reconfiguration:
             EtcdError: the change is refused.
             Timeout: it was proposed; whether it will be made is unknown.
         """
+        if not wanted.HasField("promote"):
+            return await self._change(wanted)
+        try:
+            changed = await self._change(wanted)
+        except errors.NotLeader:
+            raise
+        except StatusError as error:
+            self.not_promoted[error.message] += 1
+            raise
+        self.promoted += 1
+        return changed
+
+    async def _change(self, wanted: peer_pb2.MemberChange) -> peer_pb2.MemberChanged:
         async with self._lock:
             change = await self._decided(wanted)
             if change.WhichOneof("change") == "remove" and change.remove == self._node.id:

@@ -719,8 +719,17 @@ class Server:
             self._compaction.add_done_callback(self._finished)
 
     async def _compact(self) -> None:
-        while self.store.compaction_step():
+        times, clock = self.times, self.slow.clock
+        started, more = clock(), self.store.compacting
+        if not more:
+            return
+        while more:
+            began = clock()
+            more = self.store.compaction_step()
+            times.compaction_pause_ms.observe((clock() - began) * 1000)
             await asyncio.sleep(0)
+        times.compaction_ms.observe((clock() - started) * 1000)
+        times.compacted_at = clock()
 
     def _start_catching_up(self) -> None:
         if not self._catching_up:

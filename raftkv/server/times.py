@@ -46,3 +46,8 @@ class Times:
     ranges: dict[bool, Histogram] = field(default_factory=lambda: {True: _operation(), False: _operation()})
     """Reads of the store, by whether they succeeded."""
     lease_ttl: Histogram = field(default_factory=lambda: Histogram(doubling(1.0, 24)))
+    compaction_pause_ms: Histogram = field(default_factory=lambda: Histogram(doubling(1.0, 13)))
+    """Turns of the loop that a compaction took, in milliseconds like the next."""
+    compaction_ms: Histogram = field(default_factory=lambda: Histogram(doubling(100.0, 14)))
+    compacted_at: float | None = None
+    """When the last compaction ended, by the clock that times requests; None: none since the start."""

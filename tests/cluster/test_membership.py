@@ -91,6 +91,10 @@ def test_a_fourth_member_learns_is_promoted_and_the_leader_is_removed(three: Clu
         with pytest.raises(ClientError, match="etcdserver: can only promote a learner member"):
             client.member_promote(learner_id)
         leader = three.leader()
+        counted = get(leader, "/metrics")[1]
+        assert "\netcd_server_learner_promote_successes 1.0\n" in counted
+        reason = 'Reason="etcdserver: can only promote a learner member"'
+        assert f"\netcd_server_learner_promote_failures{{{reason}}} 1.0\n" in counted
         leader_id = ids(client)[leader.name]
         term = client.status(leader.endpoint).raftTerm
         client.member_remove(leader_id)

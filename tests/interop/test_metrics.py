@@ -9,11 +9,13 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from raftkv import errors
 from raftkv.client import Client
+from raftkv.pb import rpc_pb2
 from tests.cli.servers import serve
 from tests.support.processes import START_SECONDS, Process, cluster, free_ports
 
@@ -25,6 +27,9 @@ AFTER_3_4 = {
     "etcd_server_healthchecks_total": "counter",
     "etcd_server_apply_duration_seconds": "histogram",
     "etcd_server_range_duration_seconds": "histogram",
+    "etcd_server_learner_promote_failures": "counter",
+    "etcd_disk_wal_write_duration_seconds": "histogram",
+    "etcd_debugging_mvcc_db_compaction_last": "gauge",
 }
 """Names of etcd 3.6, whose first series appear when they are used."""
 WITH_PEERS = {
@@ -33,6 +38,8 @@ WITH_PEERS = {
     "etcd_network_peer_sent_bytes_total": "counter",
     "etcd_network_peer_received_bytes_total": "counter",
     "etcd_network_peer_sent_failures_total": "counter",
+    "etcd_network_peer_received_failures_total": "counter",
+    "etcd_network_disconnected_peers_total": "counter",
     "etcd_network_peer_round_trip_time_seconds": "histogram",
     **{
         f"etcd_network_snapshot_{way}_{name}": kind
@@ -181,6 +188,30 @@ def test_numbers_follow_what_clients_do(member: Process, metrics_port: int) -> N
     assert after[f"{fsync}_bucket +Inf"] == after[f"{fsync}_count"]
     assert grown["etcd_disk_wal_fsync_duration_seconds_count"] >= 3
     assert grown["etcd_disk_wal_write_bytes_total"] > 50
+    assert grown["etcd_disk_wal_write_duration_seconds_count"] >= 3
+    assert grown["etcd_server_client_requests_total unknown unary"] == 6
+
+
+def test_requests_are_counted_by_the_version_a_client_names(member: Process) -> None:
+    """And clients cannot make ever more series of it."""
+    before = values(scrape(member.endpoint))
+    request = rpc_pb2.RangeRequest(key=b"a").SerializeToString()
+    create = rpc_pb2.WatchRequest(create_request=rpc_pb2.WatchCreateRequest(key=b"a")).SerializeToString()
+    with grpc.insecure_channel(member.endpoint) as channel:
+        get = channel.unary_unary("/etcdserverpb.KV/Range")
+        for version in ("3.5", "3.5", "x" * 100, *map(str, range(100))):
+            get(request, metadata=(("client-api-version", version),), timeout=10)
+        watch = channel.stream_stream("/etcdserverpb.Watch/Watch")(iter([create]), timeout=10)
+        assert next(watch)
+        watch.cancel()
+    after = values(scrape(member.endpoint))
+    name = "etcd_server_client_requests_total"
+    found = {key: value for key, value in after.items() if key.startswith(name)}
+    assert found[f"{name} 3.5 unary"] == 2
+    assert found[f"{name} 0 unary"] == 1
+    assert found[f"{name} unknown stream"] - before.get(f"{name} unknown stream", 0) == 1
+    assert sum(found.values()) - sum(value for key, value in before.items() if key.startswith(name)) == 104
+    assert len(found) < 70
 
 
 def test_rare_work_is_timed(member: Process) -> None:
@@ -199,6 +230,11 @@ def test_rare_work_is_timed(member: Process) -> None:
     assert grown["etcd_disk_backend_snapshot_duration_seconds_count"] == 1
     assert grown["etcd_mvcc_hash_rev_duration_seconds_count"] + grown["etcd_mvcc_hash_duration_seconds_count"] >= 1
     assert grown["etcd_debugging_mvcc_db_compaction_keys_total"] >= 1
+    compactions = "etcd_debugging_mvcc_db_compaction"
+    assert grown[f"{compactions}_total_duration_milliseconds_count"] == 1
+    assert grown[f"{compactions}_pause_duration_milliseconds_count"] >= 1
+    assert before[f"{compactions}_last"] == 0
+    assert after[f"{compactions}_last"] == pytest.approx(time.time(), abs=60)
     assert after["etcd_disk_defrag_inflight"] == after["etcd_server_snapshot_apply_in_progress_total"] == 0
     assert grown["promhttp_metric_handler_requests_total 200"] == 1
     assert 5 < after["os_fd_used"] < after["os_fd_limit"]

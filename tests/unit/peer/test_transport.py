@@ -221,6 +221,8 @@ def test_an_outage_is_reported_once_and_the_next_one_again() -> None:
             await connect(a, again)
             await again.stop()
             await a.until(lambda: a.unreachable == [2, 2])
+            assert a.transport.disconnections == {2: 2}
+            assert a.transport.failures[2] >= 2
 
     run(scenario())
 
@@ -321,6 +323,7 @@ def test_garbage_ends_the_call_and_nothing_else(batch: bytes) -> None:
             call = channel.stream_unary(transport.MESSAGES)(metadata=metadata)
             await call.write(batch)
             assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert b.transport.malformed == {1: 1}
             await connect(a, b)
 
     run(scenario())
