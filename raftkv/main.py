@@ -133,7 +133,7 @@ def _tune_interpreter() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(10_000, 10, 20)
     gc.callbacks.append(_set_aside)
     sys.setswitchinterval(0.0005)
 

@@ -2,6 +2,7 @@
 
 import gc
 
+from raftkv.lease import LeaseStore
 from raftkv.mvcc import Store
 from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import rpc_pb2
@@ -20,6 +21,19 @@ def test_keys_and_their_history_are_nothing_to_the_garbage_collector() -> None:
     store.delete_range(rpc_pb2.DeleteRangeRequest(key=b"0", range_end=b"03"))
     gc.collect()
     assert len(gc.get_objects()) - before < KEYS / 10
+
+
+def test_a_lease_is_one_object_to_the_garbage_collector_however_many_keys_it_has() -> None:
+    leases = LeaseStore(Store(MemoryBackend()))
+    gc.collect()
+    before = len(gc.get_objects())
+    for lease_id in range(1, 1001):
+        leases.grant(lease_id, 60)
+        for number in range(10):
+            leases.attach(lease_id, b"%d/%d" % (lease_id, number))
+    gc.collect()
+    assert len(gc.get_objects()) - before < 1100
+    assert len(leases.keys_of(7)) == 10
 
 
 def test_many_versions_of_one_key_are_kept_and_given_up() -> None:
