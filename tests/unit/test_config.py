@@ -1,5 +1,6 @@
 """Settings: where they come from, which wins, what is refused and in which words."""
 
+import re
 from pathlib import Path
 
 import click
@@ -245,10 +246,20 @@ def test_help_names_every_flag_and_stops(capsys: pytest.CaptureFixture[str]) -> 
     assert "Examples:" in text
 
 
-def test_the_documentation_names_every_flag_and_default() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+DEFAULTS = [row for row in re.findall(r"^\| `--(\S+)` \| `([^`$]+)` \|", DOCUMENTATION, re.M) if row[1] != "none"]
+
+
+def test_the_documentation_names_every_flag() -> None:
     for name in OPTIONS:
-        assert f"`--{name}`" in text
+        assert f"`--{name}`" in DOCUMENTATION
+    assert len(DEFAULTS) > 35
+
+
+@pytest.mark.parametrize(("flag", "default"), DEFAULTS)
+def test_what_the_documentation_calls_the_default_changes_nothing(flag: str, default: str) -> None:
+    clients = ("--advertise-client-urls", "http://localhost:2379")
+    assert parse([f"--{flag}", default, *clients], {}) == parse([*clients], {})
 
 
 def test_a_later_start_needs_no_initial_cluster_with_this_member_in_it() -> None:
