@@ -37,5 +37,5 @@ def raftctl(*arguments: str, stdin: bytes = b"", **variables: str) -> Result:
     return run([sys.executable, "-m", "cli.raftctl", *arguments], stdin, **variables)
 
 
-def etcdctl(*arguments: str, stdin: bytes = b"") -> Result:
-    return run(["etcdctl", *arguments], stdin, ETCDCTL_API="3")
+def etcdctl(*arguments: str, stdin: bytes = b"", **variables: str) -> Result:
+    return run(["etcdctl", *arguments], stdin, ETCDCTL_API="3", **variables)

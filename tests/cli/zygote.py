@@ -62,7 +62,7 @@ def raftctl(*arguments: str, stdin: bytes = b"", **variables: str) -> Result:
 
 
 def _child(arguments: list[str], variables: dict[str, str], files: list[IO[bytes]]) -> None:
-    signal.alarm(BOUND_SECONDS)
+    signal.alarm(2 * BOUND_SECONDS)
     for number, file in enumerate(files):
         os.dup2(file.fileno(), number)
     os.environ.clear()

@@ -1,15 +1,14 @@
 """Debian's etcdctl and raftctl against three real members: the same commands, the same bytes."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cli.raftctl import Result, etcdctl
+from tests.cli.zygote import raftctl
 from tests.support.processes import Cluster, cluster
 
 pytestmark = pytest.mark.skipif(shutil.which("etcdctl") is None, reason="no etcdctl to compare with")
@@ -21,22 +20,19 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield running
 
 
-def run(program: list[str], arguments: str, endpoints: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
-    environment = {**os.environ, "ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": endpoints, "RAFTCTL_ENDPOINTS": endpoints}
-    done = subprocess.run(
-        [*program, *arguments.split()], input=stdin, capture_output=True, timeout=30, env=environment, check=False
-    )
+Tool = Callable[..., Result]
+
+
+def run(tool: Tool, arguments: str, endpoints: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+    done = tool(*arguments.split(), stdin=stdin, ETCDCTL_ENDPOINTS=endpoints, RAFTCTL_ENDPOINTS=endpoints)
     # What differs from one call to the next: revisions and log positions grow, times vary.
     output = re.sub(rb'"(revision|raftIndex|raftAppliedIndex|dbSize\w*)":\d+', rb'"\1":N', done.stdout)
     output = re.sub(
         rb'"(Revision|RaftIndex|RaftAppliedIndex|ModRevision|CreateRevision|Version|DBSize)" : \d+', rb"\1 N", output
     )
     output = re.sub(rb'"(mod_revision|create_revision|version)":\d+', rb'"\1":N', output)
-    return done.returncode, output, done.stderr
+    return done.status, output, done.stderr.encode()
 
-
-ETCDCTL = ["etcdctl"]
-RAFTCTL = [sys.executable, "-m", "cli.raftctl"]
 
 COMMANDS = """\
 put key value
@@ -84,34 +80,34 @@ nosuch
 @pytest.mark.parametrize("command", COMMANDS.splitlines())
 def test_raftctl_prints_what_etcdctl_prints(command: str, three: Cluster) -> None:
     endpoint = three.members[0].endpoint
-    run(ETCDCTL, "put key value2", endpoint)
-    expected = run(ETCDCTL, command, endpoint)
-    run(ETCDCTL, "put key value2", endpoint)
-    found = run(RAFTCTL, command, endpoint)
+    run(etcdctl, "put key value2", endpoint)
+    expected = run(etcdctl, command, endpoint)
+    run(etcdctl, "put key value2", endpoint)
+    found = run(raftctl, command, endpoint)
     assert found[:2] == expected[:2], (found, expected)
     if expected[0]:
         last = expected[2].decode().strip().splitlines()[-1]
         assert found[2].decode().strip().startswith("Error: ") or last.startswith("Error:")
 
 
-@pytest.mark.parametrize("program", [ETCDCTL, RAFTCTL], ids=["etcdctl", "raftctl"])
-def test_a_transaction_is_read_from_standard_input(program: list[str], three: Cluster) -> None:
+@pytest.mark.parametrize("program", [etcdctl, raftctl], ids=["etcdctl", "raftctl"])
+def test_a_transaction_is_read_from_standard_input(program: Tool, three: Cluster) -> None:
     run(program, "del t", three.endpoints)
     script = b'version("t") = "0"\n\nput t one\nget t\n\nget t\n\n'
     assert run(program, "txn", three.endpoints, script)[:2] == (0, b"SUCCESS\n\nOK\n\nt\none\n")
     assert run(program, "txn", three.endpoints, script)[:2] == (0, b"FAILURE\n\nt\none\n")
 
 
-@pytest.mark.parametrize("program", [ETCDCTL, RAFTCTL], ids=["etcdctl", "raftctl"])
-def test_every_member_serves_what_was_put_through_another(program: list[str], three: Cluster) -> None:
+@pytest.mark.parametrize("program", [etcdctl, raftctl], ids=["etcdctl", "raftctl"])
+def test_every_member_serves_what_was_put_through_another(program: Tool, three: Cluster) -> None:
     for number, member in enumerate(three.members):
         assert run(program, f"put from-{number} here", member.endpoint)[0] == 0
         for other in three.members:
             assert run(program, f"get from-{number} --print-value-only", other.endpoint)[:2] == (0, b"here\n")
 
 
-@pytest.mark.parametrize("program", [ETCDCTL, RAFTCTL], ids=["etcdctl", "raftctl"])
-def test_endpoint_status_and_health_name_one_leader(program: list[str], three: Cluster) -> None:
+@pytest.mark.parametrize("program", [etcdctl, raftctl], ids=["etcdctl", "raftctl"])
+def test_endpoint_status_and_health_name_one_leader(program: Tool, three: Cluster) -> None:
     status = run(program, "endpoint status", three.endpoints)
     assert status[0] == 0
     assert len([line for line in status[1].splitlines() if line.split(b", ")[4] == b"true"]) == 1
@@ -120,10 +116,10 @@ def test_endpoint_status_and_health_name_one_leader(program: list[str], three: C
 
 
 def test_compaction_is_refused_twice_alike(three: Cluster) -> None:
-    run(ETCDCTL, "put c 1", three.endpoints)
-    run(ETCDCTL, "put c 2", three.endpoints)
-    assert run(RAFTCTL, "compaction 3", three.endpoints)[:2] == (0, b"compacted revision 3\n")
-    for program in (ETCDCTL, RAFTCTL):
+    run(etcdctl, "put c 1", three.endpoints)
+    run(etcdctl, "put c 2", three.endpoints)
+    assert run(raftctl, "compaction 3", three.endpoints)[:2] == (0, b"compacted revision 3\n")
+    for program in (etcdctl, raftctl):
         code, _, errors = run(program, "compaction 3", three.endpoints)
         assert code == 1
         assert errors.decode().endswith("Error: etcdserver: mvcc: required revision has been compacted\n")
@@ -135,16 +131,16 @@ def test_a_long_range_is_printed_page_by_page_at_one_revision(three: Cluster, tm
     with Client(three.endpoints) as client:
         for number in range(2_500):
             client.put(f"/long/{number:05d}", "v")
-    code, output, _ = run(RAFTCTL, "get /long/ --prefix --keys-only", three.endpoints)
+    code, output, _ = run(raftctl, "get /long/ --prefix --keys-only", three.endpoints)
     assert code == 0
     keys = output.split()
     assert len(keys) == 2_500
     assert keys == sorted(keys)
 
 
-@pytest.mark.parametrize("program", [ETCDCTL, RAFTCTL], ids=["etcdctl", "raftctl"])
+@pytest.mark.parametrize("program", [etcdctl, raftctl], ids=["etcdctl", "raftctl"])
 @pytest.mark.parametrize("command", ["endpoint status", "endpoint hashkv", "endpoint health"])
-def test_one_endpoint_is_enough_to_find_them_all(program: list[str], command: str, three: Cluster) -> None:
+def test_one_endpoint_is_enough_to_find_them_all(program: Tool, command: str, three: Cluster) -> None:
     """With --cluster, etcd's client of 3.4 sends the URL of a member as the authority of its requests."""
     code, output, errors = run(program, f"{command} --cluster", three.members[1].endpoint)
     assert code == 0, errors

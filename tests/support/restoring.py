@@ -2,21 +2,19 @@
 
 import contextlib
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from raftkv.client import Client, ClientError
 from raftkv.pb import kv_pb2, rpc_pb2
+from tests.cli import zygote
 from tests.support.processes import START_SECONDS, Cluster
-
-BOUND_SECONDS = 120
 
 
 def raftctl(*words: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "cli.raftctl", *words]
-    return subprocess.run(command, capture_output=True, timeout=BOUND_SECONDS, check=False)
+    done = zygote.raftctl(*words)
+    return subprocess.CompletedProcess(words, done.status, done.stdout, done.stderr.encode())
 
 
 def restore_flags(running: Cluster, place: int, token: str = "restored") -> list[str]:
