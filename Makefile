@@ -8,11 +8,12 @@ READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help run cluster test sim partition failover bench lint format proto lock clean
+.PHONY: help run cluster test soak sim partition failover bench lint format proto lock clean
 help:
 	@echo "make run      start one member on http://localhost:2379 (ARGS='--name a …' for flags)"
 	@echo "make cluster  start three members on this machine"
 	@echo "make test     run the test suite"
+	@echo "make soak     the tests that take minutes or hours, with their figures (ARGS='tests/cluster/test_rolling.py')"
 	@echo "make sim      search for bugs under virtual time (ARGS='--seeds 1000'; docs/guarantees.md)"
 	@echo "make partition  cut, pause and kill real members, and check what clients saw"
 	@echo "make failover   kill leaders of etcd and raftkv: seconds until the next write (ARGS='--times 10')"
@@ -53,6 +54,9 @@ cluster: $(RUNS)
 # Two at a time, each file's tests in their order by one worker; ARGS='-n 0 tests/unit' takes one and some.
 test: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+soak: $(READY)
+	@$(BIN)/python -m pytest -q -s -m soak $(ARGS)
 
 sim: $(READY)
 	@exec $(BIN)/raftkv sim $(ARGS)

@@ -159,10 +159,10 @@ def hashes(running: Cluster) -> set[int]:
     return found
 
 
-def roll(running: Cluster, *, newcomers: int, kill_every: float | None, pause: float = 0.0) -> None:
+def roll(running: Cluster, *, newcomers: int, kill_every: float | None, pause: float = 0.0) -> int:
     """Grow by so many members, then remove as many of the first ones; then the rest in the same way.
 
-    `pause` seconds pass between two steps.
+    `pause` seconds pass between two steps. How many members were killed.
     """
     first = list(running.members)
     load = Load(running)
@@ -188,6 +188,7 @@ def roll(running: Cluster, *, newcomers: int, kill_every: float | None, pause: f
     kills = killer.kills if killer is not None else 0
     print(f"{len(load.acknowledged)} writes, {kills} kills, {share:.1%} of seconds available")
     assert share >= (0.95 if kill_every else 0.5), f"available in {share:.1%} of the seconds"
+    return kills
 
 
 def test_every_member_is_replaced_under_load(tmp_path: Path) -> None:
@@ -196,6 +197,7 @@ def test_every_member_is_replaced_under_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_three_grow_to_five_and_shrink_to_three_under_load_and_kills(tmp_path: Path) -> None:
     with cluster(tmp_path, 3, *FAST) as running:
-        roll(running, newcomers=2, kill_every=5.0, pause=15.0)
+        assert roll(running, newcomers=2, kill_every=5.0, pause=15.0) >= 12
