@@ -267,3 +267,42 @@ def test_a_snapshot_names_the_members_of_its_own_point_in_the_log() -> None:
     leader.step(AppendEntriesResponse(4, 1, 2, True, 2, 0, 0))
     sent = next(m for m in leader.ready().messages if isinstance(m, InstallSnapshot))
     assert sent.metadata == SnapshotMetadata(index=2, term=2, conf_state=ConfState(voters=(1, 2, 3)))
+
+
+def test_a_follower_whose_window_was_full_when_the_log_was_compacted_gets_no_append_from_nowhere() -> None:
+    """raft 76f1249: the term before the log begins is unknown; taken for 0 it agrees with that before everything."""
+    group = Group(3, max_inflight_bytes=100)
+    group.elect(1)
+    leader = group.nodes[1]
+    for number in range(6):
+        leader.propose([b"%d" % number * 90])
+        group.take(1)
+        # The third hears of nothing: its window is full from the second entry on.
+        group.settle(lambda message: message.to == 3)
+    behind = group.nodes[3].last_index
+    group.compact(1, leader.commit_index)
+    leader.step(AppendEntriesResponse(3, 1, leader.term, True, behind + 1, 0, 0))
+    leader.step(HeartbeatResponse(3, 1, leader.term, b""))
+    sent = [message for message in leader.ready().messages if message.to == 3]
+    assert [type(message) for message in sent] == [InstallSnapshot]
+
+
+def test_committed_entries_that_come_in_pages_are_neither_skipped_nor_handed_over_twice() -> None:
+    """raft 8ecce32: a page was taken for all that is committed."""
+    node = RaftNode(
+        Config(id=1, random=random.Random(1), max_apply_bytes=25),
+        ConfState(voters=(1, 2, 3)),
+        HardState(term=1, commit=0),
+        [entry(1, index, b"x" * 10) for index in range(1, 10)],
+    )
+    node.step(AppendEntries(2, 1, 1, 9, 1, [], 9))
+    pages: list[list[int]] = []
+    commits: list[int] = []
+    while node.has_ready():
+        ready = node.ready()
+        pages.append([one.index for one in ready.committed])
+        commits.append(node.commit_index)
+        node.advance(ready)
+    assert [index for page in pages for index in page] == list(range(1, 10))
+    assert max(map(len, pages)) == 2
+    assert set(commits) == {9}

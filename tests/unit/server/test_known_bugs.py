@@ -304,6 +304,84 @@ def test_a_commit_between_the_applied_index_and_the_effect_skipped_an_entry(tmp_
     backend.close()
 
 
+ADDED = rpc_pb2.Member(ID=2, peerURLs=["http://n2:2380"], isLearner=True)
+WITHOUT_KEYS = {
+    "log-in": log_pb2.Proposal(log_in=log_pb2.LogIn(name="nobody", token_prefix="abc")),
+    "user": log_pb2.Proposal(user_add=rpc_pb2.AuthUserAddRequest(name="ann", hashedPassword="AAAA")),
+    "role": log_pb2.Proposal(role_add=rpc_pb2.AuthRoleAddRequest(name="readers")),
+    "role that is not there": log_pb2.Proposal(role_delete=rpc_pb2.AuthRoleDeleteRequest(role="none")),
+    "enabling": log_pb2.Proposal(auth_enable=rpc_pb2.AuthEnableRequest()),
+    "alarm": log_pb2.Proposal(alarm=rpc_pb2.AlarmRequest(action="ACTIVATE", memberID=1, alarm="NOSPACE")),
+    "lease": log_pb2.Proposal(lease_grant=rpc_pb2.LeaseGrantRequest(ID=5, TTL=60)),
+    "compaction": log_pb2.Proposal(compaction=rpc_pb2.CompactionRequest(revision=1)),
+    "member": log_pb2.ConfChange(add=ADDED),
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("operation", WITHOUT_KEYS.values(), ids=WITHOUT_KEYS)
+def test_an_operation_without_keys_did_not_advance_the_stored_applied_index(
+    operation: log_pb2.Proposal | log_pb2.ConfChange | None, tmp_path: Path
+) -> None:
+    """etcd 11651: users and roles were changed a second time after a restart, and members differed unnoticed."""
+    backend, applier = founded(tmp_path / "store")
+    applier.apply([entry_of(1, operation)])
+    flush(backend, applier)
+    assert durable(backend, tmp_path / "copy") == (1, 1, 0)
+    backend.close()
+
+
+def test_a_promotion_was_not_in_the_store(tmp_path: Path) -> None:
+    """etcd 19557: after a restart the member was a learner in the list, and a voter to the others."""
+    backend, applier = founded(tmp_path / "store")
+    applier.apply([entry_of(1, log_pb2.ConfChange(add=ADDED)), entry_of(2, log_pb2.ConfChange(promote=2))])
+    flush(backend, applier)
+    backend.close()
+    again = LmdbBackend(str(tmp_path / "store"))
+    membership = Membership(Store(again))
+    assert [(member.ID, member.isLearner) for member in membership.members] == [(1, False), (2, False)]
+    assert membership.conf_state.voters == (1, 2)
+    again.close()
+
+
+def test_an_id_that_was_removed_was_a_members_again(tmp_path: Path) -> None:
+    """Also after a restart: what a removed member voted or acknowledged must never count for another one."""
+    backend, applier = founded(tmp_path / "store")
+    applier.apply([entry_of(1, log_pb2.ConfChange(add=ADDED)), entry_of(2, log_pb2.ConfChange(remove=2))])
+    flush(backend, applier)
+    backend.close()
+    again = LmdbBackend(str(tmp_path / "store"))
+    membership = Membership(Store(again))
+    with pytest.raises(errors.MemberExist):
+        membership.apply(log_pb2.ConfChange(add=ADDED), 3)
+    assert membership.conf_state.members() == (1,)
+    again.close()
+
+
+def founded(path: Path) -> tuple[LmdbBackend, Applier]:
+    """The store of a sole member that has applied nothing, and what applies to it."""
+    backend = LmdbBackend(str(path))
+    store = Store(backend)
+    membership = Membership(store)
+    membership.bootstrap([rpc_pb2.Member(ID=1, peerURLs=["http://n1:2380"])])
+    applier = Applier(store, LeaseStore(store), membership, Nobody(), Headers(1, 1))  # type: ignore[arg-type]
+    return backend, applier
+
+
+def entry_of(index: int, operation: log_pb2.Proposal | log_pb2.ConfChange | None) -> Entry:
+    if isinstance(operation, log_pb2.ConfChange):
+        return Entry(1, index, EntryKind.CONF_CHANGE, operation.SerializeToString())
+    data = b"" if operation is None else log_pb2.Batch(proposals=[operation]).SerializeToString()
+    return Entry(1, index, EntryKind.NORMAL, data)
+
+
+def flush(backend: LmdbBackend, applier: Applier) -> None:
+    begun = applier._store.begin_flush()
+    assert begun is not None
+    begun.write()
+    backend.end_flush(begun)
+
+
 def durable(backend: LmdbBackend, directory: Path) -> tuple[int, int, int]:
     """What a crash would leave: applied index, revision and number of keys."""
     directory.mkdir()
