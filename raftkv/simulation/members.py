@@ -53,18 +53,14 @@ class Operator:
 
     async def run(self) -> None:
         """Go on until the end."""
-        settled = False
-        while True:
-            await asyncio.sleep(SETTLE_SECONDS if self._stopping else self._rng.expovariate(1 / PAUSE_SECONDS))
+        while not self._stopping:
+            await asyncio.sleep(self._rng.expovariate(1 / PAUSE_SECONDS))
             members = await self._list()
-            if members is None or await self._start_added(members):
-                continue
-            if self._stopping:
-                if settled:
-                    return
-                settled = True
-            else:
+            if members is not None and not await self._start_added(members):
                 await self._change(members)
+        await asyncio.sleep(SETTLE_SECONDS)
+        while (members := await self._list()) is None or await self._start_added(members):
+            await asyncio.sleep(PAUSE_SECONDS)
 
     # What it asks
 

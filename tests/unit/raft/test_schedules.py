@@ -298,7 +298,7 @@ def test_committed_entries_that_come_in_pages_are_neither_skipped_nor_handed_ove
     node.step(AppendEntries(2, 1, 1, 9, 1, [], 9))
     pages: list[list[int]] = []
     commits: list[int] = []
-    while node.has_ready():
+    for _ in range(9):
         ready = node.ready()
         pages.append([one.index for one in ready.committed])
         commits.append(node.commit_index)
@@ -306,3 +306,4 @@ def test_committed_entries_that_come_in_pages_are_neither_skipped_nor_handed_ove
     assert [index for page in pages for index in page] == list(range(1, 10))
     assert max(map(len, pages)) == 2
     assert set(commits) == {9}
+    assert not node.has_ready()
