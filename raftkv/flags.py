@@ -168,6 +168,8 @@ _METAVARS = {
     "audit-log-backups": "N",
     "max-concurrent-streams": "N",
     "max-learners": "N",
+    "max-connections": "N",
+    "max-inflight-bytes": "BYTES",
 }
 
 
@@ -384,6 +386,27 @@ def _options() -> list[_Option]:
             "Most calls at once on one connection of a client.",
         ),
         _Option(
+            "max-connections",
+            _LIMITS,
+            click.IntRange(min=0),
+            "what open files allow",
+            "Most connections of clients; 0: as many as the limit of open files allows, less 128.",
+        ),
+        _Option(
+            "max-inflight-bytes",
+            _LIMITS,
+            _POSITIVE,
+            default.max_inflight_bytes,
+            "Most bytes of requests under way and of answers that clients do not take; more is refused.",
+        ),
+        _Option(
+            "grpc-keepalive-min-time",
+            _LIMITS,
+            _Duration(),
+            "0s",
+            "A client whose pings come sooner, on a connection that does nothing else, is hung up; 0s: none is.",
+        ),
+        _Option(
             "rate-limit",
             _LIMITS,
             _Rates(),
@@ -596,6 +619,7 @@ _FIELDS = {
     "experimental_initial_corrupt_check": "initial_corrupt_check",
     "heartbeat_interval": "heartbeat_interval_ms",
     "election_timeout": "election_timeout_ms",
+    "grpc_keepalive_min_time": "grpc_keepalive_min_time_seconds",
     "watch_progress_notify_interval": "watch_progress_notify_interval_seconds",
     "warning_apply_duration": "warning_apply_duration_seconds",
 }

@@ -28,8 +28,9 @@ from raftkv.config import Config
 from raftkv.disk import OsDisk, free_bytes
 from raftkv.gateway import Gateway
 from raftkv.histogram import Histogram
-from raftkv.http import HttpServer, listen
+from raftkv.http import HttpServer, Load, listen
 from raftkv.http.asgi import ASGIApp
+from raftkv.http.load import connections_allowed
 from raftkv.http.tls import Guard
 from raftkv.metrics import Metrics
 from raftkv.mvcc import LmdbBackend, Store
@@ -243,12 +244,26 @@ class Member:
                     logger.info("made %s, which nobody vouches for: clients must not verify it", certificate)
 
     async def _serve(
-        self, app: ASGIApp, listeners: list[socket.socket], port: Port, urls: Sequence[str]
+        self,
+        app: ASGIApp,
+        listeners: list[socket.socket],
+        port: Port,
+        urls: Sequence[str],
+        *,
+        load: Load | None = None,
+        ping_seconds: float = 0.0,
     ) -> tuple[str, ...]:
         addresses = []
         for listener, url in zip(listeners, urls, strict=True):
             tls = listener_tls(self.config, port, url)
-            http = HttpServer(app, listener, max_concurrent_streams=self.config.max_concurrent_streams, tls=tls)
+            http = HttpServer(
+                app,
+                listener,
+                max_concurrent_streams=self.config.max_concurrent_streams,
+                tls=tls,
+                load=load,
+                ping_seconds=ping_seconds,
+            )
             self._exit.push_async_callback(http.stop)
             await http.start()
             addresses.append(http.address)
@@ -261,20 +276,31 @@ class Member:
         checks = Checks(server, alarms=server.alarms.names)
         assert self._transfers is not None
         said = Said(b"client-api-version")
-        metrics = Metrics(server, transport, checks, methods, said, self._disk.times, self._flushes, self._transfers)
+        load = Load(self.config.max_inflight_bytes, self.config.max_connections or connections_allowed())
+        times = self._disk.times
+        metrics = Metrics(server, transport, checks, methods, said, times, self._flushes, self._transfers, load)
         pages = Front(metrics_pages(checks, metrics.render))
         await self._serve(pages, monitors, "client", self.config.listen_metrics_urls)
         max_receive_bytes = self.config.max_request_bytes + REQUEST_OVERHEAD_BYTES
-        app = App(methods, max_receive_bytes=max_receive_bytes, said=said)
+        app = App(methods, max_receive_bytes=max_receive_bytes, said=said, load=load, urgent=api.URGENT)
         pages_of_clients = client_pages(checks, metrics.render, debug=self.config.enable_pprof)
-        gateway = Gateway(app, max_receive_bytes=max_receive_bytes) if self.config.enable_grpc_gateway else None
+        gateway = None
+        if self.config.enable_grpc_gateway:
+            gateway = Gateway(app, max_receive_bytes=max_receive_bytes, load=load)
         app.http = Front(
             pages_of_clients,
             gateway=gateway,
             origins=self.config.cors,
             users_matter=lambda: server.auth.enabled,
         )
-        self.client_addresses = await self._serve(app, clients, "client", self.config.listen_client_urls)
+        self.client_addresses = await self._serve(
+            app,
+            clients,
+            "client",
+            self.config.listen_client_urls,
+            load=load,
+            ping_seconds=self.config.grpc_keepalive_min_time_seconds,
+        )
 
     def _open_audit_log(self) -> AuditLog | None:
         """Raises: StartError; the file cannot be written."""

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from raftkv import ETCD_API_VERSION
 from raftkv.disk import DiskTimes
 from raftkv.histogram import Histogram
+from raftkv.http import Load
 from raftkv.pb import rpc_pb2
 from raftkv.peer import PeerTransport
 from raftkv.raft import Role
@@ -67,9 +68,10 @@ class Metrics(Collector):
         disk: DiskTimes,
         flushes: Histogram,
         transfers: Transfers,
+        load: Load,
     ) -> None:
-        """`methods` is the table of the client port, `said` what its clients call their version, `flushes` how long
-        commits of the store took."""
+        """`methods` is the table of the client port, `said` what its clients call their version, `load` what they have
+        in flight, `flushes` how long commits of the store took."""
         self._server = server
         self._transport = transport
         self._checks = checks
@@ -78,6 +80,7 @@ class Metrics(Collector):
         self._disk = disk
         self._flushes = flushes
         self._transfers = transfers
+        self._load = load
         self._scrapes = 0
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
@@ -106,6 +109,7 @@ class Metrics(Collector):
         yield from self._promotions()
         yield from self._compactions()
         yield from self._calls()
+        yield from self._limits()
         yield from self._peers()
         yield from _snapshots("send", "To", self._transfers.sent)
         yield from _snapshots("receive", "From", self._transfers.received)
@@ -252,6 +256,15 @@ class Metrics(Collector):
 
     def _access(self) -> Iterator[Metric]:
         yield _one("etcd_debugging_auth_revision", "gauge", "Changes of users and roles.", self._server.auth.revision)
+
+    def _limits(self) -> Iterator[Metric]:
+        load = self._load
+        yield _one("raftkv_client_connections", "gauge", "Connections of clients.", load.connections)
+        yield _one("raftkv_inflight_bytes", "gauge", "Requests under way and answers not taken.", load.bytes)
+        yield _one("raftkv_refused_calls_total", "counter", "Refused: too much in flight.", load.refused_calls)
+        yield _one(
+            "raftkv_refused_connections_total", "counter", "Refused: too many are open.", load.refused_connections
+        )
 
     def _calls(self) -> Iterator[Metric]:
         found = [(_labels(path), method.calls) for path, method in self._methods.items()]

@@ -6,7 +6,7 @@
 from raftkv.api.access import check_rules
 from raftkv.api.audit import audited
 from raftkv.api.guard import Limits
-from raftkv.api.limits import APART, check_rates
+from raftkv.api.limits import APART, URGENT, check_rates
 from raftkv.api.services import peer_methods, services
 
-__all__ = ["APART", "Limits", "audited", "check_rates", "check_rules", "peer_methods", "services"]
+__all__ = ["APART", "URGENT", "Limits", "audited", "check_rates", "check_rules", "peer_methods", "services"]

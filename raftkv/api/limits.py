@@ -12,6 +12,13 @@ from raftkv.status import Code, StatusError
 APART = ("LeaseKeepAlive", "LeaseRevoke")
 """Not counted among all methods: who lets them wait loses leases."""
 
+URGENT = (
+    "/etcdserverpb.Lease/LeaseKeepAlive",
+    "/etcdserverpb.Lease/LeaseRevoke",
+    "/grpc.health.v1.Health/Check",
+)
+"""Begun even while too much is in flight: they are small, and what they are for must not be lost."""
+
 
 def check_rates(rates: Iterable[Rate]) -> None:
     """See that every rule is about a method that there is.

@@ -13,8 +13,10 @@ from raftkv.gateway.codec import decode, encode
 from raftkv.gateway.routes import Route, routes
 from raftkv.gateway.text import BadJson, Splitter, dumps
 from raftkv.http.asgi import ASGIApp, Receive, Scope, Send
+from raftkv.http.load import Load
 from raftkv.rpc.app import drain
 from raftkv.rpc.framing import Deframer, frame, parse_timeout
+from raftkv.rpc.held import BODY_SECONDS, Held, too_slow
 from raftkv.status import Code, StatusError
 
 _STATUS = {
@@ -50,8 +52,9 @@ class Gateway:
     Requests that stream are a body of JSON objects, one after the other; responses that stream are one object a line.
     """
 
-    def __init__(self, calls: ASGIApp, *, max_receive_bytes: int) -> None:
-        """`calls` serves gRPC; `max_receive_bytes` is its limit on a message."""
+    def __init__(self, calls: ASGIApp, *, max_receive_bytes: int, load: Load | None = None) -> None:
+        """`calls` serves gRPC; `max_receive_bytes` is its limit on a message, `load` what it may hold altogether."""
+        self._load = load or Load()
         self._calls = calls
         self._routes = routes()
         # JSON is longer than the message it stands for: base64, field names, numbers in digits.
@@ -70,7 +73,13 @@ class Gateway:
             await _plain(send, 404 if route is None else 405)
 
     async def _serve(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
-        body = _Body(receive, self._max_body_bytes)
+        body = _Body(receive, self._max_body_bytes, self._load)
+        try:
+            await self._call(route, body, scope, send)
+        finally:
+            body.held.set(0)
+
+    async def _call(self, route: Route, body: "_Body", scope: Scope, send: Send) -> None:
         try:
             headers = _call_headers(scope["headers"])
             requests = _Requests(route.request, body) if route.request_streams else _Request(await body.only(route))
@@ -102,8 +111,9 @@ class _Gone(Exception):
 class _Body:
     """The body of the HTTP request, and the news that the client went away."""
 
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, max_bytes: int, load: Load) -> None:
         self._receive = receive
+        self.held = Held(load)
         self.max_bytes = max_bytes
         self.ended = False
 
@@ -118,10 +128,16 @@ class _Body:
     async def only(self, route: Route) -> Message:
         """The one request message of a call that does not stream them."""
         body = bytearray()
-        while not self.ended:
-            body += await self.piece()
-            if len(body) > self.max_bytes:
-                raise StatusError(Code.RESOURCE_EXHAUSTED, f"the request's body is larger than {self.max_bytes} bytes")
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while not self.ended:
+                    body += await self.piece()
+                    if len(body) > self.max_bytes:
+                        text = f"the request's body is larger than {self.max_bytes} bytes"
+                        raise StatusError(Code.RESOURCE_EXHAUSTED, text)
+                    self.held.set(len(body))
+        except TimeoutError:
+            raise too_slow() from None
         if len(body) < _LARGE_BYTES:
             return decode(route.request, bytes(body))
         return await asyncio.to_thread(decode, route.request, bytes(body))
@@ -185,6 +201,7 @@ class _Requests:
     async def _read(self) -> None:
         piece = await self._body.piece()
         self._ended = self._body.ended
+        self._body.held.set(self._values.waiting_bytes + len(piece))
         try:
             if self._values.waiting_bytes + len(piece) < _LARGE_BYTES:
                 self._take(piece)

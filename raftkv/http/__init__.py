@@ -5,7 +5,8 @@ measured.
 """
 
 from raftkv.http.connection import MAX_STREAMS, STREAM_WINDOW_BYTES
+from raftkv.http.load import Load
 from raftkv.http.server import HttpServer, listen
 from raftkv.http.tls import Tls
 
-__all__ = ["MAX_STREAMS", "STREAM_WINDOW_BYTES", "HttpServer", "Tls", "listen"]
+__all__ = ["MAX_STREAMS", "STREAM_WINDOW_BYTES", "HttpServer", "Load", "Tls", "listen"]

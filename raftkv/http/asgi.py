@@ -23,6 +23,9 @@ CERTIFICATE_USER = "raftkv.certificate_user"
 class Direct(Protocol):
     """What a host can do for a request without the detour through `receive` and `send`."""
 
+    request_ended: bool
+    """Whether the whole body has arrived."""
+
     def feed(self, take: Take) -> None:
         """Have `take` called with each piece of the body in the turn of the loop that brings it.
 

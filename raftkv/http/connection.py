@@ -14,6 +14,8 @@ from raftkv.http import frames
 from raftkv.http.asgi import CERTIFICATE_USER, DIRECT, ASGIApp, TakeAtOnce
 from raftkv.http.closing import Ending
 from raftkv.http.frames import ErrorCode, ProtocolError
+from raftkv.http.load import Load
+from raftkv.http.patience import FrameWatch, PingWatch
 from raftkv.http.requests import HeaderReader, Malformed, Request
 from raftkv.http.sending import Sender
 from raftkv.http.stream import Stream
@@ -40,13 +42,19 @@ class Connection(Sender):
     """
 
     def __init__(
-        self, app: ASGIApp, max_concurrent_streams: int, forget: Callable[["Connection"], None], user: str = ""
+        self,
+        app: ASGIApp,
+        max_concurrent_streams: int,
+        forget: Callable[["Connection"], None],
+        user: str = "",
+        load: Load | None = None,
+        ping_seconds: float = 0.0,
     ) -> None:
         """`forget` is called when the connection is over, and the application has returned from all its requests.
 
-        `user` is whom the client's certificate names.
+        `user` is whom the client's certificate names, `ping_seconds` how far apart its pings must be.
         """
-        super().__init__()
+        super().__init__(load or Load())
         self._app = app
         self._take_at_once: TakeAtOnce | None = getattr(app, "take", None)
         self._max_streams = max_concurrent_streams
@@ -58,6 +66,10 @@ class Connection(Sender):
         self._lost = False
         self._ending: Ending | None = None
         self._received = b""
+        self._reads = 0
+        """How many of them completed a frame."""
+        self._frames = FrameWatch(self._incomplete, self._too_slow)
+        self._pings = PingWatch(ping_seconds)
         self._work = 0.0
         self._reader = HeaderReader({})
         self._block = bytearray()
@@ -104,8 +116,13 @@ class Connection(Sender):
             return
         self._corked = True
         self._work = TURN_WORK
+        received = self._received
         try:
-            self._received = self._take_all(self._received)
+            self._received = rest = self._take_all(received)
+            if len(rest) != len(received):
+                self._reads += 1
+            if rest or self._block_of:
+                self._frames.incomplete()
             self.follow_window()
         except ProtocolError as error:
             self._fail(error)
@@ -114,6 +131,15 @@ class Connection(Sender):
         self._write_out()
         if self._resting or self._work <= 0:
             self._rest()
+
+    def _incomplete(self) -> tuple[int, int] | None:
+        """See `FrameWatch`; while nothing is read, nothing can be completed."""
+        if self._closed or self._full or self._resting or not (self._received or self._block_of):
+            return None
+        return self._reads, self._block_of
+
+    def _too_slow(self) -> None:
+        self._fail(ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "a frame or a block of headers that does not end"))
 
     def _rest(self) -> None:
         """Go on in the next turn if there is more, and read nothing until then."""
@@ -132,6 +158,8 @@ class Connection(Sender):
         self._closed = self._lost = True
         if self._ending is not None:
             self._ending.over()
+        self._frames.stop()
+        self.stop_waiting()
         self._out.clear()
         self._ready.clear()
         self._drop_all()
@@ -190,6 +218,8 @@ class Connection(Sender):
         if kind == frames.PING:
             _check_size(len(payload) == 8)
             if not flags & frames.ACK:
+                if self._pings.too_many(self._loop.time(), (self._last_begun, self._window)):
+                    raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
                 self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif kind == frames.SETTINGS:
             self._take_settings(flags, payload)
@@ -405,6 +435,10 @@ class Connection(Sender):
         if not (self._streams or self._corked):
             # Nobody else's answer can join this one.
             self._write_out()
+
+    def give_up(self, stream: Stream) -> None:
+        """End an answer that the client does not take."""
+        self._reset(stream, ErrorCode.CANCEL)
 
     def _reset(self, stream: Stream, code: ErrorCode, unread: int = 0) -> None:
         """End a request; `unread` is what was just received of it and is not kept."""

@@ -3,8 +3,9 @@
 import asyncio
 from collections import deque
 
-from raftkv.http import frames
+from raftkv.http import frames, patience
 from raftkv.http.frames import ErrorCode, ProtocolError
+from raftkv.http.load import Load
 from raftkv.http.stream import Stream
 
 MAX_CONTROL_BYTES = 1 << 20
@@ -20,9 +21,13 @@ class Sender(asyncio.Protocol):
     nothing but the connection's window or its socket.
     """
 
-    def __init__(self) -> None:
-        """Begin with the windows of a client that has not said anything."""
+    def __init__(self, load: Load) -> None:
+        """Begin with the windows of a client that has not said anything; `load` counts what waits for it."""
         self._loop = asyncio.get_running_loop()
+        self.load = load
+        self._untaken: dict[Stream, int] = {}
+        """Answers that are complete and wait for their windows, and how much of each did when it was last looked at."""
+        self._look_timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._closed = False
         self._streams: dict[int, Stream] = {}
@@ -158,6 +163,7 @@ class Sender(asyncio.Protocol):
             return
         stream.unsent.append(memoryview(data))
         stream.unsent_bytes += size
+        self.load.bytes += size
         self._queue(stream)
         self._pump()
 
@@ -189,6 +195,7 @@ class Sender(asyncio.Protocol):
         self._window -= size
         stream.credit -= size
         stream.unsent_bytes -= size
+        self.load.bytes -= size
         self._out.append(frames.HEAD.pack(0, size, frames.DATA, 0, stream.id))
         self._out.append(piece)
         self._out_bytes += size
@@ -196,6 +203,35 @@ class Sender(asyncio.Protocol):
             self._write_out()
         else:
             self._flush_soon()
+
+    # Clients that take nothing
+
+    def await_taking(self, stream: Stream) -> None:
+        """Give an answer up that is complete if the client takes nothing of it for too long."""
+        self._untaken[stream] = stream.unsent_bytes
+        if self._look_timer is None:
+            self._look_timer = self._loop.call_later(patience.ANSWER_SECONDS, self._look_at_untaken)
+
+    def _look_at_untaken(self) -> None:
+        self._look_timer = None
+        untaken, self._untaken = self._untaken, {}
+        for stream, before in untaken.items():
+            if stream.unsent_bytes == before and stream.unsent:
+                self.give_up(stream)
+            elif stream.unsent:
+                self.await_taking(stream)
+
+    def stop_waiting(self) -> None:
+        """The connection is over."""
+        self._untaken.clear()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+
+    def give_up(self, stream: Stream) -> None:
+        """End an answer that the client does not take."""
+        raise NotImplementedError
+
+    # What leaves
 
     def _flush_soon(self) -> None:
         if not self._flushing and not self._corked:

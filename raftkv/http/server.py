@@ -10,6 +10,7 @@ from raftkv.http.asgi import ASGIApp
 from raftkv.http.connection import MAX_STREAMS, Connection, address
 from raftkv.http.frames import PREFACE
 from raftkv.http.http1 import Http1
+from raftkv.http.load import Load
 from raftkv.http.tls import Guard, Refused, Tls
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,12 @@ class HttpServer:
         max_concurrent_streams: int = MAX_STREAMS,
         grace_seconds: float = 3.0,
         tls: Tls | None = None,
+        load: Load | None = None,
+        ping_seconds: float = 0.0,
     ) -> None:
         """Take over a bound socket; `max_concurrent_streams` is per connection, `grace_seconds` bounds `stop`.
+
+        `load` may be shared with other servers; pings of a connection must be `ping_seconds` apart (0: need not).
 
         Raises:
             ValueError: a TLS file is missing or cannot be used.
@@ -54,6 +59,8 @@ class HttpServer:
         self._listener = listener
         self._max_streams = max_concurrent_streams
         self._grace_seconds = grace_seconds
+        self.load = load or Load()
+        self._ping_seconds = ping_seconds
         self._guard = Guard(tls) if tls else None
         self._server: asyncio.Server | None = None
         self._connections: set[AnyConnection] = set()
@@ -107,17 +114,27 @@ class HttpServer:
     def made(self, connection: AnyConnection) -> None:
         """Count a connection."""
         self._connections.add(connection)
+        self.load.connections += 1
         if self._server is None:
             connection.leave()
 
     def forget(self, connection: AnyConnection) -> None:
         """Count it no longer."""
-        self._connections.discard(connection)
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self.load.connections -= 1
         if not self._connections:
             self._empty.set()
 
     def admit(self, transport: asyncio.Transport) -> str | None:
         """The user that a client's certificate names, or nothing; None: it may not come in."""
+        load = self.load
+        if load.connections >= load.max_connections:
+            if not load.refused_connections & (load.refused_connections - 1):
+                # The first, the second, the fourth: a flood of connections is no flood of lines.
+                logger.warning("%d connections are open, which is the most; others are refused", load.connections)
+            load.refused_connections += 1
+            return None
         if self._guard is None:
             return ""
         try:
@@ -129,7 +146,7 @@ class HttpServer:
     def protocol(self, data: bytes, user: str) -> Connection | Http1 | None:
         """What speaks the protocol of these first bytes; None while they may be either's."""
         if data.startswith(PREFACE[:16]):
-            return Connection(self._app, self._max_streams, self.forget, user)
+            return Connection(self._app, self._max_streams, self.forget, user, self.load, self._ping_seconds)
         if PREFACE.startswith(data):
             return None
         return Http1(self._app, self.made, self.forget, user)

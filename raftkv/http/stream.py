@@ -267,6 +267,7 @@ class Stream:
     def _end(self, tail: bytes) -> None:
         if self.unsent:
             self._tail = tail
+            self._connection.await_taking(self)
         else:
             self._connection.write(tail)
             self._connection.answered(self)
@@ -297,6 +298,7 @@ class Stream:
         self._body = []
         self.unread = 0
         self.unsent.clear()
+        self._connection.load.bytes -= self.unsent_bytes
         self.unsent_bytes = 0
         self._wake()
         if self._room is not None and not self._room.done():

@@ -1,8 +1,10 @@
 """How calls end on an ASGI host: with a response in pieces, or with a status."""
 
+import asyncio
 import logging
 
 from raftkv.http.asgi import Send
+from raftkv.http.load import Load
 from raftkv.rpc.framing import percent_encode
 from raftkv.rpc.method import Method
 from raftkv.status import Code, StatusError
@@ -19,6 +21,8 @@ _TRAILERS_OK = {"type": "http.response.trailers", "headers": OK}
 PIECE_BYTES = 128 << 10
 """A larger body is sent in pieces of this size, or the host would send all of it before the connection's other streams,
 and hold them up for as long as a slow client's window is closed."""
+TAKE_SECONDS = 60.0
+"""How long a client may take nothing of a large answer."""
 
 
 def as_status(error: Exception, method: Method) -> StatusError:
@@ -29,12 +33,12 @@ def as_status(error: Exception, method: Method) -> StatusError:
     return StatusError(Code.INTERNAL, f"internal error: {type(error).__name__}")
 
 
-async def send_response(send: Send, response: bytes) -> None:
-    """Send a whole response of a unary call."""
+async def send_response(send: Send, response: bytes, load: Load) -> None:
+    """Send a whole response of a unary call, which `admit` has let pass if it is large."""
     try:
         await send(START)
         if len(response) > PIECE_BYTES:
-            response = await all_but_the_last(send, response)
+            response = await all_but_the_last(send, response, load)
         await send({"type": "http.response.body", "body": response, "more_body": False})
         await send(_TRAILERS_OK)
     except OSError:
@@ -42,12 +46,23 @@ async def send_response(send: Send, response: bytes) -> None:
         return
 
 
-async def all_but_the_last(send: Send, body: bytes) -> bytes:
-    """Send a large body in pieces, as fast as the client takes them; the last one, which is still to be sent."""
-    start = 0
-    while len(body) - start > PIECE_BYTES:
-        await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True})
-        start += PIECE_BYTES
+async def all_but_the_last(send: Send, body: bytes, load: Load) -> bytes:
+    """Send a large body in pieces, as fast as the client takes them; the last one, which is still to be sent.
+
+    Meanwhile it counts as a part of `load`.
+
+    Raises:
+        OSError: the client is gone, or takes nothing.
+    """
+    size, start = len(body), 0
+    load.bytes += size
+    try:
+        while size - start > PIECE_BYTES:
+            async with asyncio.timeout(TAKE_SECONDS):
+                await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True})
+            start += PIECE_BYTES
+    finally:
+        load.bytes -= size
     return body[start:]
 
 

@@ -9,10 +9,11 @@ are done before the news could arrive, and a proposal cannot be taken back.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Collection, Mapping, MutableMapping
 from typing import Any
 
 from raftkv.http.asgi import CERTIFICATE_USER, DIRECT, ASGIApp, Direct, Receive, Scope, Send, Taken
+from raftkv.http.load import Load
 from raftkv.rpc.answers import (
     HEADERS,
     NOTHING,
@@ -26,6 +27,7 @@ from raftkv.rpc.answers import (
 )
 from raftkv.rpc.calls import Calls, Said
 from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, whole_message
+from raftkv.rpc.held import Held, admit, hurried, too_much
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_of
 from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.prompt import Prompt
@@ -43,13 +45,20 @@ class App:
         max_receive_bytes: int = 4 << 20,
         max_send_bytes: int = (1 << 31) - 1,
         said: Said | None = None,
+        load: Load | None = None,
+        urgent: Collection[str] = (),
     ) -> None:
-        """Sizes are of one message, without its prefix and after decompression; `said` hears of every call."""
+        """Sizes are of one message, without its prefix and after decompression; `said` hears of every call.
+
+        While `load` is as much as it may be, calls are refused, except those of the `urgent` paths.
+        """
         self._methods = dict(methods)
         self._services = {path.split("/")[1] for path in methods}
         self._max_receive_bytes = max_receive_bytes
         self._max_send_bytes = max_send_bytes
         self._said = said
+        self._load = load or Load()
+        self._urgent = frozenset(urgent)
         self.http: ASGIApp | None = None
         self._deadlines = Deadlines()
         self._streams: set[Interrupt] = set()
@@ -93,11 +102,12 @@ class App:
             self._not_grpc(scope, headers.get(b"content-type", b"")) is not None
             or headers.get(b"grpc-encoding", b"identity") != b"identity"
             or (message := whole_message(request.body, self._max_receive_bytes)) is None
+            or self._load.bytes >= self._load.max_bytes
         ):
             return False
         if self._said is not None:
             self._said.count(headers, True)
-        Prompt(method, request, self._max_send_bytes).begin(
+        Prompt(method, request, self._max_send_bytes, self._load).begin(
             message, scope, headers.get(b"grpc-timeout"), self._deadlines
         )
         return True
@@ -135,17 +145,23 @@ class App:
             timeout = headers.get(b"grpc-timeout")
             deadline = None if timeout is None else deadline_of(timeout)
             context = Context(scope["headers"], scope.get("client"), deadline, scope.get(CERTIFICATE_USER, ""))
+            if self._load.bytes >= self._load.max_bytes:
+                self._refuse_unless_urgent(path)
             if method.kind is not Kind.UNARY:
                 deframer = Deframer(encoding, self._max_receive_bytes)
                 code = await self._stream(method, direct, receive, send, deframer, context)
                 return
+            if direct is not None and not direct.request_ended:
+                receive = hurried(receive)
             if deadline is None:
                 response = await self._unary(method, receive, encoding, context)
             else:
                 response = await self._unary_until(deadline, method, receive, encoding, context)
+            if len(response) > PIECE_BYTES:
+                admit(self._load, len(response))
             code = Code.OK
             if direct is None or not direct.answer(HEADERS, response, OK):
-                await send_response(send, response)
+                await send_response(send, response, self._load)
         except StatusError as error:
             code = error.code
             await end(send, error, started=False)
@@ -153,6 +169,11 @@ class App:
             pass
         finally:
             method.calls.handled[code] += 1
+
+    def _refuse_unless_urgent(self, path: str) -> None:
+        if path not in self._urgent:
+            self._load.refused_calls += 1
+            raise too_much()
 
     def _unknown(self, path: str) -> StatusError:
         service, slash, name = path.removeprefix("/").rpartition("/")
@@ -173,11 +194,16 @@ class App:
             request = await self._pieces(event, receive, encoding)
         calls = method.calls
         calls.received += 1
-        calls.received_bytes += len(request)
+        size = len(request)
+        calls.received_bytes += size
+        load = self._load
+        load.bytes += size
         try:
             response = frame(await method.handler(request, context), self._max_send_bytes)
         except Exception as error:
             raise as_status(error, method) from error
+        finally:
+            load.bytes -= size
         calls.sent += 1
         calls.sent_bytes += len(response) - PREFIX_BYTES
         return response
@@ -186,13 +212,19 @@ class App:
         """Read a request message that came in several pieces, compressed, or not at all."""
         deframer = Deframer(encoding, self._max_receive_bytes)
         messages: list[bytes] = []
-        while True:
-            if event["type"] == "http.disconnect":
-                raise Disconnected
-            messages += deframer.feed(event.get("body", b""))
-            if not event.get("more_body", False):
-                break
-            event = await receive()
+        held = Held(self._load)
+        try:
+            while True:
+                if event["type"] == "http.disconnect":
+                    raise Disconnected
+                body = event.get("body", b"")
+                held.set(held.bytes + len(body))
+                messages += deframer.feed(body)
+                if not event.get("more_body", False):
+                    break
+                event = await receive()
+        finally:
+            held.set(0)
         deframer.finish()
         if len(messages) != 1:
             raise StatusError(Code.INTERNAL, f"grpc: a unary call has one request message, not {len(messages)}")
@@ -226,9 +258,9 @@ class App:
         interrupt = context.interrupt = Interrupt()
         if context.deadline is not None:
             self._deadlines.add(context.deadline, interrupt)
-        requests = Requests(receive, deframer, interrupt, method.calls, direct)
+        requests = Requests(receive, deframer, interrupt, method.calls, direct, self._load)
         reader = asyncio.get_running_loop().create_task(requests.read())
-        response = _Response(send, self._max_send_bytes, method.calls)
+        response = _Response(send, self._max_send_bytes, method.calls, self._load)
         if direct is not None:
             context.push = _Push(direct, method.calls)
         self._streams.add(interrupt)
@@ -254,8 +286,9 @@ class App:
 class _Response:
     """The response of a streaming call, message by message."""
 
-    def __init__(self, send: Send, max_bytes: int, calls: Calls) -> None:
+    def __init__(self, send: Send, max_bytes: int, calls: Calls, load: Load) -> None:
         self._send = send
+        self._load = load
         self._max_bytes = max_bytes
         self._calls = calls
         self.started = False
@@ -304,7 +337,8 @@ class _Response:
             await self._start()
         try:
             if len(body) > PIECE_BYTES:
-                body = await all_but_the_last(self._send, body)
+                admit(self._load, len(body))
+                body = await all_but_the_last(self._send, body, self._load)
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
         except OSError as error:
             raise Disconnected from error

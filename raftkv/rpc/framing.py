@@ -82,6 +82,11 @@ class Deframer:
         del buffer[:offset]
         return messages
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much of a message that is not complete has arrived."""
+        return len(self._buffer)
+
     def finish(self) -> None:
         """The body has ended; an unfinished message is an error."""
         if self._buffer:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from raftkv.http.asgi import CERTIFICATE_USER, Scope, Taken
-from raftkv.rpc.answers import HEADERS, OK, as_status, end, send_response
+from raftkv.http.load import Load
+from raftkv.rpc.answers import HEADERS, OK, PIECE_BYTES, as_status, end, send_response
 from raftkv.rpc.framing import PREFIX_BYTES, frame
+from raftkv.rpc.held import admit
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Ending, deadline_of
 from raftkv.rpc.method import Context, Method
 from raftkv.status import Code
@@ -38,10 +40,13 @@ class Later:
 class Prompt(Ending):
     """A unary call whose request is here."""
 
-    __slots__ = ("_make", "_max_send_bytes", "_method", "_request")
+    __slots__ = ("_held", "_load", "_make", "_max_send_bytes", "_method", "_request")
 
-    def __init__(self, method: Method, request: Taken, max_send_bytes: int) -> None:
+    def __init__(self, method: Method, request: Taken, max_send_bytes: int, load: Load) -> None:
         super().__init__()
+        self._load = load
+        self._held = 0
+        """How much of the load is this call's, while it waits."""
         self._method = method
         self._request = request
         self._max_send_bytes = max_send_bytes
@@ -69,6 +74,8 @@ class Prompt(Ending):
         if future.done():
             self._done(future)
             return
+        self._held = size = len(message)
+        self._load.bytes += size
         self._request.waits_for(future)
         self._waits_for = future
         if deadline is not None:
@@ -77,12 +84,15 @@ class Prompt(Ending):
 
     def _done(self, future: "asyncio.Future[Any]") -> None:
         self.disarm()
+        self._load.bytes -= self._held
         try:
             if future.cancelled():
                 # By its deadline, or because the client is gone.
                 raise self._reason or Disconnected
             result = future.result()
             response = frame(result if self._make is None else self._make(), self._max_send_bytes)
+            if len(response) > PIECE_BYTES:
+                admit(self._load, len(response))
         except Disconnected:
             self._method.calls.handled[Code.CANCELED] += 1
             self._request.over()
@@ -100,7 +110,7 @@ class Prompt(Ending):
         if request.answer(HEADERS, response, OK):
             request.over()
         else:
-            request.run(send_response(request.send, response))
+            request.run(send_response(request.send, response, self._load))
 
     def _refuse(self, error: Exception) -> None:
         status = as_status(error, self._method)

@@ -6,13 +6,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from raftkv.http.asgi import Direct
+from raftkv.http.load import Load
 from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import Deframer
+from raftkv.rpc.held import BODY_SECONDS, Held, too_slow
 from raftkv.rpc.interrupt import Disconnected
 from raftkv.status import Code, StatusError
 
 READ_AHEAD_BYTES = 1 << 20
 READ_AHEAD_MESSAGES = 64
+HELD_BYTES = 64 << 10
+"""Less than this of complete messages does not count at once: most are taken in the same turn."""
 
 
 class Requests:
@@ -29,17 +33,24 @@ class Requests:
         interrupt: Callable[[Exception], None],
         calls: Calls,
         direct: Direct | None = None,
+        load: Load | None = None,
     ) -> None:
-        """`interrupt` is called when the client disconnects; `direct` is what the scope has under that name."""
+        """`interrupt` is called when the client disconnects; `direct` is what the scope has under that name.
+
+        What waits counts as a part of `load`.
+        """
         self._receive = receive
         self._deframer = deframer
         self._interrupt = interrupt
         self._calls = calls
         self._direct = direct
+        self._held = Held(load or Load())
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._take: Callable[[bytes], None] | None = None
         self._ended = False
+        self._latest = 0.0
+        """By when the message that has begun must be complete; 0: none has."""
         self._error: Exception | None = None
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
@@ -47,7 +58,7 @@ class Requests:
     async def read(self) -> None:
         """Read until the client disconnects; the task of the call cancels this."""
         try:
-            while (event := await self._receive())["type"] != "http.disconnect":
+            while (event := await self._event())["type"] != "http.disconnect":
                 for message in self._deframer.feed(event.get("body", b"")):
                     self._calls.received += 1
                     self._calls.received_bytes += len(message)
@@ -55,6 +66,8 @@ class Requests:
                         await self._put(message)
                     else:
                         self._take(message)
+                if self._held.bytes or self._waiting or self._deframer.waiting_bytes:
+                    self._hold()
                 if not self._ended and not event.get("more_body", False):
                     self._end()
                 elif self._take is not None and self._direct is not None:
@@ -64,6 +77,28 @@ class Requests:
             self._arrived.set()
         else:
             self._interrupt(Disconnected())
+        finally:
+            self._held.set(0)
+
+    def _event(self) -> Awaitable[MutableMapping[str, Any]]:
+        """The next event; soon, if a message has begun."""
+        if not self._deframer.waiting_bytes or self._take is not None:
+            # What is handed over in the turn that brings it does not come this way.
+            self._latest = 0.0
+            return self._receive()
+        return self._rest_of_message()
+
+    async def _rest_of_message(self) -> MutableMapping[str, Any]:
+        if not self._latest:
+            self._latest = asyncio.get_running_loop().time() + BODY_SECONDS
+        try:
+            async with asyncio.timeout_at(self._latest):
+                return await self._receive()
+        except TimeoutError:
+            raise too_slow() from None
+
+    def _hold(self) -> None:
+        self._held.set(self._waiting_bytes + self._deframer.waiting_bytes)
 
     def _fed(self, data: bytes, last: bool) -> None:
         """Take a piece of the body that the host hands over by itself."""
@@ -89,6 +124,8 @@ class Requests:
         self._waiting.append(message)
         self._waiting_bytes += len(message)
         self._arrived.set()
+        if self._waiting_bytes > HELD_BYTES:
+            self._hold()
         while self._waiting_bytes >= READ_AHEAD_BYTES or len(self._waiting) >= READ_AHEAD_MESSAGES:
             self._taken.clear()
             await self._taken.wait()
@@ -106,6 +143,8 @@ class Requests:
             await self._arrived.wait()
         message = self._waiting.popleft()
         self._waiting_bytes -= len(message)
+        if self._held.bytes:
+            self._hold()
         self._taken.set()
         return message
 

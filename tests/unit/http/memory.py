@@ -7,7 +7,7 @@ from typing import Any
 
 import hpack
 
-from raftkv.http import frames
+from raftkv.http import Load, frames
 from raftkv.http.asgi import ASGIApp, Receive, Scope, Send
 from raftkv.http.connection import Connection
 
@@ -90,10 +90,14 @@ class Client:
     max_streams: int = 1 << 20
     settings: list[tuple[int, int]] = field(default_factory=list)
     forgotten: int = 0
+    load: Load | None = None
+    ping_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.transport = Transport()
-        self.connection = Connection(self.app, self.max_streams, self._forget)
+        self.connection = Connection(
+            self.app, self.max_streams, self._forget, load=self.load, ping_seconds=self.ping_seconds
+        )
         self.transport.protocol = self.connection
         self.connection.connection_made(self.transport)
         self.encoder = hpack.Encoder()

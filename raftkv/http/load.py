@@ -1,0 +1,32 @@
+"""What the clients of one process have under way, all together, and how much of it there may be."""
+
+import resource
+import sys
+
+UNBOUNDED = 1 << 62
+OWN_FILES = 128
+"""Open files that are not connections of clients: the log, the store, other members."""
+
+
+class Load:
+    """Plain numbers, which several servers and applications share.
+
+    `bytes` counts messages that arrive or are worked on, and answers that wait for a client to take them; one that
+    leaves at once does not count.
+    """
+
+    __slots__ = ("bytes", "connections", "max_bytes", "max_connections", "refused_calls", "refused_connections")
+
+    def __init__(self, max_bytes: int = UNBOUNDED, max_connections: int = UNBOUNDED) -> None:
+        self.bytes = 0
+        self.connections = 0
+        self.max_bytes = max_bytes
+        self.max_connections = max_connections
+        self.refused_calls = 0
+        self.refused_connections = 0
+
+
+def connections_allowed() -> int:
+    """How many connections of clients the limit of open files allows."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max(soft - OWN_FILES, 16)

@@ -1,0 +1,154 @@
+"""How much may be in flight for all clients together, and how long a request may take to arrive; over real sockets."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from h2.settings import SettingCodes
+
+from raftkv.http import HttpServer, Load, listen
+from raftkv.rpc import App, Context, Method, answers
+from raftkv.rpc.held import admit
+from raftkv.status import Code, StatusError
+from tests.unit.rpc.service import Service
+from tests.unit.rpc.wire import WAIT_SECONDS, Wire, connect, message
+
+SLOW = "/test.Service/Slow"
+URGENT = "/test.Service/Urgent"
+BLOB = "/test.Service/Blob"
+TOO_MUCH = (Code.RESOURCE_EXHAUSTED, "raftkv: too many bytes of requests and answers are in flight")
+
+
+class World:
+    """A server whose load is the test's."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.load = Load(max_bytes)
+        self.release = asyncio.Event()
+        self.running = 0
+        service = Service()
+        methods = {
+            SLOW: Method.unary(self.slow),
+            URGENT: Method.unary(service.echo),
+            BLOB: Method.unary(service.blob),
+            "/test.Service/Total": Method.client_stream(service.total),
+        }
+        self.app = App(methods, load=self.load, urgent=(URGENT,))
+
+    async def slow(self, request: bytes, context: Context) -> bytes:
+        self.running += 1
+        await self.release.wait()
+        self.running -= 1
+        return b"done"
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+
+@contextlib.asynccontextmanager
+async def serving(max_bytes: int, **settings: int) -> AsyncIterator[tuple[World, Wire]]:
+    world = World(max_bytes)
+    server = HttpServer(world.app, listen("127.0.0.1", 0), grace_seconds=1.0, load=world.load)
+    await server.start()
+    try:
+        async with connect(server.address, {SettingCodes[name]: value for name, value in settings.items()}) as wire:
+            yield world, wire
+        await world.until(lambda: not world.load.connections)
+        assert world.load.bytes == 0, "what is over is not in flight"
+    finally:
+        await server.stop()
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_calls_are_refused_at_once_while_too_much_is_in_flight_and_served_afterwards() -> None:
+    async def scenario() -> None:
+        async with serving(1000) as (world, wire):
+            slow = [await wire.open(SLOW) for _ in range(2)]
+            for stream in slow:
+                await wire.data(stream, message(b"x" * 600), end=True)
+            await world.until(lambda: world.running == 2)
+            refused = await wire.call(SLOW, message(b"x"))
+            assert refused.status == TOO_MUCH
+            assert world.running == 2, "it was not begun"
+            assert (await wire.call(URGENT, message(b"x"))).status == (0, ""), "what is urgent is"
+            assert world.load.refused_calls == 1
+            world.release.set()
+            for stream in slow:
+                assert (await wire.end_of(stream)).messages == [b"done"]
+            assert (await wire.call(SLOW, message(b"x" * 600))).messages == [b"done"]
+
+    run(scenario)
+
+
+def test_what_has_arrived_of_a_request_is_in_flight() -> None:
+    async def scenario() -> None:
+        async with serving(100_000) as (world, wire):
+            whole = message(b"x" * 90_000)
+            for path in (SLOW, "/test.Service/Total"):
+                half = await wire.open(path)
+                await wire.data(half, whole[:80_000])
+                await world.until(lambda: world.load.bytes == 80_000)
+                other = await wire.open(path)
+                await wire.data(other, whole[:40_000])
+                assert (await wire.end_of(other)).status == TOO_MUCH
+                await wire.reset(half)
+                await world.until(lambda: world.load.bytes == 0)
+
+    run(scenario)
+
+
+def test_a_request_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that never begins, and a message on a stream; but a stream may be idle between two messages."""
+    monkeypatch.setattr("raftkv.rpc.held.BODY_SECONDS", 0.2)
+    monkeypatch.setattr("raftkv.rpc.requests.BODY_SECONDS", 0.2)
+
+    async def scenario() -> None:
+        async with serving(1 << 20) as (_, wire):
+            idle = await wire.open("/test.Service/Total")
+            await wire.data(idle, message(b"12345"))
+            for path, begun in ((SLOW, b""), (SLOW, message(b"1234")[:-1]), ("/test.Service/Total", message(b"1")[:3])):
+                slow = await wire.open(path)
+                await wire.data(slow, begun)
+                code, text = (await wire.end_of(slow)).status
+                assert (code, "was not complete" in text) == (Code.DEADLINE_EXCEEDED, True)
+            await wire.data(idle, message(b"678"), end=True)
+            assert (await wire.end_of(idle)).messages == [b"8"]
+
+    run(scenario)
+
+
+def test_large_answers_that_nobody_takes_are_bounded_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with serving(3 << 20, INITIAL_WINDOW_SIZE=0) as (world, wire):
+            taken = [await wire.open(BLOB) for _ in range(4)]
+            for stream in taken[:2]:
+                await wire.data(stream, message(b"1000000"), end=True)
+            await world.until(lambda: world.load.bytes > 2_000_000)
+            await wire.data(taken[2], message(b"1000000"), end=True)
+            assert (await wire.end_of(taken[2])).status == TOO_MUCH
+            wire.h2.increment_flow_control_window(2_000_000, taken[0])
+            wire.h2.increment_flow_control_window(2_000_000)
+            await wire.flush()
+            assert len((await wire.end_of(taken[0])).messages[0]) == 1_000_000
+            monkeypatch.setattr(answers, "TAKE_SECONDS", 0.2)
+            await wire.data(taken[3], message(b"1000000"), end=True)
+            assert (await wire.end_of(taken[3])).reset is not None
+            await wire.reset(taken[1])
+
+    run(scenario)
+
+
+def test_an_answer_of_any_size_passes_while_little_else_is_in_flight() -> None:
+    load = Load(1000)
+    load.bytes = 125
+    admit(load, 1 << 40)
+    load.bytes = 126
+    admit(load, 874)
+    with pytest.raises(StatusError):
+        admit(load, 875)
