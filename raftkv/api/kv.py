@@ -4,7 +4,6 @@ Writes are checked here and replicated as the client's own bytes; the response c
 Reads wait until they are linearizable, unless a serializable one was asked for, and are joined from stored bytes.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 from typing import TypeVar
@@ -14,8 +13,10 @@ from google.protobuf.message import DecodeError, Message
 from raftkv import errors
 from raftkv.api.access import caller
 from raftkv.api.guard import Limits
+from raftkv.api.slices import LARGE_KEYS, Slices
 from raftkv.mvcc import validate
 from raftkv.mvcc.encoding import varint
+from raftkv.mvcc.interval import interval
 from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Later, Method
 from raftkv.server import proposals
@@ -46,6 +47,7 @@ class KVService:
         self._store = server.store
         self._max_request_bytes = limits.max_request_bytes
         self._max_txn_ops = limits.max_txn_ops
+        self._slices = Slices()
 
     def methods(self) -> dict[str, Method]:
         """The service's method table."""
@@ -59,13 +61,26 @@ class KVService:
             prefix + "Compact": Method.unary(self.compact),
         }
 
-    def range(self, request: bytes, context: Context) -> Later:
+    def range(self, request: bytes, context: Context) -> Later | Awaitable[list[bytes]]:
         """Answer the keys of an interval."""
         wanted = decode(rpc_pb2.RangeRequest, request)
         validate.check_range(wanted)
         server = self._server
+        if self._is_large(wanted):
+            return self._range_in_turn(wanted, context)
         current = server.current if wanted.serializable else server.linearizable()
         return Later(current, partial(self._range, wanted, context))
+
+    def _is_large(self, wanted: rpc_pb2.RangeRequest) -> bool:
+        if not wanted.range_end or wanted.count_only or 0 < wanted.limit <= LARGE_KEYS:
+            return False
+        return self._store.count(interval(wanted.key, wanted.range_end)) > LARGE_KEYS
+
+    async def _range_in_turn(self, wanted: rpc_pb2.RangeRequest, context: Context) -> list[bytes]:
+        if not wanted.serializable:
+            await self._server.linearizable()
+        await self._slices.turn()
+        return self._range(wanted, context)
 
     def _range(self, wanted: rpc_pb2.RangeRequest, context: Context) -> list[bytes]:
         if self._auth.enabled:
@@ -90,6 +105,8 @@ class KVService:
             await self._server.linearizable()
         if self._auth.enabled:
             self._server.rules.check_range(caller(context), wanted)
+        if self._is_large(wanted):
+            await self._slices.turn()
         header = self._server.header()
         for part in self._store.range_stream(wanted, self._max_request_bytes):
             if part.last:
@@ -98,8 +115,8 @@ class KVService:
                 return
             if part.body:
                 yield b"\x0a" + varint(len(part.body)) + part.body
-            # Sending may not wait: the next part is work for another turn of the loop.
-            await asyncio.sleep(0)
+            # Sending may not wait: the next part is work for another turn of the loop, of which others want one, too.
+            await self._slices.turn()
 
     def put(self, request: bytes, context: Context) -> Awaitable[list[bytes]]:
         """Write one key."""

@@ -1,0 +1,135 @@
+"""Who goes first: large ranges hold up a renewal, a revoke or a peer's message by one slice, however many there are."""
+
+import asyncio
+from collections.abc import Iterator
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from raftkv.api import slices
+from raftkv.api.guard import Limits
+from raftkv.api.kv import KVService
+from raftkv.api.slices import Slices
+from raftkv.mvcc import Store
+from raftkv.mvcc.ranges import Part
+from raftkv.offline.memory import MemoryBackend
+from raftkv.pb import rpc_pb2 as pb
+from raftkv.rpc import Context
+from raftkv.server.server import Server
+
+KEYS = 3000
+SLICE_BYTES = 1 << 14
+ALL = pb.RangeRequest(key=b"\0", range_end=b"\0")
+
+
+class World:
+    """A service whose store counts the pieces of work it is asked for."""
+
+    def __init__(self) -> None:
+        store = Store(MemoryBackend())
+        for number in range(KEYS):
+            store.put(pb.PutRequest(key=b"k%06d" % number, value=b"v" * 100))
+        self._store = store
+        self.pieces = 0
+        self.most = 0
+        times = {True: SimpleNamespace(observe=lambda _: None), False: SimpleNamespace(observe=lambda _: None)}
+        slow = SimpleNamespace(clock=lambda: 0.0, ranged=lambda *_: None)
+        counting: Any = SimpleNamespace(range=self._range, range_stream=self._range_stream, count=store.count)
+        server: Any = SimpleNamespace(
+            store=counting,
+            auth=SimpleNamespace(enabled=False),
+            linearizable=self._linearizable,
+            header=lambda: b"\x0a\x00",
+            slow=slow,
+            times=SimpleNamespace(ranges=times),
+        )
+        self.service = KVService(cast(Server, server), Limits(max_request_bytes=SLICE_BYTES))
+
+    async def _linearizable(self) -> None:
+        """Nothing is waited for."""
+
+    def _range(self, request: pb.RangeRequest) -> list[bytes]:
+        self.pieces += 1
+        return self._store.range(request)
+
+    def _range_stream(self, request: pb.RangeRequest, max_bytes: int) -> Iterator[Part]:
+        for part in self._store.range_stream(request, max_bytes):
+            self.pieces += 1
+            yield part
+
+    async def stream(self) -> int:
+        return len([part async for part in self.service.range_stream(ALL.SerializeToString(), context())])
+
+    async def whole(self) -> int:
+        return len(await self.service.range(ALL.SerializeToString(), context()))
+
+    async def during(self, work: "asyncio.Future[Any]") -> list[int]:
+        """How many pieces were read when, in each turn of the loop, a peer's message and a renewal could be served."""
+        seen = [self.pieces]
+        while not work.done():
+            await asyncio.sleep(0)
+            seen.append(self.pieces)
+        return seen
+
+
+def context() -> Context:
+    return Context([], None, None)
+
+
+@pytest.mark.parametrize("readers", [1, 20])
+def test_between_two_slices_of_streamed_ranges_everybody_else_has_a_turn(readers: int) -> None:
+    async def scenario() -> None:
+        world = World()
+        work = asyncio.gather(*[world.stream() for _ in range(readers)])
+        seen = await world.during(work)
+        parts = (await work)[0]
+        assert parts > 10, "that was a large range"
+        assert world.pieces == readers * parts
+        assert max(after - before for before, after in pairwise(seen)) == 1
+
+    asyncio.run(scenario())
+
+
+def test_large_ranges_at_one_moment_are_read_one_in_a_turn() -> None:
+    async def scenario() -> None:
+        world = World()
+        work = asyncio.gather(*[world.whole() for _ in range(20)])
+        seen = await world.during(work)
+        assert world.pieces == 20
+        assert max(after - before for before, after in pairwise(seen)) == 1
+
+    asyncio.run(scenario())
+
+
+def test_small_ranges_do_not_wait_for_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    for request, large in (
+        (ALL, True),
+        (pb.RangeRequest(key=b"\0", range_end=b"\0", limit=slices.LARGE_KEYS + 1), True),
+        (pb.RangeRequest(key=b"\0", range_end=b"\0", limit=10), False),
+        (pb.RangeRequest(key=b"\0", range_end=b"\0", count_only=True), False),
+        (pb.RangeRequest(key=b"k000001", range_end=b"k000099"), False),
+    ):
+        assert world.service._is_large(request) == large
+
+
+def test_who_gives_up_takes_no_turn() -> None:
+    async def scenario() -> None:
+        turns = Slices()
+        order: list[int] = []
+
+        async def worker(number: int) -> None:
+            await turns.turn()
+            order.append(number)
+
+        workers = [asyncio.create_task(worker(number)) for number in range(5)]
+        await asyncio.sleep(0)
+        for number in (0, 2, 4):
+            workers[number].cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        assert order == [1, 3]
+        await turns.turn()
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
