@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help run cluster test soak sim partition failover bench lint format proto lock clean
+.PHONY: help run cluster test soak sim partition partition-compose failover bench lint format proto lock clean
 help:
 	@echo "make run      start one member on http://localhost:2379 (ARGS='--name a …' for flags)"
 	@echo "make cluster  start three members on this machine"
@@ -16,6 +16,7 @@ help:
 	@echo "make soak     the tests that take minutes or hours, with their figures (ARGS='tests/cluster/test_rolling.py')"
 	@echo "make sim      search for bugs under virtual time (ARGS='--seeds 1000'; docs/guarantees.md)"
 	@echo "make partition  cut, pause and kill real members, and check what clients saw"
+	@echo "make partition-compose  the same to the cluster of docker-compose.yml, where a Docker engine answers"
 	@echo "make failover   kill leaders of etcd and raftkv: seconds until the next write (ARGS='--times 10')"
 	@echo "make bench    measure etcd and raftkv side by side (ARGS='--quick' for a look)"
 	@echo "make lint     ruff, mypy, import-linter, freshness of raftkv/pb"
@@ -62,7 +63,10 @@ sim: $(READY)
 	@exec $(BIN)/raftkv sim $(ARGS)
 
 partition: $(READY)
-	@$(BIN)/python -m pytest tests/partition -q -m 'soak or not soak' $(ARGS)
+	@$(BIN)/python -m pytest tests/partition/test_partition.py -q -m 'soak or not soak' $(ARGS)
+
+partition-compose: $(READY)
+	@$(BIN)/python -m pytest tests/partition/test_compose.py -q -m 'soak or not soak' $(ARGS)
 
 failover: $(READY)
 	@exec $(BIN)/python -m benchmarks.failover $(ARGS)

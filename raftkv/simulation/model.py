@@ -82,6 +82,8 @@ class Model:
         self.outcomes: dict[int, Outcome] = {}
         self.repeated: list[int] = []
         """Marks that stand in the log more than once."""
+        self.full: set[int] = set()
+        """Members for which the alarm NOSPACE is on."""
 
     # Replay
 
@@ -109,6 +111,10 @@ class Model:
                 self.outcomes[mark] = Outcome(index, self.revision, self.revision > before, answer, error)
 
     def _apply(self, name: str, request: Message, term: int) -> object:
+        if isinstance(request, rpc_pb2.AlarmRequest):
+            self._alarm(request)
+        elif self.full and _takes_space(request):
+            raise errors.NoSpace
         if isinstance(request, rpc_pb2.PutRequest):
             return self._write(lambda write: write.put(request))
         if isinstance(request, rpc_pb2.DeleteRangeRequest):
@@ -127,6 +133,12 @@ class Model:
                 if lease is not None and lease.serial <= request.grants:
                     self._revoke(lease_id, expired=True)
         return None
+
+    def _alarm(self, request: rpc_pb2.AlarmRequest) -> None:
+        if request.alarm == rpc_pb2.NOSPACE and request.action == rpc_pb2.AlarmRequest.ACTIVATE:
+            self.full.add(request.memberID)
+        elif request.alarm == rpc_pb2.NOSPACE and request.action == rpc_pb2.AlarmRequest.DEACTIVATE:
+            self.full.discard(request.memberID)
 
     def _write(self, run: "Callable[[_Write], object]") -> object:
         write = _Write(self)
@@ -299,6 +311,14 @@ def _cut(request: rpc_pb2.RangeRequest, found: list[Version]) -> tuple[int, bool
     if request.keys_only:
         found = [version._replace(value=b"") for version in found]
     return count, more, found
+
+
+def _takes_space(request: Message) -> bool:
+    """Whether a full disk forbids it: whatever may put something."""
+    if isinstance(request, rpc_pb2.TxnRequest):
+        ops = (*request.success, *request.failure)
+        return any(op.HasField("request_put") or _takes_space(op.request_txn) for op in ops)
+    return isinstance(request, rpc_pb2.PutRequest | rpc_pb2.LeaseGrantRequest)
 
 
 def inside(key: bytes, first: bytes, end: bytes) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from raftkv.client import Client, ClientError
+from tests.partition.disks import Ext4, Small
 from tests.partition.namespaces import CLIENTS, Namespaces
 from tests.partition.proxies import Proxies
 from tests.support.processes import Cluster, Process
@@ -18,6 +19,8 @@ HEARTBEAT_MS, ELECTION_MS = 50, 500
 ELECTION_SECONDS = ELECTION_MS / 1000
 PATIENCE_SECONDS = 120.0
 """Bounds what has to happen some time; nothing is decided by how long it takes."""
+WHOLE_LOG = "10000000"
+"""A --snapshot-count that is never reached: the checks replay the log from its beginning."""
 
 
 class Network(Protocol):
@@ -27,46 +30,65 @@ class Network(Protocol):
 
     def members(self, directory: Path, *flags: str) -> list[Process]: ...
     def cut(self, source: int, target: int) -> None: ...
+    def lose(self, share: float) -> None: ...
     def heal(self) -> None: ...
     def close(self) -> None: ...
 
 
-def network(size: int) -> Network:
-    """Namespaces where they are permitted; RAFTKV_PARTITION=proxies asks for the other kind."""
+def network(size: int, delay_seconds: float = 0.0) -> Network:
+    """Namespaces where they are permitted, and no delay is wanted; RAFTKV_PARTITION=proxies asks for the other kind."""
+    if delay_seconds:
+        slow = Proxies(size, "proxies")
+        slow.delay(delay_seconds)
+        return slow
     if os.environ.get("RAFTKV_PARTITION") != "proxies" and all(map(shutil.which, ("ip", "iptables", "setpriv"))):
         with contextlib.suppress(OSError):
             return Namespaces(size)
-    return Proxies(size)
+    return Proxies(size, "proxies, for want of namespaces")
 
 
-def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS, pause: float = 0.05) -> None:
     """Wait until something is true."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 class Ground(Cluster):
-    """The cluster and its network."""
+    """The cluster and its network.
 
-    def __init__(self, directory: Path, size: int) -> None:
-        self.network = network(size)
+    Invariant: a member's number is its place in `members` and in the network, also when it is a member no more.
+    """
+
+    def __init__(self, directory: Path, size: int, network: Network) -> None:
+        self.network = network
         flags = ("--heartbeat-interval", str(HEARTBEAT_MS), "--election-timeout", str(ELECTION_MS))
-        # The checks replay the whole log: none of it is given up for a snapshot.
-        self.members = self.network.members(directory, *flags, "--snapshot-count", "10000000")
+        *self.members, self._newcomer = network.members(
+            directory, *flags, "--snapshot-count", WHOLE_LOG, "--snapshot-catchup-entries", "5"
+        )
         self.endpoints = ",".join(member.endpoint for member in self.members)
         self.credentials = {"user": "", "password": ""}
+        self.removed: set[int] = set()
+        self.paused: set[int] = set()
+        self.ext4: Ext4 | None = None
+        self.small: Small | None = None
         self.faults: list[tuple[int, str]] = []
         """When (ns) each fault began, and which."""
 
     @property
-    def numbers(self) -> range:
-        return range(len(self.members))
+    def numbers(self) -> list[int]:
+        """Numbers of all that are members."""
+        return [number for number in range(len(self.members)) if number not in self.removed]
+
+    @property
+    def present(self) -> list[Process]:
+        """All that are members."""
+        return [self.members[number] for number in self.numbers]
 
     def leading(self) -> int:
         """The number of the leader."""
-        return self.members.index(self.leader())
+        return self.members.index(self.leader_of(self.present))
 
     def others(self, *without: int) -> list[int]:
         return [number for number in self.numbers if number not in without]
@@ -89,10 +111,24 @@ class Ground(Cluster):
                     own[status.header.member_id] = member
                     followed[status.leader] = followed.get(status.leader, 0) + 1
             for leader, votes in followed.items():
-                if leader in own and votes * 2 > len(self.members):
+                if leader in own and votes * 2 > len(self.present):
                     return own[leader]
             time.sleep(0.05)
         raise AssertionError("no leader among " + ", ".join(member.name for member in members))
+
+    def newcomer_joins(self, known: str) -> int:
+        """Start the process that was added as a member; `known` is its --initial-cluster. Its number."""
+        self._newcomer.set_flag("--initial-cluster", known)
+        self._newcomer.arguments += ["--initial-cluster-state", "existing"]
+        self.members.append(self._newcomer)
+        self.note(f"start {len(self.members) - 1}")
+        self._newcomer.start()
+        return len(self.members) - 1
+
+    @property
+    def newcomer(self) -> Process:  # type: ignore[override]
+        """The process that is no member yet."""
+        return self._newcomer
 
     # Faults
 
@@ -112,6 +148,10 @@ class Ground(Cluster):
                 self.cut(first, second)
                 self.cut(second, first)
 
+    def isolate(self, number: int) -> None:
+        """Cut a member off from all others."""
+        self.separate([number], self.others(number))
+
     def separate_clients(self, number: int) -> None:
         """Cut the clients off from a member."""
         self.separate([CLIENTS], [number])
@@ -124,35 +164,82 @@ class Ground(Cluster):
         self.note(f"kill {number}")
         self.members[number].kill()
 
+    def start_member(self, number: int) -> None:
+        """Start it, and wait until it serves."""
+        self.note(f"start {number}")
+        self.members[number].start()
+        self.wait_ready(self.members[number])
+
     def pause(self, number: int) -> None:
         self.note(f"pause {number}")
+        self.paused.add(number)
         self.members[number].signal(signal.SIGSTOP)
 
     def wake(self, number: int) -> None:
         self.note(f"wake {number}")
+        self.paused.discard(number)
         self.members[number].signal(signal.SIGCONT)
 
+    def move_disk(self, number: int, place: Path) -> None:
+        """Let a member that has not started yet keep its data elsewhere."""
+        member = self.members[number]
+        member.data = place / member.name
+        member.set_flag("--data-dir", str(member.data))
+
+    def cut_power(self) -> None:
+        """All members lose their power at once: what they did not sync is lost."""
+        assert self.ext4 is not None
+        for number in self.numbers:
+            self.pause(number)
+        # A pause takes effect when a system call has ended.
+        until(lambda: all(stopped(member.pid) for member in self.present), "all members stand still")
+        self.note("power cut")
+        left = self.ext4.copy()
+        for number in self.numbers:
+            self.members[number].kill()
+        self.paused.clear()
+        self.ext4.replace(left)
+
     def stop(self) -> None:
-        """End all members in good order."""
+        """End all members in good order; none may have ended by itself (I24)."""
+        ended = [member.name for member in self.present if not member.running()]
+        assert not ended, f"I24: ended by themselves: {ended}"
         for member in self.members:
             member.signal(signal.SIGTERM)
         for member in self.members:
-            member.wait()
+            member.wait(PATIENCE_SECONDS)
+
+    def close(self) -> None:
+        """Leave no process, mount, namespace, rule or proxy."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.network.close)
+            for disk in filter(None, (self.ext4, self.small)):
+                stack.callback(disk.close)
+            stack.callback(self.kill)
+
+
+def stopped(pid: int) -> bool:
+    """Whether every thread of a process stands still."""
+    try:
+        states = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    except OSError:
+        return False
+    return all("State:\tT" in state or "State:\tt" in state for state in states)
 
 
 @contextlib.contextmanager
-def ground(directory: Path, size: int) -> Iterator[Ground]:
-    """A running cluster; no process, namespace, rule or proxy of it is left afterwards."""
+def ground(
+    directory: Path, size: int, prepare: Callable[[Ground, Path], None] = lambda *_: None, delay_seconds: float = 0.0
+) -> Iterator[Ground]:
+    """A running cluster that `prepare` has changed before its start; nothing of it is left afterwards."""
     with terminated_in_order():
-        made = Ground(directory, size)
+        made = Ground(directory, size, network(size, delay_seconds))
         try:
+            prepare(made, directory)
             made.start()
             yield made
         finally:
-            try:
-                made.kill()
-            finally:
-                made.network.close()
+            made.close()
 
 
 @contextlib.contextmanager

@@ -27,7 +27,10 @@ def _run(*command: str) -> str:
 
 
 class Namespaces:
-    """A bridge and `size` namespaces. Invariant: `close` removes all of it, in whatever state it is."""
+    """A bridge, and a namespace for each member and a newcomer.
+
+    Invariant: `close` removes all of it, in whatever state it is.
+    """
 
     kind = "namespaces"
 
@@ -37,7 +40,8 @@ class Namespaces:
             OSError: the system does not permit it, or lacks a program.
         """
         self._bridge = f"{_TAG}{os.getpid()}"
-        self._names = [f"{self._bridge}-{number}" for number in range(size)]
+        self._size = size
+        self._names = [f"{self._bridge}-{number}" for number in range(size + 1)]
         try:
             _remove_leftovers()
             self._build()
@@ -68,9 +72,9 @@ class Namespaces:
         _run("ip", "netns", "exec", self._names[number], "iptables", "-w", *rule)
 
     def members(self, directory: Path, *flags: str) -> list[Process]:
-        """A process for each namespace."""
+        """A process for each namespace; the last one is no member yet."""
         names = [f"m{number}" for number in range(len(self._names))]
-        urls = [f"{name}=http://{self._address(number)}:{PEER_PORT}" for number, name in enumerate(names)]
+        urls = [f"{name}=http://{self._address(number)}:{PEER_PORT}" for number, name in enumerate(names[: self._size])]
         return [
             Process(
                 name,
@@ -93,8 +97,16 @@ class Namespaces:
         else:
             self._filter(target, "-A", "INPUT", "-s", self._address(source), "-j", "DROP")
 
+    def lose(self, share: float) -> None:
+        """Lose this share of all packets that reach a member, whatever is cut or healed besides."""
+        dice = ("-m", "statistic", "--mode", "random", "--probability", str(share))
+        for number in range(len(self._names)):
+            self._filter(number, "-t", "mangle", "-F", "PREROUTING")
+            if share:
+                self._filter(number, "-t", "mangle", "-A", "PREROUTING", *dice, "-j", "DROP")
+
     def heal(self) -> None:
-        """Let all packets pass."""
+        """Cut nothing any more."""
         for number in range(len(self._names)):
             self._filter(number, "-F")
 

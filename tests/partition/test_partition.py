@@ -17,18 +17,14 @@ from raftkv.simulation.history import History
 from raftkv.simulation.invariants import Violation
 from raftkv.simulation.linearizability import FOREVER, Access
 from tests.partition import verdict
+from tests.partition.beside import beside
+from tests.partition.disks import NotPermitted
 from tests.partition.ground import Ground, ground
 from tests.partition.recorder import Recorder
 from tests.partition.scenarios import SCENARIOS, serves
 from tests.partition.verdict import Settled, Summary
 
-EVERY_TIME = {
-    ("leader isolated", 3),
-    ("one-way links", 3),
-    ("clients cut off from the leader", 3),
-    ("paused leader", 3),
-    ("all killed", 3),
-}
+EVERY_TIME = {("leader isolated", 3), ("paused leader", 3), ("snapshot installed", 3), ("power cut", 3)}
 """What `make test` runs; the rest is for `make partition`."""
 CASES = [
     pytest.param(
@@ -49,12 +45,13 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def run(name: str, running: Ground, recorder: Recorder) -> Settled:
-    """Run a scenario until all members agree, and end them."""
+def run(name: str, kind: str, running: Ground, recorder: Recorder) -> Settled:
+    """Run a scenario beside another kind of fault until all members agree, and end them."""
     recorder.start()
     serves(recorder, "before any fault")
-    SCENARIOS[name](running, recorder)
-    running.heal()
+    with beside(kind, running):
+        SCENARIOS[name].run(running, recorder)
+        running.heal()
     serves(recorder, "when all faults have ended")
     recorder.stop()
     settled = verdict.settle(running, recorder)
@@ -65,17 +62,22 @@ def run(name: str, running: Ground, recorder: Recorder) -> Settled:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("name", "size"), CASES)
 def test_scenario(name: str, size: int, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with ground(directory, size) as running:
-        summary = Summary(f"{name}, {size} members", running.network.kind)
-        recorder = Recorder([member.endpoint for member in running.members], summary.scenario)
-        try:
-            settled = run(name, running, recorder)
-            verdict.check(running, recorder, settled, summary)
-            summary.verdict = "ok"
-        except (Violation, AssertionError, ClientError, subprocess.TimeoutExpired) as error:
-            summary.verdict = f"{error} (kept in {verdict.keep(running, recorder, summary)})"
-        finally:
-            recorder.close()
+    scenario = SCENARIOS[name]
+    other = scenario.beside if size == 5 else ""
+    try:
+        with ground(directory, size, scenario.prepare, scenario.delay_seconds) as running:
+            summary = Summary(f"{name}{other and ' and ' + other}, {size} members", running.network.kind)
+            recorder = Recorder([member.endpoint for member in running.members], summary.scenario)
+            try:
+                settled = run(name, other, running, recorder)
+                verdict.check(running, recorder, settled, summary)
+                summary.verdict = "ok"
+            except (Violation, AssertionError, ClientError, subprocess.TimeoutExpired) as error:
+                summary.verdict = f"{error} (kept in {verdict.keep(running, recorder, summary)})"
+            finally:
+                recorder.close()
+    except NotPermitted as error:
+        pytest.skip(f"{name}: not permitted here: {error}")
     verdict.count(summary, recorder)
     with capsys.disabled():
         print(f"\n{summary}")
@@ -149,7 +151,7 @@ def test_a_damaged_history_is_found(directory: Path) -> None:
     with ground(directory, 3) as running:
         recorder = Recorder([member.endpoint for member in running.members], "damages")
         try:
-            settled = run("leader isolated", running, recorder)
+            settled = run("leader isolated", "", running, recorder)
         finally:
             recorder.close()
         kept = recorder.history, recorder.accesses, recorder.definite, settled

@@ -5,8 +5,10 @@ import itertools
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from raftkv.client import Client, ClientError
 from raftkv.client import requests as req
@@ -19,15 +21,33 @@ from raftkv.simulation.linearizability import linearizable
 from raftkv.simulation.model import Model, Version, versions_of
 from raftkv.simulation.revisions import LOGGED
 from raftkv.wal.log import Wal
-from tests.partition.ground import Ground, until
+from tests.partition.ground import until
 from tests.partition.recorder import Recorder
-from tests.support.processes import Process
 
 KEPT = Path(__file__).parents[2] / "build" / "partition"
 """Where what shows a violation is kept."""
 _NORMAL = 0
 _EVERYTHING = rpc_pb2.RangeRequest(key=b"\0", range_end=b"\0")
 Entry = tuple[int, int, int, bytes]
+
+
+class Member(Protocol):
+    """One that is asked, and leaves its data."""
+
+    name: str
+    endpoint: str
+    data: Path
+
+    def log(self) -> str: ...
+
+
+class Members(Protocol):
+    """The cluster that is judged."""
+
+    faults: list[tuple[int, str]]
+
+    @property
+    def present(self) -> Sequence[Member]: ...
 
 
 @dataclass
@@ -78,9 +98,10 @@ class Settled:
     keys: dict[str, list[Version]]
 
 
-def settle(ground: Ground, recorder: Recorder) -> Settled:
+def settle(ground: Members, recorder: Recorder) -> Settled:
     """Wait until a write is taken, all members have applied the same log, and watchers have heard of it."""
-    with Client(ground.endpoints, timeout=2.0) as client:
+    endpoints = ",".join(member.endpoint for member in ground.present)
+    with Client(endpoints, timeout=2.0) as client:
 
         def written() -> bool:
             with contextlib.suppress(ClientError):
@@ -93,17 +114,18 @@ def settle(ground: Ground, recorder: Recorder) -> Settled:
         revision, index = _positions(ground).pop()
         until(lambda: recorder.drained(revision), f"all watchers heard of revision {revision}")
         _compare_hashes(ground, client, revision)
-    return Settled(index, revision, {member.name: _keys(member, revision) for member in ground.members})
+        _compare_members(ground)
+    return Settled(index, revision, {member.name: _keys(member, revision) for member in ground.present})
 
 
-def _keys(member: Process, revision: int) -> list[Version]:
+def _keys(member: Member, revision: int) -> list[Version]:
     with Client(member.endpoint, timeout=10.0) as client:
         return versions_of(client.range(b"\0", b"\0", revision=revision, serializable=True).kvs)
 
 
-def _positions(ground: Ground) -> set[tuple[int, int]]:
+def _positions(ground: Members) -> set[tuple[int, int]]:
     found = set()
-    for member in ground.members:
+    for member in ground.present:
         try:
             with Client(member.endpoint, timeout=2.0) as client:
                 status = client.status()
@@ -115,9 +137,9 @@ def _positions(ground: Ground) -> set[tuple[int, int]]:
     return found
 
 
-def _compare_hashes(ground: Ground, client: Client, revision: int) -> None:
+def _compare_hashes(ground: Members, client: Client, revision: int) -> None:
     found: dict[str, tuple[int, int]] = {}
-    for member in ground.members:
+    for member in ground.present:
 
         def asked(endpoint: str = member.endpoint, name: str = member.name) -> bool:
             with contextlib.suppress(ClientError):
@@ -131,7 +153,16 @@ def _compare_hashes(ground: Ground, client: Client, revision: int) -> None:
         raise Violation(f"I19: members have different histories at revision {revision}: {found}")
 
 
-def check(ground: Ground, recorder: Recorder, settled: Settled, summary: Summary) -> None:
+def _compare_members(ground: Members) -> None:
+    """All members know the same members: those there should be."""
+    for member in ground.present:
+        with Client(member.endpoint, timeout=10.0) as client:
+            known = sorted(one.name for one in client.member_list().members)
+        if known != sorted(one.name for one in ground.present):
+            raise Violation(f"I22: {member.name} knows the members {known}")
+
+
+def check(ground: Members, recorder: Recorder, settled: Settled, summary: Summary) -> None:
     """Compare everything with the log. The members have ended.
 
     Raises:
@@ -164,20 +195,24 @@ def check(ground: Ground, recorder: Recorder, settled: Settled, summary: Summary
             raise Violation(f"I11: no order explains what clients saw of {key!r}")
 
 
-def _common_log(ground: Ground, index: int) -> list[Entry]:
-    """What a majority has, which is all that was ever committed; up to an index it is the same on all members (I3)."""
+def _common_log(ground: Members, index: int) -> list[Entry]:
+    """What was ever committed: up to an index all members that have an entry have the same one (I3), beyond a majority.
+
+    A member that gave its first entries up for a snapshot does not have them; another one does.
+    """
     logs: list[dict[int, Entry]] = []
-    for member in ground.members:
+    for member in ground.present:
         wal, contents = Wal.open(OsDisk(), str(log_directory(member.data)))
         wal.close()
         logs.append({entry[1]: entry for entry in contents.entries})
     common: list[Entry] = []
     while True:
         found = [log.get(len(common) + 1) for log in logs]
-        entry = max(found, key=found.count)
-        if len(common) < index and found.count(entry) < len(logs):
+        there = {entry for entry in found if entry is not None}
+        if len(common) < index and len(there) != 1:
             raise Violation(f"I3: members have different entries at index {len(common) + 1}: {found}")
-        if entry is None or found.count(entry) * 2 <= len(logs):
+        entry = max(there, key=found.count, default=None)
+        if entry is None or (len(common) >= index and found.count(entry) * 2 <= len(logs)):
             return common
         common.append(entry)
 
@@ -187,7 +222,7 @@ def log_directory(data: Path) -> Path:
     return next(data.rglob("*.wal")).parent
 
 
-def keep(ground: Ground, recorder: Recorder, summary: Summary) -> Path:
+def keep(ground: Members, recorder: Recorder, summary: Summary) -> Path:
     """Put aside what shows a violation: the history, the faults, the logs of the members."""
     name = summary.scenario.replace(",", "").replace(" ", "-")
     directory = KEPT / f"{name}-{time.strftime('%Y%m%dT%H%M%S')}"
@@ -202,7 +237,7 @@ def keep(ground: Ground, recorder: Recorder, summary: Summary) -> Path:
             for told in watched.segments:
                 line = {"watcher": watched.client, "from": told.start, "reached": told.reached, "told": told.batches}
                 out.write(json.dumps(line, default=lambda value: value.decode("latin-1")) + "\n")
-    for member in ground.members:
+    for member in ground.present:
         (directory / f"{member.name}.log").write_text(member.log())
         with contextlib.suppress(OSError, StopIteration):
             shutil.copytree(log_directory(member.data), directory / member.name)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from raftkv import errors
 from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.simulation import promises, revisions
 from raftkv.simulation.history import Change, History, Operation, Told, Watched, marked
@@ -146,3 +147,23 @@ def test_the_watch_checker_finds(batches: list[list[int]], reached: int, promise
         return
     with pytest.raises(Violation, match=promise):
         promises.check_watches(run.history, run.model, drained=True)
+
+
+def test_a_put_while_a_disk_is_full_is_refused() -> None:
+    """The model knows the alarm, and that deletions are not refused."""
+    model = Model()
+    alarm = rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.ACTIVATE, memberID=1, alarm=rpc_pb2.NOSPACE)
+    puts = rpc_pb2.TxnRequest(failure=[rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=b"k"))])
+    requests = [
+        log_pb2.Proposal(alarm=alarm),
+        log_pb2.Proposal(put=rpc_pb2.PutRequest.FromString(marked(rpc_pb2.PutRequest(key=b"k"), 1))),
+        log_pb2.Proposal(txn=rpc_pb2.TxnRequest.FromString(marked(puts, 2))),
+        log_pb2.Proposal(
+            delete_range=rpc_pb2.DeleteRangeRequest.FromString(marked(rpc_pb2.DeleteRangeRequest(key=b"k"), 3))
+        ),
+    ]
+    alarm = rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.DEACTIVATE, memberID=1, alarm=rpc_pb2.NOSPACE)
+    requests.append(log_pb2.Proposal(alarm=alarm))
+    requests.append(log_pb2.Proposal(put=rpc_pb2.PutRequest.FromString(marked(rpc_pb2.PutRequest(key=b"k"), 4))))
+    model.apply(1, 1, log_pb2.Batch(proposals=requests).SerializeToString())
+    assert [model.outcomes[number].error for number in (1, 2, 3, 4)] == [errors.NoSpace, errors.NoSpace, None, None]

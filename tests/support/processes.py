@@ -85,6 +85,10 @@ class Process:
         """Give a flag another value from the next start on."""
         self.arguments[self.arguments.index(flag) + 1] = value
 
+    def flag(self, flag: str) -> str:
+        """The value of a flag."""
+        return self.arguments[self.arguments.index(flag) + 1]
+
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -1,0 +1,82 @@
+"""Faults that go on beside a scenario: another kind, so that two kinds meet."""
+
+import contextlib
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+from raftkv.client import ClientError
+from tests.partition.disks import NotPermitted, syncs
+from tests.partition.ground import Ground
+
+LOST = 0.03
+STARVED_SECONDS, RUNNING_SECONDS = 0.15, 0.05
+KILL_SECONDS = 2.0
+
+
+@contextlib.contextmanager
+def beside(kind: str, ground: Ground) -> Iterator[None]:
+    """Let a fault go on until the end of the block; no kind, no fault."""
+    if not kind:
+        yield
+        return
+    ground.note(f"beside: {kind}")
+    if kind == "lost packets":
+        ground.network.lose(LOST)
+        try:
+            yield
+        finally:
+            ground.network.lose(0.0)
+        return
+    done = threading.Event()
+    problems: list[BaseException] = []
+    # Always the same one, so that the others are a majority whatever else happens to one of them.
+    victim = random.Random(kind).choice(ground.numbers)
+
+    def work() -> None:
+        try:
+            _KINDS[kind](ground, victim, done)
+        except (AssertionError, ClientError, OSError, NotPermitted) as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    if problems:
+        raise problems[0]
+
+
+def _starve(ground: Ground, victim: int, done: threading.Event) -> None:
+    """Let a member run a quarter of the time, as on a processor that others use."""
+    member = ground.members[victim]
+    while not done.wait(RUNNING_SECONDS):
+        if victim not in ground.paused and member.running():
+            member.signal(signal.SIGSTOP)
+            done.wait(STARVED_SECONDS)
+            if victim not in ground.paused:
+                member.signal(signal.SIGCONT)
+
+
+def _slow_disk(ground: Ground, victim: int, done: threading.Event) -> None:
+    with syncs(ground.members[victim], "delay_exit=200000"):
+        done.wait()
+
+
+def _kill(ground: Ground, victim: int, done: threading.Event) -> None:
+    while not done.wait(KILL_SECONDS):
+        ground.kill_member(victim)
+        done.wait(KILL_SECONDS)
+        ground.note(f"start {victim}")
+        ground.members[victim].start()
+
+
+_KINDS: dict[str, Callable[[Ground, int, threading.Event], None]] = {
+    "a starved member": _starve,
+    "a slow disk": _slow_disk,
+    "kills": _kill,
+}
