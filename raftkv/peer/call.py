@@ -254,6 +254,7 @@ class Call(asyncio.Protocol):
     def _end(self, code: int | None, text: str) -> None:
         if self.ended.done():
             return
+        opened = self.ready.done()
         self.ended.set_result((code, text))
         self.ready.cancel()
         self._waiting.clear()
@@ -261,7 +262,9 @@ class Call(asyncio.Protocol):
             self._timer.cancel()
         if self._transport is None:
             return
-        if self._paused or self._transport.is_closing():
+        # Before the peer has answered there is nothing to end in good order. Besides, uvloop closes the transport of an
+        # attempt to connect that was cancelled, without a word and without `is_closing`: to write there is an error.
+        if not opened or self._paused or self._transport.is_closing():
             self._transport.abort()
         else:
             reset = _frame(_RST_STREAM, 0, _STREAM, _CANCEL.to_bytes(4, "big"))

@@ -9,6 +9,7 @@ import h2.connection
 import h2.events
 import h2.settings
 import pytest
+import uvloop
 
 from raftkv.peer import call as call_module
 from raftkv.peer.call import Call
@@ -237,3 +238,29 @@ def test_a_call_that_was_closed_before_its_connection_was_made_says_nothing_on_i
             assert transport.is_closing()
 
     asyncio.run(scenario())
+
+
+def test_a_call_whose_connection_was_given_up_in_the_making_can_be_closed() -> None:
+    """What was raised here took the place of the cancellation, and a member that should stop dialled on for ever."""
+
+    class Interrupted(Call):
+        task: "asyncio.Task[object]"
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.task.cancel()
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        async with await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            call = Interrupted("/s/M", "there", [], lambda: None)
+            call.task = asyncio.ensure_future(loop.create_connection(lambda: call, host, port))
+            with pytest.raises(asyncio.CancelledError):
+                await call.task
+            # uvloop closes the transport a turn later.
+            await asyncio.sleep(0)
+            call.close()
+            assert call.ended.done()
+
+    uvloop.run(scenario())
