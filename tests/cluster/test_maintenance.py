@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from raftkv.client import Client, ClientError
-from raftkv.client.requests import HASH_KV, MOVE_LEADER
+from raftkv.client.requests import HASH_KV, MOVE_LEADER, Rpc
 from raftkv.pb import rpc_pb2
 from raftkv.status import Code
 from tests.support.processes import Cluster, Process, cluster
+
+HASH = Rpc("/etcdserverpb.Maintenance/Hash", rpc_pb2.HashRequest, rpc_pb2.HashResponse, read=True)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,45 @@ def test_leadership_moved_to_the_leader_stays(three: Cluster) -> None:
     leader = three.leader()
     move(leader, member_id(leader))
     assert three.leader() is leader
+
+
+def test_status_tells_all_that_etcd_tells(three: Cluster) -> None:
+    leader = three.leader()
+    with Client(leader.endpoint, timeout=10.0) as client:
+        client.put("status", "x")
+    leader_id = member_id(leader)
+    for member in three.members:
+        with Client(member.endpoint, timeout=10.0) as client:
+            client.get("status")
+            found = client.status()
+        assert (found.version, found.storageVersion) == ("3.6.0", "3.6.0")
+        assert (found.leader, found.isLearner) == (leader_id, False)
+        assert found.raftIndex >= found.raftAppliedIndex > 0
+        assert found.raftTerm == found.header.raft_term > 0
+        assert found.dbSize >= found.dbSizeInUse > 0
+        assert found.dbSizeQuota == 2 << 30
+        assert not found.errors
+        assert found.HasField("downgradeInfo")
+        assert not found.downgradeInfo.enabled
+
+
+def test_the_hash_of_everything_is_equal_on_all_members_and_changes_with_a_write(three: Cluster) -> None:
+    before = whole_hashes(three)
+    assert len(before) == 1
+    with Client(three.endpoints, timeout=10.0) as client:
+        client.put("hashed", "now")
+    after = whole_hashes(three)
+    assert len(after) == 1
+    assert after != before
+
+
+def whole_hashes(three: Cluster) -> set[int]:
+    found = set()
+    for member in three.members:
+        with Client(member.endpoint, timeout=10.0) as client:
+            client.get("a linearizable read waits until all is applied here")
+            found.add(client.call(HASH, rpc_pb2.HashRequest()).hash)
+    return found
 
 
 def test_members_hash_alike_at_every_revision_and_after_compaction_and_restart(three: Cluster) -> None:

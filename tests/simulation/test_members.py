@@ -85,6 +85,24 @@ def test_three_grow_to_five_through_learners_and_nobody_of_the_first_is_left(clu
     assert all(get(cluster, place, b"k%d" % number) == b"v" for place in cluster.places for number in range(30))
 
 
+def test_a_learner_that_fell_behind_is_not_promoted_until_it_has_caught_up(cluster: Cluster) -> None:
+    leader_of(cluster)
+    member = add_learner(cluster)
+    place = join(cluster, member)
+    wanted = rpc_pb2.RangeRequest(key=b"k29", serializable=True)
+    assert cluster.run_until(lambda: served(cluster, place, wanted), 10.0)
+    # By now it has told its name.
+    cluster.run_for(2.0)
+    cluster.kill(place, power=False)
+    for number in range(30):
+        put(cluster, 0, b"later%d" % number, b"v")
+    assert not promote(cluster, member)
+    cluster.start(place)
+    wanted.key = b"later29"
+    assert cluster.run_until(lambda: served(cluster, place, wanted), 10.0)
+    assert promote(cluster, member)
+
+
 def grow(cluster: Cluster) -> None:
     """Add a learner, which is not promoted before it has what the others have, and serves what is its own."""
     leader_of(cluster)
