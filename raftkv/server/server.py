@@ -109,6 +109,7 @@ class Server:
         clock: Callable[[], float] | None = None,
         snapshot_count: int = 10_000,
         catch_up_entries: int = 5_000,
+        turn_work: int = TURN_WORK,
         hold_log: Callable[[], bool] = lambda: False,
         free_bytes: Callable[[], int] | None = None,
         run_auth: Blocking | None = None,
@@ -216,6 +217,7 @@ class Server:
         self._installation: tuple[Loaded, asyncio.Future[None]] | None = None
         self._committed: list[Entry] = []
         """Handed out by the core, and not applied yet."""
+        self._turn_work = turn_work
         self._apply_due: asyncio.Handle | None = None
         self._unsynced: deque[tuple[Ready | SnapshotMetadata, Group | None]] = deque()
         self._syncing = False
@@ -585,7 +587,7 @@ class Server:
 
     def _applied(self, entries: Sequence[Entry], *, until_long: bool) -> int:
         started = self.slow.clock()
-        applied = self.applier.apply(entries, work=TURN_WORK, until_long=until_long)
+        applied = self.applier.apply(entries, work=self._turn_work, until_long=until_long)
         self.hub.distribute()
         self.node.applied_to(self.applier.index)
         self.reads.applied(self.applier.index)

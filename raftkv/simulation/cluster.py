@@ -65,6 +65,7 @@ class Cluster:
             rate=options.rates[number % options.nodes],
             offset=options.offsets[number % options.nodes],
             segment_bytes=options.segment_bytes,
+            turn_work=options.turn_work,
             on_wire=options.on_wire,
             changing=MEMBERS in options.faults,
         )

@@ -38,7 +38,7 @@ from raftkv.server.join import check_not_removed, joined_identity
 from raftkv.server.membership import Membership
 from raftkv.server.proposals import MEMBER_ATTRIBUTES
 from raftkv.server.restart import restored_node
-from raftkv.server.server import Server
+from raftkv.server.server import TURN_WORK, Server
 from raftkv.server.snapshot_transfer import Transfers
 from raftkv.server.snapshots import Copy, Loaded, settle_at_start
 from raftkv.server.worker import Done, Work
@@ -116,6 +116,7 @@ class Machine:
         rate: float = 1.0,
         offset: float = 0.0,
         segment_bytes: int = 32 << 10,
+        turn_work: int = TURN_WORK,
         on_wire: bool = False,
         changing: bool = False,
     ) -> None:
@@ -135,6 +136,7 @@ class Machine:
         self.rate = rate
         self.offset = offset
         self.segment_bytes = segment_bytes
+        self.turn_work = turn_work
         self.on_wire = on_wire
         self.changing = changing
         self.turn_ns = 20_000
@@ -356,6 +358,7 @@ class Process(Served):
             clock=self.loop.time,
             snapshot_count=config.snapshot_count,
             catch_up_entries=config.snapshot_catchup_entries,
+            turn_work=self.machine.turn_work,
             hold_log=lambda: transfers.holding,
             connected=lambda peer: self.machine.members.get(peer) not in self._silent,
         )

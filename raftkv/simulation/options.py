@@ -4,6 +4,7 @@ testing): a fault that is always there hides what only happens without it."""
 import random
 from dataclasses import dataclass, field
 
+from raftkv.server.server import TURN_WORK
 from raftkv.simulation.network import Weather
 
 MEMBERS = "members"
@@ -30,6 +31,8 @@ class Options:
     snapshot_count: int = 10_000
     catch_up_entries: int = 5_000
     segment_bytes: int = 32 << 10
+    turn_work: int = TURN_WORK
+    """How much is applied in one turn of a member's loop."""
     on_wire: bool = False
     """Messages between members are encoded and decoded."""
     weather: Weather = field(default_factory=Weather)
@@ -72,6 +75,7 @@ def draw(
     skewed = "clocks" in active
     return Options(
         seed=seed,
+        turn_work=random.Random(f"{seed}/turns").choice((1, 10, TURN_WORK)),
         nodes=count,
         seconds=seconds or 20.0,
         rate=rate or rng.choice((5.0, 10.0, 10.0, 20.0)),
