@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raftkv.client import Client, ClientError
+from tests.support.secrets import secret_in
 
 START_SECONDS = 90.0
 """Bound on what takes a second or two, for a machine that does other things."""
@@ -196,6 +197,10 @@ class Cluster:
     def kill(self) -> None:
         for member in self.members:
             member.kill()
+        # Every member that a test starts is looked at, whatever the test is about.
+        for member in self.members:
+            told = secret_in(member.log())
+            assert told is None, f"{member.name} logged a secret: {told}"
 
     def newcomer(self, name: str, directory: Path, *flags: str) -> Process:
         """A process for a member that is added later; `join` gives it its --initial-cluster."""
