@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -189,6 +190,20 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     return Tls(certificate=certificate, key=key)
 
 
+def secure(tls: Tls) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=tls.certificate)
+    context.check_hostname = False
+    return context
+
+
+async def ask_securely(server: HttpServer, context: ssl.SSLContext) -> bytes:
+    reader, writer = await asyncio.open_connection(*server.address.split(":"), ssl=context)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
 def test_half_open_tls_is_hung_up_and_others_shake_hands(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_BYTES_SECONDS", 1.0)
 
@@ -197,15 +212,83 @@ def test_half_open_tls_is_hung_up_and_others_shake_hands(tls: Tls, monkeypatch: 
             halves = [await stack.enter_async_context(dialled(server)) for _ in range(50)]
             for number, half in enumerate(halves):
                 await say(half, b"\x16\x03\x01\x02\x00"[: number % 6])
-            context = ssl.create_default_context(cafile=tls.certificate)
-            context.check_hostname = False
+            context = secure(tls)
             for _ in range(3):
-                reader, writer = await asyncio.open_connection(*server.address.split(":"), ssl=context)
-                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                assert (await reader.read()).endswith(b"ok\r\n0\r\n\r\n")
-                writer.close()
+                assert (await ask_securely(server, context)).endswith(b"ok\r\n0\r\n\r\n")
             async with asyncio.timeout(WAIT_SECONDS):
                 await asyncio.gather(*[ended(half) for half in halves])
+
+    run(scenario)
+
+
+def test_a_thousand_half_open_handshakes(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are served while they are there, memory is bounded, and they are gone when their time is up."""
+    monkeypatch.setattr(module, "FIRST_BYTES_SECONDS", 8.0)
+
+    async def scenario() -> None:
+        context = secure(tls)
+        async with serving(App(), tls) as server, contextlib.AsyncExitStack() as stack:
+            assert (await ask_securely(server, context)).endswith(b"ok\r\n0\r\n\r\n")
+            with bounded(330):
+                halves = [await stack.enter_async_context(dialled(server)) for _ in range(1000)]
+                for number, half in enumerate(halves):
+                    await say(half, b"\x16\x03\x01\x02\x00"[: number % 6])
+                for _ in range(5):
+                    assert (await ask_securely(server, context)).endswith(b"ok\r\n0\r\n\r\n")
+            async with asyncio.timeout(2 * WAIT_SECONDS):
+                await asyncio.gather(*[ended(half) for half in halves])
+            assert (await ask_securely(server, context)).endswith(b"ok\r\n0\r\n\r\n")
+
+    run(scenario)
+
+
+ATTACKER = """
+import socket, sys, time
+from tests.unit.http.test_hostile import FLOODS, HELLO
+port, name = int(sys.argv[1]), sys.argv[2]
+while name != "quiet":
+    dials = [socket.create_connection(("127.0.0.1", port)) for _ in range(1000 if name == "handshakes" else 1)]
+    for dial in dials:
+        dial.settimeout(2)
+        try:
+            dial.sendall(b"\\x16\\x03\\x01" if name == "handshakes" else HELLO + FLOODS[name])
+        except OSError:
+            pass
+    if name == "handshakes":
+        time.sleep(5)
+    for dial in dials:
+        dial.close()
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["quiet", "handshakes", *FLOODS])
+def test_the_answers_of_others_come_in_three_times_the_time_at_most(name: str, tls: Tls) -> None:
+    """In a process of its own for the attacker, as in life; the server's is this one."""
+
+    async def times(server: HttpServer, context: ssl.SSLContext) -> float:
+        taken = []
+        for _ in range(300):
+            started = time.perf_counter()
+            assert (await ask_securely(server, context)).endswith(b"ok\r\n0\r\n\r\n")
+            taken.append(time.perf_counter() - started)
+        return sorted(taken)[-3]
+
+    async def scenario() -> None:
+        context = secure(tls)
+        async with serving(App()) as plain_server, serving(App(), tls) as server:
+            quiet = await times(server, context)
+            target = server if name == "handshakes" else plain_server
+            attacker = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", ATTACKER, target.address.rpartition(":")[2], name, cwd=Path(__file__).parents[3]
+            )
+            try:
+                attacked = await times(server, context)
+            finally:
+                attacker.kill()
+                await attacker.wait()
+        print(f"{name}: p99 {attacked * 1e3:.1f} ms, quiet {quiet * 1e3:.1f} ms")
+        assert attacked <= 3 * quiet
 
     run(scenario)
 
