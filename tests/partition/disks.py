@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +116,22 @@ class Small:
     def close(self) -> None:
         """Unmount it."""
         subprocess.run(["umount", "-l", str(self.place)], capture_output=True, timeout=60, check=False)
+
+
+PREFIX = "raftkv-partition-"
+"""Directories of this suite are called so, with the process id behind it."""
+
+
+def remove_leftovers() -> None:
+    """Unmount and remove what runs left whose process is gone; their members died with them."""
+    mounts = Path("/proc/mounts").read_text(encoding="utf-8")
+    for place, pid in re.findall(rf" (\S+/{PREFIX}(\d+)-\S+) ", mounts):
+        if not Path(f"/proc/{pid}").exists():
+            subprocess.run(["umount", "-l", place], capture_output=True, timeout=60, check=False)
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        pid = left.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager
