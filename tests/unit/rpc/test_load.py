@@ -12,7 +12,7 @@ from raftkv.rpc import App, Context, Method, answers
 from raftkv.rpc.held import admit
 from raftkv.status import Code, StatusError
 from tests.unit.rpc.service import Service
-from tests.unit.rpc.wire import WAIT_SECONDS, Wire, connect, message
+from tests.unit.rpc.wire import WAIT_SECONDS, Answer, Wire, connect, message
 
 SLOW = "/test.Service/Slow"
 URGENT = "/test.Service/Urgent"
@@ -62,6 +62,18 @@ async def serving(max_bytes: int, **settings: int) -> AsyncIterator[tuple[World,
         await server.stop()
 
 
+async def at_once(wire: Wire, path: str, body: bytes) -> Answer:
+    """A call whose headers and body arrive in one piece."""
+    stream = wire.h2.get_next_available_stream_id()
+    wire.answers[stream] = Answer()
+    headers = {":method": "POST", ":path": path, ":scheme": "http", ":authority": "x"}
+    headers |= {"content-type": "application/grpc", "te": "trailers"}
+    wire.h2.send_headers(stream, list(headers.items()))
+    wire.h2.send_data(stream, body, end_stream=True)
+    await wire.flush()
+    return await wire.end_of(stream)
+
+
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
@@ -75,9 +87,11 @@ def test_calls_are_refused_at_once_while_too_much_is_in_flight_and_served_afterw
             await world.until(lambda: world.running == 2)
             refused = await wire.call(SLOW, message(b"x"))
             assert refused.status == TOO_MUCH
-            assert world.running == 2, "it was not begun"
+            assert (await at_once(wire, SLOW, message(b"x"))).status == TOO_MUCH
+            assert world.running == 2, "neither was begun"
+            assert (await at_once(wire, URGENT, message(b"x"))).status == (0, "")
             assert (await wire.call(URGENT, message(b"x"))).status == (0, ""), "what is urgent is"
-            assert world.load.refused_calls == 1
+            assert world.load.refused_calls == 2
             world.release.set()
             for stream in slow:
                 assert (await wire.end_of(stream)).messages == [b"done"]
