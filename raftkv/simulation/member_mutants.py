@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raftkv.pb import log_pb2
-from raftkv.raft import ConfState, NodeId, RaftNode, RequestVote
+from raftkv.raft import NodeId, RaftNode, RequestVote
 from raftkv.raft.leader import Leader
 from raftkv.server.membership import Membership
 from raftkv.server.reconfiguration import Reconfiguration
@@ -22,25 +22,6 @@ def promotes_who_never_started() -> None:
         return log_pb2.ConfChange(promote=member)
 
     Reconfiguration._decide_promote = decide  # type: ignore[method-assign]
-
-
-def gives_ids_again() -> None:
-    """Whoever is added gets the id of the member that was removed last."""
-    last: list[NodeId] = []
-
-    def remove(self: Membership, member: NodeId) -> ConfState:
-        conf_state = _remove(self, member)
-        self._removed.discard(member)
-        last.append(member)
-        return conf_state
-
-    def new_id(self: Any) -> NodeId:
-        return last[-1] if last and self._membership.get(last[-1]) is None else _new_id(self)
-
-    _remove: Callable[[Membership, NodeId], ConfState] = Membership._remove
-    _new_id: Callable[[Any], NodeId] = Reconfiguration._new_id
-    Membership._remove = remove  # type: ignore[method-assign]
-    Reconfiguration._new_id = new_id  # type: ignore[method-assign]
 
 
 def snapshots_leave_the_members_as_they_were() -> None:
@@ -80,7 +61,6 @@ MEMBER_MUTANTS: dict[str, Callable[[], None]] = {
     for mutant in (
         changes_overtake_each_other,
         promotes_who_never_started,
-        gives_ids_again,
         snapshots_leave_the_members_as_they_were,
         stands_before_it_has_applied_the_members,
         learners_refuse_their_vote,
