@@ -47,6 +47,10 @@ def beside(kind: str, ground: Ground) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+    if kind == "kills":
+        # A member dies with the thread that started it (PR_SET_PDEATHSIG).
+        ground.kill_member(victim)
+        ground.start_member(victim)
     if problems:
         raise problems[0]
 
