@@ -86,6 +86,8 @@ class Clients:
             self.watching.append(self.tasks[-1])
         for number in range(options.lockers):
             self.tasks.append(loop.create_task(Locker(self, 200 + number).run()))
+        for number in range(options.renewers):
+            self.tasks.append(loop.create_task(Renewer(self, 250 + number).run()))
         if MEMBERS in options.faults:
             self.operator = Operator(self.cluster)
             self.tasks.append(loop.create_task(self.operator.run()))
@@ -341,14 +343,14 @@ def _seen(kind: str, answer: bytes) -> object:
     return None
 
 
-async def renew(client: _Base, lease_id: int) -> int:
+async def renew(client: _Base, lease_id: int, timeout: float = 2.0) -> int:
     """Renew a lease once; its time to live, 0 when it is gone or nobody answers."""
     asked = client.now()
     member = client.member
     request = rpc_pb2.LeaseKeepAliveRequest(ID=lease_id).SerializeToString()
     process = partial(client.cluster.process, member)
     try:
-        answer = await client.caller.call(member, process, KEEP_ALIVE, [request], 2.0)
+        answer = await client.caller.call(member, process, KEEP_ALIVE, [request], timeout)
     except (StatusError, ConnectionError, IndexError):
         client.member = client.cluster.any_place(client.rng)
         return 0
@@ -401,6 +403,23 @@ class Locker(_Base):
         while holding[0] and not self.clients.stopping:
             await renew(self, lease_id)
             await asyncio.sleep(0.5)
+
+
+class Renewer(_Base):
+    """Keeps a short lease alive, often, and only at the member it knows: it finds out late that nobody else does."""
+
+    async def run(self) -> None:
+        known = self.member
+        while not self.clients.stopping:
+            operation = await self.ask("grant", rpc_pb2.LeaseGrantRequest(TTL=2))
+            if operation.answer is None:
+                continue
+            lease_id = rpc_pb2.LeaseGrantResponse.FromString(operation.answer).ID
+            gone = False
+            while not gone and not self.clients.stopping:
+                await asyncio.sleep(0.2 + 0.3 * self.rng.random())
+                self.member = known
+                gone = await renew(self, lease_id, timeout=0.6) == 0 and self.rng.random() < 0.2
 
 
 class Watcher(_Base):

@@ -29,11 +29,15 @@ class Cluster:
         self.scheduler = Scheduler()
         self.violation: Violation | None = None
         self.network = Network(self.scheduler, random.Random(f"{options.seed}/network"), options.weather)
-        self.invariants = Invariants(lambda: self.scheduler.now)
+        self.invariants = Invariants(lambda: self.scheduler.now, self._elected)
         self.spy: Callable[[Message], None] | None = None
         """Hears of every message that is sent."""
         self.on_vote: Callable[[int], None] | None = None
         """Hears who has voted, for somebody or for itself, as it is told."""
+        self.on_message: Callable[[Message], None] | None = None
+        """Hears of every message that is sent, for a fault that waits for one."""
+        self.on_leader: Callable[[int], None] | None = None
+        """Hears who was elected."""
         self.path = tempfile.mkdtemp(prefix="raftkv-sim-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         self._graveyard: list[Process] = []
         self.stops = 0
@@ -68,6 +72,7 @@ class Cluster:
             turn_work=options.turn_work,
             on_wire=options.on_wire,
             changing=MEMBERS in options.faults,
+            message_bytes=options.message_bytes,
         )
 
     def _config(self, number: int) -> Config:
@@ -219,6 +224,10 @@ class Cluster:
         except Violation as violation:
             self.violated(violation)
 
+    def _elected(self, number: int) -> None:
+        if self.on_leader is not None:
+            self.on_leader(number)
+
     def _sent(self, message: Message) -> None:
         try:
             self.invariants.sent(message)
@@ -226,5 +235,7 @@ class Cluster:
             self.violated(violation)
         if self.on_vote is not None and isinstance(message, RequestVote | RequestVoteResponse) and not message.pre_vote:
             self.on_vote(self.members[message.sender])
+        if self.on_message is not None:
+            self.on_message(message)
         if self.spy is not None:
             self.spy(message)

@@ -14,6 +14,8 @@ from functools import partial
 from raftkv.raft import Role
 from raftkv.simulation.cluster import Cluster
 from raftkv.simulation.options import MEMBERS, Options
+from raftkv.simulation.staged import KINDS as STAGED
+from raftkv.simulation.staged import Staged
 
 KINDS = (
     "crash",
@@ -39,6 +41,7 @@ KINDS = (
     "flush",
     "clocks",
     MEMBERS,
+    *STAGED,
 )
 STATIC = frozenset({"clocks", MEMBERS})
 """Kinds that are not events but the circumstances of the whole run."""
@@ -84,6 +87,7 @@ class Nemesis:
     def __init__(self, cluster: Cluster, faults: list[Fault]) -> None:
         self._cluster = cluster
         self._faults = faults
+        self._staged = Staged(cluster, self._later)
         self.told: Callable[[str, int, float], None] = lambda *_: None
         self._healed = False
         self.happened = 0
@@ -97,7 +101,7 @@ class Nemesis:
         """End all faults, for good: links work, everybody runs, disks are quick."""
         self._healed = True
         cluster = self._cluster
-        cluster.on_vote = None
+        cluster.on_vote = cluster.on_leader = cluster.on_message = None
         cluster.network.mend_all()
         weather = cluster.network.weather
         weather.loss = weather.duplicate = weather.straggle = 0.0
@@ -119,8 +123,12 @@ class Nemesis:
             return
         self.happened += 1
         rng = random.Random(f"{self._cluster.options.seed}/fault/{fault.number}")
-        happen = getattr(self, "_" + fault.kind.replace("-", "_"))
-        member, end = happen(rng, fault.seconds)
+        name = fault.kind.replace("-", "_")
+        end: Callable[[], None] | None = None
+        if fault.kind in STAGED:
+            member = getattr(self._staged, name)(rng, fault.seconds)
+        else:
+            member, end = getattr(self, "_" + name)(rng, fault.seconds)
         self.told(fault.kind, member, fault.seconds)
         if end is not None:
             self._cluster.scheduler.after(fault.seconds, self._end, end)
@@ -128,6 +136,9 @@ class Nemesis:
     def _end(self, end: Callable[[], None]) -> None:
         if not self._healed:
             end()
+
+    def _later(self, seconds: float, callback: Callable[..., None], *args: object) -> None:
+        self._cluster.scheduler.after(seconds, self._end, partial(callback, *args))
 
     def _any(self, rng: random.Random) -> int:
         """A member, the leader as often as not."""

@@ -35,8 +35,10 @@ class Invariants:
     `committed` are all entries any member knows to be committed, the first of them at index 1.
     """
 
-    def __init__(self, now: Callable[[], int]) -> None:
+    def __init__(self, now: Callable[[], int], on_leader: Callable[[int], None] = lambda _: None) -> None:
+        """`on_leader` hears which machine was elected, in the turn in which it was."""
         self._now = now
+        self._on_leader = on_leader
         self.committed: list[Entry] = []
         self.committed_at: list[int] = []
         """When (ns) an entry was first known to be committed."""
@@ -111,7 +113,7 @@ class Invariants:
         if before is None or before[2] != log.commit:
             self._committed(server)
         if before is None or before[3] != server.applier.index:
-            self._applied(server)
+            self._applied(process, server)
 
     def _role_changed(self, process: Process, server: Server) -> None:
         node = server.node
@@ -124,6 +126,7 @@ class Invariants:
             raise Violation(f"I1 election safety: {leader:x} and {node.id:x} lead term {node.term}")
         if self._leading.get(node.id) is not server or self._led.get(node.id, (0, 0))[0] != node.term:
             self.elections += 1
+            self._on_leader(process.machine.number)
         self._leading[node.id] = server
         self._led[node.id] = node.term, 0
         self._check_complete(server)
@@ -193,8 +196,14 @@ class Invariants:
                 if leader.node.role is Role.LEADER and leader.node.term > term and not leader.failed.done():
                     self._check_complete(leader)
 
-    def _applied(self, server: Server) -> None:
-        """Members that have applied as much agree on what came of it."""
+    def _applied(self, process: Process, server: Server) -> None:
+        """What is applied is durable here, and members that have applied as much agree on what came of it."""
+        applier, log = server.applier, server.node.log
+        if applier.index > log.snapshot_index and not process.durable(applier.index, applier.term):
+            raise Violation(
+                f"I9: {server.node.id:x} has applied entry {applier.index} of term {applier.term}, "
+                "which is not on its disk"
+            )
         store, leases, membership = server.store, server.leases.store, server.membership
         conf_state = membership.conf_state
         if server.node.conf_state != conf_state:

@@ -16,6 +16,7 @@ import shutil
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import lmdb
 
@@ -44,6 +45,7 @@ from raftkv.server.snapshots import Copy, Loaded, settle_at_start
 from raftkv.server.worker import Done, Work
 from raftkv.simulation.calls import Caller, Exchange, Served
 from raftkv.simulation.disk import FaultyDisk, PowerCut
+from raftkv.simulation.durable import ObservedWal
 from raftkv.simulation.network import Network
 from raftkv.simulation.scheduler import SECOND, Event, ProcessLoop, Scheduler
 from raftkv.status import Code, StatusError
@@ -119,6 +121,7 @@ class Machine:
         turn_work: int = TURN_WORK,
         on_wire: bool = False,
         changing: bool = False,
+        message_bytes: int = 1 << 20,
     ) -> None:
         """`members` are the places of all members by id, new ones too if `changing`; `find` gives the process at a
         place."""
@@ -139,6 +142,7 @@ class Machine:
         self.turn_work = turn_work
         self.on_wire = on_wire
         self.changing = changing
+        self.message_bytes = message_bytes
         self.turn_ns = 20_000
         self.rng = random.Random(f"{seed}/machine/{number}")
         self.disk = FaultyDisk(f"{seed}/{number}")
@@ -243,6 +247,10 @@ class Process(Served):
         self.reported: tuple[int, int, int, int, Role] | None = None
         """What the invariants saw of this process last: term, last index, commit and applied index, role."""
 
+    def durable(self, index: int, term: int) -> bool:
+        """Whether this member's disk holds this entry."""
+        return self._observed.holds(index, term)
+
     def app(self, port: str) -> ASGIApp | None:
         return self._apps.get(port)
 
@@ -339,9 +347,10 @@ class Process(Served):
             run=run_aside,
         )
         self._identity = identity
+        self._observed = ObservedWal(wal, contents)
         server = self.server = Server(
             node=node,
-            wal=wal,
+            wal=cast(Wal, self._observed),
             store=store,
             membership=membership,
             headers=Headers(identity.cluster_id, identity.member_id),
@@ -378,7 +387,12 @@ class Process(Served):
         store: Store,
         membership: Membership,
     ) -> RaftNode:
-        config = RaftConfig(id=member_id, random=self._rng, election_ticks=election_ticks)
+        config = RaftConfig(
+            id=member_id,
+            random=self._rng,
+            election_ticks=election_ticks,
+            max_message_bytes=self.machine.message_bytes,
+        )
         return restored_node(config, contents, store, membership)
 
     def _serve(self, server: Server) -> None:

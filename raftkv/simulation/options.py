@@ -25,6 +25,8 @@ class Options:
     registers: int = 3
     watchers: int = 2
     lockers: int = 1
+    renewers: int = 0
+    """Clients that keep a lease alive at one member, whatever becomes of it."""
     value_bytes: int = 300
     heartbeat_ms: int = 100
     election_ticks: int = 10
@@ -35,6 +37,8 @@ class Options:
     """How much is applied in one turn of a member's loop."""
     on_wire: bool = False
     """Messages between members are encoded and decoded."""
+    message_bytes: int = 1 << 20
+    """How much data an append carries; at least one entry."""
     weather: Weather = field(default_factory=Weather)
     rates: list[float] = field(default_factory=list)
     offsets: list[float] = field(default_factory=list)
@@ -56,7 +60,10 @@ def draw(
     faults: frozenset[str] | None = None,
     kinds: tuple[str, ...] = (),
 ) -> Options:
-    """Draw a run from its seed; what is given is not drawn. `kinds` are the faults there are."""
+    """Draw a run from its seed; what is given is not drawn. `kinds` are the faults there are.
+
+    Faults last and follow each other in election timeouts, so these give a run its length, too.
+    """
     rng = random.Random(f"{seed}/options")
     drawn = rng.choice((3, 3, 3, 5))
     count = nodes or drawn
@@ -71,13 +78,14 @@ def draw(
         jitter=rng.choice((0.0, 0.0005, 0.01)),
         ordered=rng.random() < 0.6,
     )
+    heartbeat_ms, election_ticks = rng.choice((50, 100, 100, 200)), rng.choice((3, 5, 10, 10))
     small_log = rng.random() < 0.5
     skewed = "clocks" in active
     return Options(
         seed=seed,
         turn_work=random.Random(f"{seed}/turns").choice((1, 10, TURN_WORK)),
         nodes=count,
-        seconds=seconds or 20.0,
+        seconds=seconds or 4.0 + 6 * heartbeat_ms * election_ticks / 1000,
         rate=rate or rng.choice((5.0, 10.0, 10.0, 20.0)),
         clients=rng.choice((2, 4, 6)),
         keys=rng.choice((3, 10, 40)),
@@ -87,8 +95,8 @@ def draw(
         value_bytes=rng.choice((20, 300, 5000)),
         snapshot_count=rng.choice((2, 10, 40)) if small_log else 10_000,
         catch_up_entries=rng.choice((0, 1, 5)) if small_log else 5_000,
-        heartbeat_ms=rng.choice((50, 100, 100, 200)),
-        election_ticks=rng.choice((3, 5, 10, 10)),
+        heartbeat_ms=heartbeat_ms,
+        election_ticks=election_ticks,
         segment_bytes=rng.choice((4 << 10, 32 << 10, 256 << 10)),
         on_wire=rng.random() < 0.1,
         weather=weather,
@@ -96,4 +104,6 @@ def draw(
         offsets=[rng.random() * 1e6 for _ in range(count)] if skewed else [],
         faults=active,
         calm_seconds=rng.choice((0.7, 2.0, 5.0)),
+        renewers=rng.choice((0, 1, 2)),
+        message_bytes=rng.choice((1, 2000, 1 << 20)),
     )

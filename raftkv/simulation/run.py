@@ -272,9 +272,7 @@ def run(options: Options, plan: list[Fault] | None = None) -> Result:
         with warnings.catch_warnings():
             # What a process had begun when it died was never awaited.
             warnings.simplefilter("ignore", RuntimeWarning)
-            result = Simulation(options, plan).run()
-            gc.collect()
-            return result
+            return Simulation(options, plan).run()
     finally:
         if enabled:
             gc.enable()
