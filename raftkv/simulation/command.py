@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--faults", help="faults separated by commas, or all, or none; by default each seed draws its own"
     )
     parser.add_argument("--nodes", type=int, choices=(1, 3, 5, 7), help="members; by default drawn")
-    parser.add_argument("--seconds", type=float, help="simulated seconds with faults (4 and 6 election timeouts)")
+    parser.add_argument("--seconds", type=float, help="simulated seconds with faults (20)")
     parser.add_argument("--rate", type=float, help="operations per second; by default drawn")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one per core)")

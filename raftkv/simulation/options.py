@@ -60,10 +60,7 @@ def draw(
     faults: frozenset[str] | None = None,
     kinds: tuple[str, ...] = (),
 ) -> Options:
-    """Draw a run from its seed; what is given is not drawn. `kinds` are the faults there are.
-
-    Faults last and follow each other in election timeouts, so these give a run its length, too.
-    """
+    """Draw a run from its seed; what is given is not drawn. `kinds` are the faults there are."""
     rng = random.Random(f"{seed}/options")
     drawn = rng.choice((3, 3, 3, 5))
     count = nodes or drawn
@@ -85,7 +82,7 @@ def draw(
         seed=seed,
         turn_work=random.Random(f"{seed}/turns").choice((1, 10, TURN_WORK)),
         nodes=count,
-        seconds=seconds or 4.0 + 6 * heartbeat_ms * election_ticks / 1000,
+        seconds=seconds or 20.0,
         rate=rate or rng.choice((5.0, 10.0, 10.0, 20.0)),
         clients=rng.choice((2, 4, 6)),
         keys=rng.choice((3, 10, 40)),

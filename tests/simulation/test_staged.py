@@ -15,6 +15,8 @@ from raftkv.simulation.options import draw
 from raftkv.simulation.run import Simulation, run
 from raftkv.simulation.staged import KINDS as STAGED
 
+MIXED_SEEDS = 8
+
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
@@ -26,7 +28,7 @@ def _signals() -> Iterator[None]:
 @pytest.mark.parametrize("kind", STAGED)
 def test_every_check_holds_under_it(kind: str) -> None:
     for seed in (1, 2, 3):
-        options = draw(seed, kinds=KINDS, faults=frozenset({kind}))
+        options = draw(seed, kinds=KINDS, faults=frozenset({kind}), seconds=10.0)
         options.renewers = 1
         result = run(options)
         assert result.violation == "", f"raftkv sim --seed {seed} --faults {kind}"
@@ -37,7 +39,7 @@ def test_every_check_holds_under_it(kind: str) -> None:
 def first_that_fails(mutant: str, kind: str, seeds: int) -> tuple[int, str]:
     MUTANTS[mutant]()
     for seed in range(1, seeds + 1):
-        result = run(draw(seed, kinds=KINDS, faults=frozenset({kind})))
+        result = run(draw(seed, kinds=KINDS, faults=frozenset({kind}), seconds=10.0))
         if result.violation:
             return seed, result.violation
     return 0, ""
@@ -55,8 +57,7 @@ def first_that_fails(mutant: str, kind: str, seeds: int) -> tuple[int, str]:
 def test_it_finds_the_bug_that_it_was_made_for(mutant: str, kind: str, promises: tuple[str, ...]) -> None:
     # In a process of its own: the bug stays in it.
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        seed, violation = pool.apply(first_that_fails, (mutant, kind, 60))
-    print(mutant, seed, violation)
+        seed, violation = pool.apply(first_that_fails, (mutant, kind, 100))
     assert violation.startswith(promises), (seed, violation)
 
 
@@ -70,7 +71,7 @@ def test_what_is_applied_before_it_is_durable_is_a_violation() -> None:
         process = cluster.processes()[0]
         process.durable = lambda index, term: False  # type: ignore[method-assign]
         process.reported = None
-        with pytest.raises(Violation, match="I9: .* is not on its disk"):
+        with pytest.raises(Violation, match=r"I9: .* is not on its disk"):
             cluster.invariants.turned(process)
     finally:
         cluster.close()
@@ -83,3 +84,9 @@ def test_several_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str
         found.append(json.loads(capsys.readouterr().out))
         found[-1].pop("elapsed_seconds")
     assert found[0] == found[1]
+
+
+def test_every_check_holds_under_everything_at_once() -> None:
+    for seed in range(MIXED_SEEDS):
+        result = run(draw(seed, kinds=KINDS, faults=frozenset(KINDS), seconds=6.0))
+        assert result.violation == "", f"raftkv sim --seed {seed} --faults all --seconds 6"
