@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help run cluster test soak sim partition partition-compose failover bench lint format proto lock clean
+.PHONY: help run cluster test soak sim fuzz partition partition-compose failover bench lint format proto lock clean
 help:
 	@echo "make run      start one member on http://localhost:2379 (ARGS='--name a …' for flags)"
 	@echo "make cluster  start three members on this machine"
@@ -18,6 +18,7 @@ help:
 	@echo "make partition  cut, pause and kill real members, and check what clients saw"
 	@echo "make partition-compose  the same to the cluster of docker-compose.yml, where a Docker engine answers"
 	@echo "make failover   kill leaders of etcd and raftkv: seconds until the next write (ARGS='--times 10')"
+	@echo "make fuzz     look for inputs that break it (ARGS='wal --inputs 100000'; docs/fuzzing.md)"
 	@echo "make bench    measure etcd and raftkv side by side (ARGS='--quick' for a look)"
 	@echo "make lint     ruff, mypy, import-linter, freshness of raftkv/pb"
 	@echo "make proto    generate raftkv/pb from proto/"
@@ -70,6 +71,9 @@ partition-compose: $(READY)
 
 failover: $(READY)
 	@exec $(BIN)/python -m benchmarks.failover $(ARGS)
+
+fuzz: $(READY)
+	@exec $(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(READY)
 	@exec $(BIN)/python -m benchmarks $(ARGS)

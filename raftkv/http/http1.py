@@ -50,6 +50,7 @@ class Http1(asyncio.Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._ending: Ending | None = None
         self._resting = self._held = False
+        self._head = False
         self._reading = True
         self._writable = asyncio.Event()
         self._writable.set()
@@ -138,6 +139,7 @@ class Http1(asyncio.Protocol):
 
     def _begin(self, request: h11.Request) -> None:
         assert self._transport is not None
+        self._head = request.method == b"HEAD"
         path = _origin_form(request.target)
         scope = {
             "type": "http",
@@ -155,7 +157,7 @@ class Http1(asyncio.Protocol):
         if (b"upgrade", b"websocket") in [(name, value.lower()) for name, value in request.headers]:
             self._become_websocket(scope)
             return
-        self._exchange = exchange = _Exchange(self, head=request.method == b"HEAD")
+        self._exchange = exchange = _Exchange(self, head=self._head)
         self._running += 1
         call = self._app(scope, exchange.receive, exchange.send)
         exchange.task = self._loop.create_task(call)  # type: ignore[arg-type]
@@ -167,6 +169,8 @@ class Http1(asyncio.Protocol):
             socket = WebSocket(self._app, {**scope, "scheme": "ws"}, self._forget)
         except wsproto.utilities.RemoteProtocolError as error:
             raise h11.RemoteProtocolError(str(error)) from error
+        except UnicodeError as error:
+            raise h11.RemoteProtocolError("a header of a WebSocket is not ASCII") from error
         data, _ = self._h11.trailing_data
         self._lost = True
         self._made(socket)
@@ -195,7 +199,7 @@ class Http1(asyncio.Protocol):
             self._close()
         else:
             self._h11.start_next_cycle()
-            self._held = False
+            self._held = self._head = False
             self._go_on()
 
     def _refuse(self, status: int, text: str) -> None:
@@ -204,10 +208,10 @@ class Http1(asyncio.Protocol):
             return
         exchange = self._exchange
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = b"" if exchange is not None and exchange.bodiless else f"{text}\n".encode()
-            headers = [("content-length", str(len(text) + 1)), ("connection", "close")]
+            body = f"{text}\n".encode()
+            headers = [("content-length", str(len(body))), ("connection", "close")]
             self.put(h11.Response(status_code=status, headers=headers, reason=_PHRASES.get(status, b"")))
-            if body:
+            if not self._head:
                 self.put(h11.Data(data=body))
             self.put(h11.EndOfMessage())
         self._close()

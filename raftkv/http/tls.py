@@ -226,7 +226,7 @@ class Revocations:
             pem = data.lstrip().startswith(b"-----BEGIN")
             revoked = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
             return frozenset(entry.serial_number for entry in revoked)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, x509.InvalidVersion) as error:
             raise ValueError(f"cannot use the certificate revocation list {self._path}: {error}") from error
 
 

@@ -20,6 +20,7 @@ _PAGE_BYTES = 512
 # LMDB's meta page behind the page header: magic, version, page size; number of the last page.
 _LMDB_MAGIC = struct.pack("<II", 0xBEEFC0DE, 1)
 _LMDB_MAGIC_AT, _LMDB_PAGE_BYTES_AT, _LMDB_LAST_PAGE_AT = 16, 40, 136
+_LMDB_HEAD_BYTES = 144
 
 
 class Summary(NamedTuple):
@@ -89,13 +90,13 @@ def check_ours(path: str, size: int) -> None:
     if is_etcds(path):
         raise OfflineError(f"{path} is a snapshot of etcd: see `raftctl snapshot read-etcd`, or restore --from-etcd")
     with open(path, "rb") as file:
-        head = file.read(_LMDB_LAST_PAGE_AT + 8)
-        if not head.startswith(_LMDB_MAGIC, _LMDB_MAGIC_AT):
+        heads = [file.read(_LMDB_HEAD_BYTES).ljust(_LMDB_HEAD_BYTES, b"\0")]
+        if not heads[0].startswith(_LMDB_MAGIC, _LMDB_MAGIC_AT):
             raise OfflineError(f"{path} is no snapshot of raftkv")
-        (page_bytes,) = struct.unpack_from("<I", head, _LMDB_PAGE_BYTES_AT)
+        (page_bytes,) = struct.unpack_from("<I", heads[0], _LMDB_PAGE_BYTES_AT)
         file.seek(page_bytes)
-        heads = [head, file.read(len(head))]
-    last = max(struct.unpack_from("<Q", head.ljust(len(heads[0]), b"\0"), _LMDB_LAST_PAGE_AT)[0] for head in heads)
+        heads.append(file.read(_LMDB_HEAD_BYTES).ljust(_LMDB_HEAD_BYTES, b"\0"))
+    last = max(struct.unpack_from("<Q", head, _LMDB_LAST_PAGE_AT)[0] for head in heads)
     if (last + 1) * page_bytes > size:
         raise OfflineError(f"{path} is incomplete: it has {size} bytes of {(last + 1) * page_bytes}")
 

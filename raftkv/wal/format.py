@@ -28,6 +28,7 @@ _STATE = struct.Struct("<QQQ")
 _ENTRY = struct.Struct("<QQB")
 _MARKER = struct.Struct("<8sQI")
 _SEGMENT = struct.Struct("<IQI QQQ QQI")
+_SNAPSHOT = struct.Struct("<QQ")
 _MAGIC = b"rkvmark\x01"
 HEADER_BYTES = _HEADER.size
 MARKER_BYTES = HEADER_BYTES + _MARKER.size
@@ -84,7 +85,15 @@ class SegmentHeader:
     identity: bytes
 
 
-_TYPES = frozenset(map(int, RecordType))
+_SHORTEST: dict[int, int] = {
+    RecordType.SEGMENT: _SEGMENT.size,
+    RecordType.STATE: _STATE.size,
+    RecordType.ENTRY: _ENTRY.size,
+    RecordType.MARKER: _MARKER.size,
+    RecordType.SNAPSHOT: _SNAPSHOT.size,
+    RecordType.RESTORE: _SNAPSHOT.size,
+}
+"""The bytes that a payload of each type has at least."""
 
 
 def checksum(chain: int, data: bytes) -> int:
@@ -104,7 +113,7 @@ def encode_state(term: int, voted_for: int, commit: int) -> bytes:
 
 
 def decode_state(payload: bytes) -> tuple[int, int, int]:
-    term, voted_for, commit = _STATE.unpack(payload)
+    term, voted_for, commit = _STATE.unpack_from(payload)
     return term, voted_for, commit
 
 
@@ -118,12 +127,12 @@ def decode_entry(payload: bytes) -> tuple[int, int, int, bytes]:
 
 
 def encode_snapshot(index: int, term: int, conf_state: bytes) -> bytes:
-    return struct.pack("<QQ", index, term) + conf_state
+    return _SNAPSHOT.pack(index, term) + conf_state
 
 
 def decode_snapshot(payload: bytes) -> tuple[int, int, bytes]:
-    index, term = struct.unpack_from("<QQ", payload)
-    return index, term, payload[16:]
+    index, term = _SNAPSHOT.unpack_from(payload)
+    return index, term, payload[_SNAPSHOT.size :]
 
 
 def encode_marker(group_start: int, chain: int) -> tuple[bytes, int]:
@@ -180,7 +189,8 @@ def read_record(data: bytes, offset: int, chain: int) -> Record | None:
         return None
     length, kind, crc = _HEADER.unpack_from(data, offset)
     start = offset + HEADER_BYTES
-    if kind not in _TYPES or start + length > len(data):
+    shortest = _SHORTEST.get(kind)
+    if shortest is None or length < shortest or start + length > len(data):
         return None
     payload = data[start : start + length]
     if checksum(chain, _CHECKED.pack(length, kind) + payload) != crc:
