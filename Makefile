@@ -8,10 +8,11 @@ READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help run cluster test soak sim fuzz partition partition-compose failover bench lint format proto lock clean
+.PHONY: help run cluster certs test soak sim fuzz partition partition-compose failover bench lint format proto lock clean
 help:
 	@echo "make run      start one member on http://localhost:2379 (ARGS='--name a …' for flags)"
 	@echo "make cluster  start three members on this machine"
+	@echo "make certs    write certificates for development to ./certs (docs/tls.md)"
 	@echo "make test     run the test suite"
 	@echo "make soak     the tests that take minutes or hours, with their figures (ARGS='tests/cluster/test_rolling.py')"
 	@echo "make sim      search for bugs under virtual time (ARGS='--seeds 1000'; docs/guarantees.md)"
@@ -20,7 +21,7 @@ help:
 	@echo "make failover   kill leaders of etcd and raftkv: seconds until the next write (ARGS='--times 10')"
 	@echo "make fuzz     look for inputs that break it (ARGS='wal --inputs 100000'; docs/fuzzing.md)"
 	@echo "make bench    measure etcd and raftkv side by side (ARGS='--quick' for a look)"
-	@echo "make lint     ruff, mypy, import-linter, freshness of raftkv/pb"
+	@echo "make lint     ruff, mypy, import-linter, freshness of raftkv/pb, pip-audit"
 	@echo "make proto    generate raftkv/pb from proto/"
 	@echo "make lock     renew the lock files from pyproject.toml"
 
@@ -53,6 +54,9 @@ run: $(RUNS)
 cluster: $(RUNS)
 	@exec $(BIN)/python scripts/cluster.py $(ARGS)
 
+certs: $(RUNS)
+	@$(BIN)/python scripts/certs.py $(ARGS)
+
 # Two at a time, each file's tests in their order by one worker; ARGS='-n 0 tests/unit' takes one and some.
 test: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -84,6 +88,7 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python scripts/proto.py --check
+	@$(BIN)/python scripts/audit.py
 
 format: $(READY)
 	@$(BIN)/ruff check --fix .
@@ -92,11 +97,12 @@ format: $(READY)
 proto: $(READY)
 	@$(BIN)/python scripts/proto.py
 
-# The second lock is what the Docker image holds: the same versions without the development tools.
+# The second lock is what the Docker image holds: the same versions without the development tools. The third is pip-audit.
 lock: $(READY)
 	@$(BIN)/python -m pip install --quiet uv
 	@$(COMPILE) --extra dev --extra build pyproject.toml -o requirements.lock
 	@$(COMPILE) --extra build -c requirements.lock pyproject.toml -o requirements-run.lock
+	@echo 'pip-audit>=2.9' | $(COMPILE) - -o requirements-audit.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -5,6 +5,7 @@ import base64
 import json
 import shutil
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -146,6 +147,29 @@ def test_a_member_does_not_start_with_an_rpc_that_has_no_rule() -> None:
     check_rules(RULES)
     with pytest.raises(RuntimeError, match=r"etcdserverpb\.KV/Forgotten"):
         check_rules([*RULES, "/etcdserverpb.KV/Forgotten"])
+
+
+PEER = "http://127.0.0.1:0"
+FORGETFUL = """
+import sys
+from raftkv.api import access
+from raftkv.main import main
+del access.RULES["/etcdserverpb.KV/Compact"]
+sys.argv = ["raftkv", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+def test_cve_2026_33413_a_rule_that_was_forgotten_is_told_at_the_start(tmp_path: Path) -> None:
+    urls = ("--listen-client-urls", "http://127.0.0.1:0", "--advertise-client-urls", "http://127.0.0.1:1")
+    done = subprocess.run(
+        [sys.executable, "-c", FORGETFUL, "--data-dir", str(tmp_path / "data"), *urls, "--listen-peer-urls", PEER],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "/etcdserverpb.KV/Compact" in done.stderr
 
 
 def test_ann_may_do_what_she_may(one: Process) -> None:

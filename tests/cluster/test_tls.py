@@ -51,6 +51,7 @@ class Secured:
                 str(self.ca.revoke(self.revoked[0])),
             ),
             "--peer-client-cert-auth" if prefix else "--client-cert-auth",
+            *(f"--{prefix or 'client-'}cert-allowed-hostname", "localhost"),
         )
 
     def ctl(self, *arguments: str, pair: Pair | None = None, member: int | None = None) -> tuple[int, str]:
@@ -112,7 +113,11 @@ def test_etcdctl_and_members_speak_tls(secured: Secured) -> None:
         assert "keepalived" in secured.ctl("lease", "keep-alive", "--once", lease, member=number)[1]
 
 
-def shaken(port: int, pair: Pair | None, ca: Path, host: str = "127.0.0.1") -> bool:
+METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+GATEWAY = b"POST /v3/maintenance/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def shaken(port: int, pair: Pair | None, ca: Path, host: str = "127.0.0.1", said: bytes = METRICS) -> bool:
     """Whether a listener lets this client in: it answers, whatever it answers."""
     context = ssl.create_default_context(cafile=ca)
     if pair is not None:
@@ -122,7 +127,7 @@ def shaken(port: int, pair: Pair | None, ca: Path, host: str = "127.0.0.1") -> b
             socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
             context.wrap_socket(plain, server_hostname=host) as connection,
         ):
-            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            connection.sendall(said)
             return connection.recv(100).startswith(b"HTTP/1.1")
     except (ssl.SSLError, ConnectionError):
         return False
@@ -159,23 +164,26 @@ def test_clients_of_ours_speak_tls(secured: Secured) -> None:
     assert result.stdout == "ours\nv\n", result.stderr
 
 
-@pytest.mark.parametrize("which", ["client", "peer", "metrics"])
-def test_every_listener_refuses_who_does_not_belong(secured: Secured, which: str) -> None:
+@pytest.mark.parametrize("which", ["client", "gateway", "peer", "metrics"])
+def test_ghsa_3wh4_j44w_pg92_every_listener_refuses_who_does_not_belong(secured: Secured, which: str) -> None:
     member = secured.cluster.members[0]
     port = {
         "client": int(member.endpoint.rpartition(":")[2]),
+        "gateway": int(member.endpoint.rpartition(":")[2]),
         "peer": int(member.peer_url.rpartition(":")[2]),
         "metrics": secured.metrics[0],
     }[which]
     ca = secured.ca.file
     other = Authority(secured.directory / "other")
-    assert shaken(port, secured.alice, ca)
-    assert not shaken(port, None, ca)
-    assert not shaken(port, other.issue("alice"), ca)
-    assert not shaken(port, secured.ca.issue("late", expired=True), ca)
-    assert not shaken(port, secured.revoked, ca)
-    assert not shaken(port, secured.alice, other.file)
-    assert not shaken(port, secured.alice, ca, host="elsewhere")
+    said = GATEWAY if which == "gateway" else METRICS
+    assert shaken(port, secured.alice, ca, said=said)
+    assert not shaken(port, None, ca, said=said)
+    assert not shaken(port, other.issue("alice"), ca, said=said)
+    assert not shaken(port, secured.ca.issue("late", expired=True), ca, said=said)
+    assert not shaken(port, secured.revoked, ca, said=said)
+    assert not shaken(port, secured.ca.issue("far", ["far.example"]), ca, said=said)
+    assert not shaken(port, secured.alice, other.file, said=said)
+    assert not shaken(port, secured.alice, ca, host="elsewhere", said=said)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
         plain.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         assert not plain.recv(100).startswith(b"HTTP/1.1")

@@ -10,6 +10,7 @@ from raftkv.auth import Caller
 from raftkv.auth.rules import Rules
 from raftkv.lease import LeaseStore
 from raftkv.mvcc import Store
+from raftkv.mvcc.validate import put_cost
 from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import auth_pb2, log_pb2
 from raftkv.pb import rpc_pb2 as pb
@@ -215,3 +216,40 @@ def test_pr_22386_an_alarm_does_not_let_anybody_in(
     assert world.store.revision == revision
     assert world.auth.enabled
     assert world.leases.get(1) is not None
+
+
+def test_pr_15619_a_role_that_grants_nothing_grants_nothing() -> None:
+    """Empty permissions, and none at all, once stopped a member that looked a user's rights up."""
+    world = World()
+    for role in ("none", "emptied", "of nothing"):
+        world.auth.role_add(role)
+    permission = auth_pb2.Permission(permType=READWRITE, key=b"x", range_end=b"\0")
+    world.auth.role_grant_permission(pb.AuthRoleGrantPermissionRequest(name="emptied", perm=permission))
+    world.auth.role_revoke_permission("emptied", b"x", b"\0")
+    for key, end in ((b"", b"\0"), (b"", b""), (b"z", b"a"), (b"z", b"z")):
+        empty = auth_pb2.Permission(permType=READWRITE, key=key, range_end=end)
+        with pytest.raises(errors.InvalidAuthMgmt):
+            world.auth.role_grant_permission(pb.AuthRoleGrantPermissionRequest(name="of nothing", perm=empty))
+    for user, role in (("a", "none"), ("b", "emptied"), ("c", "of nothing")):
+        world.auth.user_add(pb.AuthUserAddRequest(name=user), b"")
+        world.auth.user_grant_role(user, role)
+    for user in "abc":
+        for key, end in ((b"own", b""), (b"a", b"z"), (b"z", b"a"), (b"m", b"m"), (b"", b"\0"), (b"\0", b"\0")):
+            with pytest.raises(errors.PermissionDenied):
+                world.rules.check_range(world.caller(user), pb.RangeRequest(key=key, range_end=end))
+
+
+@pytest.mark.parametrize("failure", [False, True])
+@pytest.mark.parametrize("depth", [0, 1, 7])
+def test_pr_22139_the_puts_of_nested_transactions_count_against_the_quota(depth: int, failure: bool) -> None:
+    put = op(pb.PutRequest(key=b"own", value=b"v" * 10_000))
+    assert put_cost(deep(put, depth, failure=failure)) == put_cost(pb.TxnRequest(success=[put])) > 10_000
+    world = World()
+    full = pb.AlarmRequest(action=pb.AlarmRequest.ACTIVATE, memberID=1, alarm=pb.NOSPACE)
+    world.applier.alarms.apply(full)
+    revision = world.store.revision
+    proposal = log_pb2.Proposal(id=1, txn=deep(put, depth, failure=failure))
+    proposal.caller.user, proposal.caller.revision = "u", world.auth.revision
+    entry = Entry(1, 1, EntryKind.NORMAL, log_pb2.Batch(proposals=[proposal]).SerializeToString())
+    world.applier.apply([entry])
+    assert world.store.revision == revision

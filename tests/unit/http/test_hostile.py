@@ -165,7 +165,7 @@ def test_many_streams_whose_windows_stay_closed() -> None:
 
 
 @pytest.mark.parametrize("first", [b"", b"PRI * HT", b"\r\n"])
-def test_a_dial_that_says_nothing_is_hung_up(first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ghsa_6vch_q96h_7gc3_a_dial_that_says_nothing_is_hung_up(first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_BYTES_SECONDS", 0.2)
     monkeypatch.setattr("raftkv.http.http1.HEAD_SECONDS", 0.2)
 
@@ -204,7 +204,9 @@ async def ask_securely(server: HttpServer, context: ssl.SSLContext) -> bytes:
     return answer
 
 
-def test_half_open_tls_is_hung_up_and_others_shake_hands(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ghsa_6vch_q96h_7gc3_half_open_tls_is_hung_up_and_others_shake_hands(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "FIRST_BYTES_SECONDS", 1.0)
 
     async def scenario() -> None:
