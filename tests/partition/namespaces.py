@@ -56,7 +56,7 @@ class Namespaces:
         _run("ip", "addr", "add", f"{self._net}.254/24", "dev", self._bridge)
         _run("ip", "link", "set", self._bridge, "up")
         for number, name in enumerate(self._names):
-            outside = f"{_TAG}{number}v{os.getpid()}"
+            outside = self._outside(number)
             _run("ip", "netns", "add", name)
             _run("ip", "link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", name)
             _run("ip", "link", "set", outside, "master", self._bridge, "up")
@@ -64,6 +64,9 @@ class Namespaces:
             _run("ip", "-n", name, "link", "set", "lo", "up")
             _run("ip", "-n", name, "link", "set", "eth0", "up")
             self._filter(number, "-F")
+
+    def _outside(self, number: int) -> str:
+        return f"{_TAG}{number}v{os.getpid()}"
 
     def _address(self, place: int) -> str:
         return f"{self._net}.{254 if place == CLIENTS else place + 1}"
@@ -112,7 +115,10 @@ class Namespaces:
 
     def close(self) -> None:
         """Remove everything. Members must have ended."""
-        for name in self._names:
+        for number, name in enumerate(self._names):
+            # A namespace is taken down some time after its removal, and leaves its end of the link here until then.
+            with contextlib.suppress(OSError):
+                _run("ip", "link", "del", self._outside(number))
             with contextlib.suppress(OSError):
                 _run("ip", "netns", "del", name)
         with contextlib.suppress(OSError):
