@@ -16,6 +16,8 @@ from benchmarks.wire import Connection
 from raftkv.pb import rpc_pb2 as pb
 
 ROOT = Path(__file__).parent.parent
+TREE = ROOT / "build" / "compiled" if os.environ.get("COMPILED") else ROOT
+"""Whose raftkv is measured: the sources, or what `make compiled` has made of them."""
 COMMANDS = {"etcd": ["etcd"], "raftkv": [sys.executable, "-m", "raftkv"]}
 KINDS = tuple(COMMANDS)
 """In the order in which they are driven."""
@@ -44,7 +46,7 @@ class Member:
     def _start(self) -> None:
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                self._command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+                self._command, cwd=TREE, stdout=output, stderr=output, start_new_session=True
             )
         self.connection = Connection(self.endpoint)
 

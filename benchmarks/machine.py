@@ -8,8 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from benchmarks.engines import ROOT, TICKS_PER_SECOND
-from raftkv import __version__
+from benchmarks.engines import COMMANDS, ROOT, TICKS_PER_SECOND, TREE
 
 RECORD_BYTES = 320
 SYNCS = 200
@@ -18,12 +17,13 @@ SYNCS = 200
 def describe(directory: Path) -> dict[str, str]:
     """Return the machine's properties by name; directory: where the data is going to be."""
     processors = f"{os.cpu_count()} × {_field('/proc/cpuinfo', 'model name')}"
+    version = _first_line(*COMMANDS["raftkv"], "--version", directory=TREE)
     return {
         "machine": f"{processors}, {_memory()}, Linux {platform.release()}",
         "disk": f"{_filesystem(directory)}, fdatasync of {RECORD_BYTES} B {_sync_us(directory):.0f} µs (median)",
         "etcd": _first_line("etcd", "--version").removeprefix("etcd Version: "),
-        "raftkv": f"{__version__} at {_first_line('git', 'describe', '--always', '--dirty') or 'no commit'}, "
-        f"Python {platform.python_version()}",
+        "raftkv": f"{version.removeprefix('raftkv ')} at "
+        f"{_first_line('git', 'describe', '--always', '--dirty') or 'no commit'}, Python {platform.python_version()}",
         "h2load": _first_line("h2load", "--version").removeprefix("h2load "),
     }
 
@@ -64,8 +64,8 @@ def _sync_us(directory: Path) -> float:
         path.unlink()
 
 
-def _first_line(*command: str) -> str:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def _first_line(*command: str, directory: Path = ROOT) -> str:
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     return done.stdout.partition("\n")[0].strip()
 
 

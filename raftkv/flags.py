@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from raftkv import ETCD_API_VERSION, __version__
+from raftkv import ETCD_API_VERSION
 from raftkv.config import Config, ConfigError, Members, check, url_problem
 from raftkv.duration import parse_duration
 from raftkv.failpoints import VARIABLE
+from raftkv.form import VERSION
 from raftkv.rates import Rate, parse_rate
 from raftkv.security import check_tls
 
@@ -543,7 +544,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     if value and not ctx.resilient_parsing:
         import platform
 
-        click.echo(f"raftkv {__version__}\netcd API {ETCD_API_VERSION}\nPython {platform.python_version()}")
+        click.echo(f"raftkv {VERSION}\netcd API {ETCD_API_VERSION}\nPython {platform.python_version()}")
         ctx.exit()
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from raftkv import __version__
 from raftkv.config import Config, ConfigError
 from raftkv.flags import environment_warnings, parse
+from raftkv.form import VERSION
 from raftkv.security import tls_warnings
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ async def _run(config: Config) -> int:
     _tune_interpreter()
     logger.info(
         "raftkv %s: member %s (%x) of cluster %x; clients on %s, peers on %s, data in %s",
-        __version__,
+        VERSION,
         config.name,
         member.member_id,
         member.cluster_id,

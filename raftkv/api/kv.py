@@ -13,9 +13,9 @@ from google.protobuf.message import DecodeError, Message
 from raftkv import errors
 from raftkv.api.access import caller
 from raftkv.api.guard import Limits
+from raftkv.api.range_stream import range_stream
 from raftkv.api.slices import LARGE_KEYS, Slices
 from raftkv.mvcc import validate
-from raftkv.mvcc.encoding import varint
 from raftkv.mvcc.interval import interval
 from raftkv.pb import rpc_pb2
 from raftkv.rpc import Context, Later, Method
@@ -97,26 +97,14 @@ class KVService:
         slow.ranged(wanted, pieces, started)
         return [self._server.header(), *pieces]
 
-    async def range_stream(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+    def range_stream(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Answer the keys of an interval in chunks, at one revision."""
         wanted = decode(rpc_pb2.RangeRequest, request)
         validate.check_range_stream(wanted)
-        if not wanted.serializable:
-            await self._server.linearizable()
-        if self._auth.enabled:
-            self._server.rules.check_range(caller(context), wanted)
-        if self._is_large(wanted):
-            await self._slices.turn()
-        header = self._server.header()
-        for part in self._store.range_stream(wanted, self._max_request_bytes):
-            if part.last:
-                body = header + part.body
-                yield b"\x0a" + varint(len(body)) + body
-                return
-            if part.body:
-                yield b"\x0a" + varint(len(part.body)) + part.body
-            # Sending may not wait: the next part is work for another turn of the loop, of which others want one, too.
-            await self._slices.turn()
+        turns = self._slices.turn
+        return range_stream(
+            self._server, wanted, context, self._max_request_bytes, turns, wait_first=self._is_large(wanted)
+        )
 
     def put(self, request: bytes, context: Context) -> Awaitable[list[bytes]]:
         """Write one key."""

@@ -70,7 +70,7 @@ class Connection(Sender):
         """How many of them completed a frame."""
         self._frames = FrameWatch(self._incomplete, self._too_slow)
         self._pings = PingWatch(ping_seconds)
-        self._work = 0.0
+        self._work = 0
         self._reader = HeaderReader({})
         self._block = bytearray()
         self._block_of = 0

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from raftkv.http.asgi import Send
 from raftkv.http.load import Load
-from raftkv.rpc.framing import percent_encode
+from raftkv.rpc.framing import Framed, percent_encode
 from raftkv.rpc.method import Method
 from raftkv.status import Code, StatusError
 
@@ -64,6 +65,18 @@ async def all_but_the_last(send: Send, body: bytes, load: Load) -> bytes:
     finally:
         load.bytes -= size
     return body[start:]
+
+
+async def pass_on(responses: AsyncIterator[bytes | Framed], give: Callable[[bytes | Framed], Awaitable[None]]) -> None:
+    """Give each message of a handler that streams, and close it whatever happens."""
+    try:
+        async for message in responses:
+            await give(message)
+    finally:
+        # Now, not when the collector finds it: a handler's `finally` gives back what the call held.
+        close = getattr(responses, "aclose", None)
+        if close is not None:
+            await close()
 
 
 async def end(send: Send, error: Exception | None, *, started: bool) -> None:

@@ -9,7 +9,7 @@ are done before the news could arrive, and a proposal cannot be taken back.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
 from raftkv.http.asgi import CERTIFICATE_USER, DIRECT, ASGIApp, Direct, Receive, Scope, Send, Taken
@@ -23,6 +23,7 @@ from raftkv.rpc.answers import (
     all_but_the_last,
     as_status,
     end,
+    pass_on,
     send_response,
 )
 from raftkv.rpc.calls import Calls, Said
@@ -302,21 +303,11 @@ class _Response:
             request = requests if method.kind is Kind.BIDI else await requests.only()
             # Headers at once: a client may wait for them before it sends, and the first message may be late.
             await self._start()
-            await self._messages(method.handler(request, context))
+            await pass_on(method.handler(request, context), self._message)
         except Disconnected:
             raise
         except Exception as error:
             raise as_status(error, method) from error
-
-    async def _messages(self, responses: AsyncIterator[bytes | Framed]) -> None:
-        try:
-            async for message in responses:
-                await self._message(message)
-        finally:
-            # Now, not when the collector finds it: a handler's `finally` gives back what the call held.
-            close = getattr(responses, "aclose", None)
-            if close is not None:
-                await close()
 
     async def _start(self) -> None:
         self.started = True
