@@ -52,7 +52,7 @@ WITH_PEERS = {
         }.items()
     },
 }
-OWN = ("python_",)
+OWN = ("python_", "raftkv_")
 ALERTS = [
     "etcd_disk_backend_commit_duration_seconds_bucket",
     "etcd_disk_wal_fsync_duration_seconds_bucket",

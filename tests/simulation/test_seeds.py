@@ -58,8 +58,8 @@ def test_a_trace_is_a_conversation() -> None:
         r"m\d → m\d  RequestVote term 1",
         r"m\d → m\d  AppendEntries term \d, entries",
         r"fault  isolate m\d",
-        r"c\d → m\d  #1 ",
-        r"c\d ← m\d  #1 ",
+        r"c\d+ → m\d  #1 ",
+        r"c\d+ ← m\d  #1 ",
     ):
         assert re.search(pattern, done.stdout), pattern
 
