@@ -193,7 +193,8 @@ class Call(asyncio.Protocol):
         self._header_block += payload
         if flags & _END_HEADERS:
             block, self._header_block = self._header_block, b""
-            self._answer.update((str(name), str(value)) for name, value in self._decoder.decode(block))
+            decoded = self._decoder.decode(block, raw=True)
+            self._answer.update((name.decode("latin-1"), value.decode("latin-1")) for name, value in decoded)
             if "grpc-status" in self._answer:
                 self._finish("")
 
