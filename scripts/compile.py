@@ -18,10 +18,11 @@ UNFINISHED = ROOT / "build" / "compiling"
 MODULES = (
     "api/guard api/kv histogram",
     "http/connection http/frames http/hpack http/requests http/sending http/stream",
-    "mvcc/backend mvcc/counts mvcc/encoding mvcc/history mvcc/ranges mvcc/store mvcc/turnover mvcc/txn mvcc/validate",
+    "mvcc/backend mvcc/counts mvcc/encoding mvcc/history mvcc/ranges mvcc/store mvcc/table",
+    "mvcc/turnover mvcc/txn mvcc/validate",
     "raft/config raft/leader raft/log raft/membership raft/messages raft/node raft/progress raft/quorum raft/read_only",
     "rpc/app rpc/calls rpc/framing rpc/interrupt rpc/method rpc/prompt",
-    "server/apply server/headers server/proposals server/quota server/reads server/server server/slow",
+    "server/alarms server/apply server/headers server/proposals server/quota server/reads server/server server/slow",
     "peer/call peer/codec",
     "wal/format wal/log",
     "watch/event watch/hub watch/index watch/response watch/stream watch/tree",

@@ -69,8 +69,8 @@ class Prompt(Ending):
             self._make = answer.make
             future = answer.future
         else:
-            # Of a coroutine this makes a task; a future stays what it is.
-            future = asyncio.ensure_future(answer)
+            # Of a coroutine this makes a task.
+            future = answer if isinstance(answer, asyncio.Future) else asyncio.ensure_future(answer)
         if future.done():
             self._done(future)
             return
