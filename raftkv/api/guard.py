@@ -38,7 +38,7 @@ def require_leader(server: Server, context: Context) -> None:
 def end_without_leader(server: Server, context: Context) -> None:
     """Let a streaming call end with `NoLeader` when this member loses its leader, if the caller asks for that."""
     if context.interrupt is not None and wants_leader(context):
-        server.leader_calls[context.interrupt] = None
+        context.interrupt.join(server.leader_calls)
 
 
 _OF_LEARNERS = ("/etcdserverpb.Maintenance/Status", "/etcdserverpb.Maintenance/Snapshot")

@@ -40,7 +40,9 @@ async def send_response(send: Send, response: bytes, load: Load) -> None:
         await send(START)
         if len(response) > PIECE_BYTES:
             response = await all_but_the_last(send, response, load)
-        await send({"type": "http.response.body", "body": response, "more_body": False})
+        # The last piece may have to wait, too: what came before may fill what is kept for the client.
+        async with asyncio.timeout(TAKE_SECONDS):
+            await send({"type": "http.response.body", "body": response, "more_body": False})
         await send(_TRAILERS_OK)
     except OSError:
         # The client is gone.

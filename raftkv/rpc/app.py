@@ -94,7 +94,7 @@ class App:
             await _respond(send, *problem)
 
     def take(self, scope: Scope, request: Taken) -> bool:
-        """Take a request in the turn that brought it, if it is a plain unary call (`raftkv.http.asgi.TakesAtOnce`)."""
+        """Take a request in the turn that brought it, if it is a plain unary call (`raftkv.http.asgi.TakeAtOnce`)."""
         method = self._methods.get(scope["path"])
         if method is None or method.kind is not Kind.UNARY:
             return False
@@ -158,8 +158,6 @@ class App:
                 response = await self._unary(method, receive, encoding, context)
             else:
                 response = await self._unary_until(deadline, method, receive, encoding, context)
-            if len(response) > PIECE_BYTES:
-                admit(self._load, len(response))
             code = Code.OK
             if direct is None or not direct.answer(HEADERS, response, OK):
                 await send_response(send, response, self._load)
@@ -205,6 +203,8 @@ class App:
             raise as_status(error, method) from error
         finally:
             load.bytes -= size
+        if len(response) > PIECE_BYTES:
+            admit(load, len(response))
         calls.sent += 1
         calls.sent_bytes += len(response) - PREFIX_BYTES
         return response

@@ -21,12 +21,13 @@ class Ending:
     `disarm` must follow, or a deadline could strike what comes next.
     """
 
-    __slots__ = ("__weakref__", "_due", "_reason", "_timer", "_waits_for")
+    __slots__ = ("_due", "_group", "_reason", "_timer", "_waits_for")
 
     def __init__(self, waits_for: "asyncio.Future[Any] | None" = None) -> None:
         self._waits_for = waits_for
         self._reason: Exception | None = None
         self._due: dict[Ending, None] | None = None
+        self._group: dict[Ending, None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self, reason: Exception) -> None:
@@ -44,6 +45,8 @@ class Ending:
         self._waits_for = None
         if self._due is not None:
             self._due.pop(self, None)
+        if self._group is not None:
+            self._group.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -51,6 +54,11 @@ class Ending:
         """Join the calls that end at the same moment."""
         self._due = due
         due[self] = None
+
+    def join(self, group: "dict[Ending, None]") -> None:
+        """Be among these calls, which somebody may end, until `disarm`."""
+        self._group = group
+        group[self] = None
 
     def strike_at(self, deadline: float) -> None:
         """End the call at a loop time, with a timer of its own."""

@@ -62,15 +62,15 @@ class Prompt(Ending):
             calls.received += 1
             calls.received_bytes += len(message)
             answer = self._method.handler(message, context)
+            if type(answer) is Later:
+                self._make = answer.make
+                future = answer.future
+            else:
+                # Of a coroutine this makes a task.
+                future = answer if isinstance(answer, asyncio.Future) else asyncio.ensure_future(answer)
         except Exception as error:
             self._refuse(error)
             return
-        if type(answer) is Later:
-            self._make = answer.make
-            future = answer.future
-        else:
-            # Of a coroutine this makes a task.
-            future = answer if isinstance(answer, asyncio.Future) else asyncio.ensure_future(answer)
         if future.done():
             self._done(future)
             return
@@ -111,6 +111,14 @@ class Prompt(Ending):
             request.over()
         else:
             request.run(send_response(request.send, response, self._load))
+            if len(response) > PIECE_BYTES:
+                # Its task counts it from its first step on; until then no other answer may find the same room.
+                self._held = len(response)
+                self._load.bytes += self._held
+                asyncio.get_running_loop().call_soon(self._give_back)
+
+    def _give_back(self) -> None:
+        self._load.bytes -= self._held
 
     def _refuse(self, error: Exception) -> None:
         status = as_status(error, self._method)

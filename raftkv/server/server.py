@@ -17,8 +17,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, TypeVar
 
 from raftkv import errors
 from raftkv.auth import MEMBER, Caller
@@ -199,8 +198,8 @@ class Server:
             on_behind=self._start_catching_up,
         )
         self._catching_up = False
-        # Not a WeakSet: calls end in the order in which they came, the same in every run.
-        self.leader_calls: WeakKeyDictionary[Callable[[Exception], None], None] = WeakKeyDictionary()
+        # Not a set: calls end in the order in which they came, the same in every run.
+        self.leader_calls: dict[Any, None] = {}
         """Ends calls under way that want no member without a leader."""
         self._leaderless_seconds = 3 * election_ticks * tick_seconds
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
@@ -492,8 +491,9 @@ class Server:
             self._raising.add_done_callback(_told)
 
     def _end_leader_calls(self) -> None:
-        calls, self.leader_calls = self.leader_calls, WeakKeyDictionary()
-        for end in list(calls):
+        calls = list(self.leader_calls)
+        self.leader_calls.clear()
+        for end in calls:
             end(errors.NoLeader())
 
     def _timeout_error(self) -> errors.EtcdError:

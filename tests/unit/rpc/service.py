@@ -57,6 +57,8 @@ class Service:
         self.promised.add_done_callback(lambda promised: promised.cancelled() and self.cancelled.set())
         self.entered.set()
         match request:
+            case b"oops":
+                return b"no promise at all"  # type: ignore[return-value]
             case b"now":
                 self.promised.set_result(b"now")
             case b"soon":

@@ -8,7 +8,7 @@ import pytest
 from h2.settings import SettingCodes
 
 from raftkv.http import HttpServer, Load, listen
-from raftkv.rpc import App, Context, Method, answers
+from raftkv.rpc import App, Context, Later, Method, answers
 from raftkv.rpc.held import admit
 from raftkv.status import Code, StatusError
 from tests.unit.rpc.service import Service
@@ -17,6 +17,7 @@ from tests.unit.rpc.wire import WAIT_SECONDS, Answer, Wire, connect, message
 SLOW = "/test.Service/Slow"
 URGENT = "/test.Service/Urgent"
 BLOB = "/test.Service/Blob"
+LATER = "/test.Service/Later"
 TOO_MUCH = (Code.RESOURCE_EXHAUSTED, "raftkv: too many bytes of requests and answers are in flight")
 
 
@@ -26,12 +27,17 @@ class World:
     def __init__(self, max_bytes: int) -> None:
         self.load = Load(max_bytes)
         self.release = asyncio.Event()
+        self.all: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """What all calls of `later` wait for."""
+        self.most = 0
+        """The most that was in flight when one of them was answered."""
         self.running = 0
         service = Service()
         methods = {
             SLOW: Method.unary(self.slow),
             URGENT: Method.unary(service.echo),
             BLOB: Method.unary(service.blob),
+            LATER: Method.unary(self.later),
             "/test.Service/Total": Method.client_stream(service.total),
         }
         self.app = App(methods, load=self.load, urgent=(URGENT,))
@@ -41,6 +47,15 @@ class World:
         await self.release.wait()
         self.running -= 1
         return b"done"
+
+    def later(self, request: bytes, context: Context) -> Later:
+        self.running += 1
+
+        def make() -> bytes:
+            self.most = max(self.most, self.load.bytes)
+            return b"x" * int(request)
+
+        return Later(self.all, make)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
@@ -153,7 +168,28 @@ def test_large_answers_that_nobody_takes_are_bounded_and_given_up(monkeypatch: p
             monkeypatch.setattr(answers, "TAKE_SECONDS", 0.2)
             await wire.data(taken[3], message(b"1000000"), end=True)
             assert (await wire.end_of(taken[3])).reset is not None
+            # Of this one only the last piece has to wait.
+            assert (await at_once(wire, BLOB, message(b"300000"))).reset is not None
             await wire.reset(taken[1])
+
+    run(scenario)
+
+
+def test_answers_that_become_ready_together_are_bounded_together() -> None:
+    """Reads that one round of heartbeats confirms are answered in one turn: none may find the room of another."""
+
+    async def scenario() -> None:
+        async with serving(3 << 20, INITIAL_WINDOW_SIZE=0) as (world, wire):
+            streams = [await wire.open(LATER) for _ in range(20)]
+            for stream in streams:
+                await wire.data(stream, message(b"1000000"), end=True)
+            await world.until(lambda: world.running == len(streams))
+            world.all.set_result(None)
+            await wire.until(lambda: sum(wire.answers[stream].ended for stream in streams) >= 16)
+            assert world.most <= 3 << 20
+            for stream in streams:
+                if not wire.answers[stream].ended:
+                    await wire.reset(stream)
 
     run(scenario)
 
