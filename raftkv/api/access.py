@@ -12,7 +12,7 @@ from typing import Any
 from raftkv import errors
 from raftkv.auth import Caller
 from raftkv.auth.caller import NOBODY
-from raftkv.rpc import Context
+from raftkv.rpc import Context, close
 from raftkv.server.proposals import Operation
 from raftkv.server.server import Server
 
@@ -157,10 +157,7 @@ async def authorised_stream(
         async for response in responses:
             yield response
     finally:
-        # Whoever closes this one closes that, and what it holds.
-        close = getattr(responses, "aclose", None)
-        if close is not None:
-            await close()
+        await close(responses)
 
 
 async def admit(server: Server, rule: Rule, context: Context) -> None:

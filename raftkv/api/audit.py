@@ -14,7 +14,7 @@ from raftkv.api.access import caller
 from raftkv.api.naming import Fields, named, named_by, request_type
 from raftkv.auditlog import AuditLog
 from raftkv.pb import rpc_pb2
-from raftkv.rpc import Context, Framed, Kind, Method
+from raftkv.rpc import Context, Framed, Kind, Method, close
 from raftkv.status import GO_NAMES, Code, StatusError
 
 AUDITED = ("/etcdserverpb.", "/v3lockpb.", "/v3electionpb.")
@@ -136,10 +136,7 @@ async def _stream(
             async for response in responses:
                 yield response
         finally:
-            # Whoever closes this one closes that, and what it holds.
-            close = getattr(responses, "aclose", None)
-            if close is not None:
-                await close()
+            await close(responses)
         code = Code.OK
     except (asyncio.CancelledError, GeneratorExit):
         code = _abandoned(record.context)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from raftkv import errors
 from raftkv.api.access import RULES, caller
 from raftkv.rates import EVERY, Exceeded, Rate, Rates
-from raftkv.rpc import Context, Framed, Kind, Method
+from raftkv.rpc import Context, Framed, Kind, Method, close
 from raftkv.server.server import Server
 from raftkv.status import Code, StatusError
 
@@ -60,8 +60,7 @@ def limited(server: Server, path: str, method: Method, rates: Rates) -> Method:
             async for response in responses:
                 yield response
         finally:
-            # Whoever closes this one closes that, and what it holds.
-            await responses.aclose()
+            await close(responses)
 
     if method.kind is Kind.UNARY:
         return Method.unary(unary)

@@ -3,6 +3,7 @@
 `App` is a plain ASGI application that answers with trailers, so any ASGI server that can send them hosts it.
 """
 
+from raftkv.rpc.answers import close
 from raftkv.rpc.app import App
 from raftkv.rpc.calls import Said
 from raftkv.rpc.framing import Framed
@@ -10,4 +11,4 @@ from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.prompt import Later
 from raftkv.rpc.requests import Requests
 
-__all__ = ["App", "Context", "Framed", "Kind", "Later", "Method", "Requests", "Said"]
+__all__ = ["App", "Context", "Framed", "Kind", "Later", "Method", "Requests", "Said", "close"]

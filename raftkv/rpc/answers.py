@@ -75,10 +75,17 @@ async def pass_on(responses: AsyncIterator[bytes | Framed], give: Callable[[byte
         async for message in responses:
             await give(message)
     finally:
-        # Now, not when the collector finds it: a handler's `finally` gives back what the call held.
-        close = getattr(responses, "aclose", None)
-        if close is not None:
-            await close()
+        await close(responses)
+
+
+async def close(responses: AsyncIterator[bytes | Framed]) -> None:
+    """Close what a handler that streams has returned, and with it what its `finally` gives back.
+
+    Now, not when the collector finds it. Whoever passes answers of another handler on closes that one.
+    """
+    aclose = getattr(responses, "aclose", None)
+    if aclose is not None:
+        await aclose()
 
 
 async def end(send: Send, error: Exception | None, *, started: bool) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from raftkv.histogram import Histogram
+from raftkv.rpc.answers import close
 from raftkv.rpc.framing import Framed
 from raftkv.rpc.method import Context, Kind, Method
 
@@ -34,8 +35,6 @@ def timed(method: Method) -> Method:
                 yield message
         finally:
             times.observe(time.perf_counter() - started)
-            close = getattr(answers, "aclose", None)
-            if close is not None:
-                await close()
+            await close(answers)
 
     return replace(method, handler=answer if method.kind in (Kind.UNARY, Kind.CLIENT_STREAM) else stream)
