@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from raftkv.http.asgi import ASGIApp
 from raftkv.http.connection import MAX_STREAMS, Connection, address
 from raftkv.http.frames import PREFACE
+from raftkv.http.handshakes import Handshakes
 from raftkv.http.http1 import Http1
 from raftkv.http.load import Load
 from raftkv.http.tls import Guard, Refused, Tls
@@ -16,9 +17,10 @@ from raftkv.http.tls import Guard, Refused, Tls
 logger = logging.getLogger(__name__)
 
 FIRST_BYTES_SECONDS = 10.0
-"""How long a connection may stay open that has not said whether it speaks HTTP/2."""
+"""How long a TLS handshake may take, and a connection stay open that has not said whether it speaks HTTP/2."""
 _BUFFER_BYTES = 256 << 10
 _DEAD_PEER_SECONDS = 60
+_BACKLOG = 1024
 
 
 class AnyConnection(Protocol):
@@ -63,27 +65,38 @@ class HttpServer:
         self._ping_seconds = ping_seconds
         self._guard = Guard(tls) if tls else None
         self._server: asyncio.Server | None = None
+        self._handshakes: Handshakes[_Unknown] | None = None
+        self._stopping = False
         self._connections: set[AnyConnection] = set()
         self._empty = asyncio.Event()
 
     async def start(self) -> None:
         """Accept connections from here on."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self._accept,
-            sock=self._listener,
-            ssl=self._guard.context if self._guard else None,
-            backlog=1024,
-            ssl_handshake_timeout=FIRST_BYTES_SECONDS if self._guard else None,
+        if self._guard is None:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(self._accept, sock=self._listener, backlog=_BACKLOG)
+            return
+        self._handshakes = Handshakes(
+            self._listener,
+            self._guard.context,
+            FIRST_BYTES_SECONDS,
+            arrive=self._arrive,
+            crowded=self._crowded,
+            lost=self.forget,
         )
 
     async def stop(self) -> None:
         """Send GOAWAY, end streams, let other requests under way finish, close. Safe to call twice."""
         server, self._server = self._server, None
-        if server is None:
+        handshakes, self._handshakes = self._handshakes, None
+        self._stopping = True
+        if server is not None:
+            server.close()
+        elif handshakes is not None:
+            await handshakes.close()
+        else:
             self._listener.close()
             return
-        server.close()
         for connection in tuple(self._connections):
             connection.leave()
         stop_streams: Callable[[], None] | None = getattr(self._app, "stop_streams", None)
@@ -111,11 +124,19 @@ class HttpServer:
     def _accept(self) -> asyncio.Protocol:
         return _Unknown(self)
 
+    def _arrive(self) -> "_Unknown | None":
+        """What waits for a handshake, which counts as a connection from its beginning."""
+        if not self._has_room():
+            return None
+        unknown = _Unknown(self)
+        self.made(unknown)
+        return unknown
+
     def made(self, connection: AnyConnection) -> None:
         """Count a connection."""
         self._connections.add(connection)
         self.load.connections += 1
-        if self._server is None:
+        if self._stopping:
             connection.leave()
 
     def forget(self, connection: AnyConnection) -> None:
@@ -126,17 +147,29 @@ class HttpServer:
         if not self._connections:
             self._empty.set()
 
-    def admit(self, transport: asyncio.Transport) -> str | None:
-        """The user that a client's certificate names, or nothing; None: it may not come in."""
+    def _crowded(self) -> bool:
+        return self.load.connections >= self.load.max_connections
+
+    def _has_room(self) -> bool:
+        """Whether one more connection may be; one that may not counts as refused."""
+        if not self._crowded():
+            return True
         load = self.load
-        if load.connections >= load.max_connections:
-            if not load.refused_connections & (load.refused_connections - 1):
-                # The first, the second, the fourth: a flood of connections is no flood of lines.
-                logger.warning("%d connections are open, which is the most; others are refused", load.connections)
-            load.refused_connections += 1
-            return None
+        if not load.refused_connections & (load.refused_connections - 1):
+            # The first, the second, the fourth: a flood of connections is no flood of lines.
+            logger.warning("%d connections are open, which is the most; others are refused", load.connections)
+        load.refused_connections += 1
+        return False
+
+    def admit(self, connection: "_Unknown", transport: asyncio.Transport) -> str | None:
+        """The user that a client's certificate names, or nothing; None: it may not come in."""
         if self._guard is None:
+            if not self._has_room():
+                return None
+            self.made(connection)
             return ""
+        if self._handshakes is not None:
+            self._handshakes.shaken(connection)
         try:
             return self._guard.admit(transport.get_extra_info("ssl_object"))
         except Refused as error:
@@ -166,14 +199,13 @@ class _Unknown(asyncio.Protocol):
         """Wait for the first bytes, but not for ever."""
         # Not every loop's transports inherit from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
-        user = self._server.admit(self._transport)
+        user = self._server.admit(self, self._transport)
         if user is None:
             self._transport.abort()
             return
         self._user = user
         self._transport.set_write_buffer_limits(high=_BUFFER_BYTES)
         self._timer = asyncio.get_running_loop().call_later(FIRST_BYTES_SECONDS, self.abort)
-        self._server.made(self)
 
     def data_received(self, data: bytes) -> None:
         """Hand the connection over as soon as its protocol is known."""
@@ -220,7 +252,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _notice_dead_peers(listener)
         listener.bind(address)
-        listener.listen(1024)
+        listener.listen(_BACKLOG)
         listener.setblocking(False)
     except OSError:
         listener.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 import hpack
 import pytest
 
-from raftkv.http import HttpServer, Tls, frames, listen
+from raftkv.http import HttpServer, Load, Tls, frames, handshakes, listen
 from raftkv.http import server as module
 from tests.unit.http.memory import GET, POST, App, plain, wait
 
@@ -231,7 +231,7 @@ def test_a_thousand_half_open_handshakes(tls: Tls, monkeypatch: pytest.MonkeyPat
         context = secure(tls)
         async with serving(App(), tls) as server, contextlib.AsyncExitStack() as stack:
             assert (await ask_securely(server, context)).endswith(b"ok\r\n0\r\n\r\n")
-            with bounded(330):
+            with bounded(200):
                 halves = [await stack.enter_async_context(dialled(server)) for _ in range(1000)]
                 for number, half in enumerate(halves):
                     await say(half, b"\x16\x03\x01\x02\x00"[: number % 6])
@@ -240,6 +240,98 @@ def test_a_thousand_half_open_handshakes(tls: Tls, monkeypatch: pytest.MonkeyPat
             async with asyncio.timeout(2 * WAIT_SECONDS):
                 await asyncio.gather(*[ended(half) for half in halves])
             assert (await ask_securely(server, context)).endswith(b"ok\r\n0\r\n\r\n")
+
+    run(scenario)
+
+
+async def counted(load: Load, connections: int) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while load.connections != connections:
+            await asyncio.sleep(0.001)
+
+
+def test_half_open_handshakes_are_bounded_in_number(
+    tls: Tls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The oldest makes room: who fills all places keeps none of them, and keeps nobody out."""
+    monkeypatch.setattr(module, "FIRST_BYTES_SECONDS", 3600.0)
+    monkeypatch.setattr(handshakes, "MAX_HANDSHAKES", 20)
+
+    async def scenario() -> None:
+        context = secure(tls)
+        async with contextlib.AsyncExitStack() as stack:
+            halves = []
+            async with serving(App(), tls) as server:
+                for number in range(30):
+                    halves.append(await stack.enter_async_context(dialled(server)))
+                    await say(halves[-1], b"\x16\x03\x01\x02\x00"[: number % 6])
+                    await counted(server.load, min(number + 1, 20))
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await asyncio.gather(*[ended(half) for half in halves[:10]])
+                    assert (await ask_securely(server, context)).endswith(b"ok\r\n0\r\n\r\n")
+                    await ended(halves[10])
+                waiting = [asyncio.create_task(ended(half)) for half in halves[11:]]
+                await counted(server.load, 19)
+                assert not any(half.done() for half in waiting)
+                # Those that end themselves, or that talk nonsense, leave their place.
+                halves[11].shutdown(socket.SHUT_WR)
+                await say(halves[12], b"x" * 100)
+                await counted(server.load, 17)
+            async with asyncio.timeout(WAIT_SECONDS):
+                await asyncio.gather(*waiting)
+        assert server.load.connections == 0
+
+    run(scenario)
+    told = [record for record in caplog.records if "the oldest makes room" in record.message]
+    assert len(told) == 5, "of eleven the first, second, third, fifth and ninth are told"
+
+
+def test_half_open_handshakes_count_as_connections(tls: Tls) -> None:
+    """Else they would use up the files that the member needs itself."""
+
+    async def scenario() -> None:
+        context, load = secure(tls), Load(max_connections=3)
+        server = HttpServer(App(wait), listen("127.0.0.1", 0), grace_seconds=1.0, tls=tls, load=load)
+        await server.start()
+        address = server.address.split(":")
+        async with dialled(server) as oldest, dialled(server):
+            await counted(load, 2)
+            talks = [await asyncio.open_connection(*address, ssl=context) for _ in range(3)]
+            async with asyncio.timeout(WAIT_SECONDS):
+                await ended(oldest)
+            await counted(load, 3)
+            # Those that shook hands make no room.
+            async with dialled(server) as late:
+                assert await ended(late) == b""
+            assert load.refused_connections == 1
+            assert load.connections == 3
+            for _, writer in talks:
+                writer.close()
+            await counted(load, 0)
+        await server.stop()
+
+    run(scenario)
+
+
+def test_a_server_without_files_accepts_again_when_there_are_some(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshakes, "PAUSE_SECONDS", 0.01)
+    problems = [OSError(24, "too many"), OSError(24, "too many"), ConnectionAbortedError()]
+
+    class Listener(socket.socket):
+        def accept(self) -> tuple[socket.socket, object]:
+            if problems:
+                raise problems.pop()
+            return super().accept()
+
+    async def scenario() -> None:
+        plain = listen("127.0.0.1", 0)
+        listener = Listener(fileno=plain.detach())
+        listener.setblocking(False)
+        server = HttpServer(App(), listener, grace_seconds=1.0, tls=tls)
+        await server.start()
+        assert (await ask_securely(server, secure(tls))).endswith(b"ok\r\n0\r\n\r\n")
+        await server.stop()
+        assert not problems
 
     run(scenario)
 
