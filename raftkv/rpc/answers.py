@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from raftkv.http.asgi import Send
@@ -81,10 +82,11 @@ async def pass_on(responses: AsyncIterator[bytes | Framed], give: Callable[[byte
 async def close(responses: AsyncIterator[bytes | Framed]) -> None:
     """Close what a handler that streams has returned, and with it what its `finally` gives back.
 
-    Now, not when the collector finds it. Whoever passes answers of another handler on closes that one.
+    Now, not when the collector finds it. Whoever passes answers of another handler on closes that one. Where the caller
+    itself is thrown away half-way, as with its loop, nothing can be waited for, and the handler goes with it.
     """
     aclose = getattr(responses, "aclose", None)
-    if aclose is not None:
+    if aclose is not None and not isinstance(sys.exception(), GeneratorExit):
         await aclose()
 
 

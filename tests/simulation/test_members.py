@@ -11,8 +11,8 @@ from raftkv.raft import NodeId
 from raftkv.simulation.cluster import Cluster
 from raftkv.simulation.options import Options
 from raftkv.status import StatusError
+from tests.simulation.searching import sim
 from tests.simulation.test_cluster import RANGE, call, get, put
-from tests.simulation.test_seeds import sim
 
 CLUSTER = "/etcdserverpb.Cluster/"
 ROUGH = "crash,crash-all,power,halves,isolate,one-way,flap,loss,slow-network,pause,transfer,members"

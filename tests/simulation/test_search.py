@@ -4,7 +4,7 @@ import pytest
 
 from raftkv.simulation.faults import Fault
 from raftkv.simulation.shrink import fewest
-from tests.simulation.test_seeds import sim
+from tests.simulation.searching import sim
 
 MUTANTS = ("forgets-its-vote", "proposes-twice", "leases-expire-too-soon")
 """Of those in docs/guarantees.md, some that are found at once."""

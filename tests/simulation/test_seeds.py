@@ -1,46 +1,11 @@
-"""Seeds of this commit: whole clusters with faults, all checks; and seeds that once found something."""
+"""One seed is one run, which can be read; seeds that once found something."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
-COMMIT_SEEDS = 20
-"""New ones with every commit, so that the suite searches on."""
-
-
-def sim(*arguments: str, hash_seed: str = "0") -> "subprocess.CompletedProcess[str]":
-    environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.getcwd()}
-    return subprocess.run(
-        [sys.executable, "-m", "raftkv", "sim", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
-def commit() -> str:
-    """The commit under test; without git, always the same one."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "0" * 40
-
-
-def test_every_check_holds_for_the_seeds_of_this_commit() -> None:
-    first = int(commit()[:10], 16)
-    done = sim("--seeds", str(COMMIT_SEEDS), "--first", str(first), "--jobs", "2")
-    assert done.returncode == 0, f"{done.stderr}\nrun one with: raftkv sim --seed N --trace"
-    summary = json.loads(done.stdout)
-    assert summary["seeds"] == COMMIT_SEEDS
-    assert summary["violations"] == []
-    # A search that meets nothing would find nothing.
-    assert summary["elections"] > COMMIT_SEEDS
-    assert summary["faults"] > COMMIT_SEEDS
-    assert summary["acknowledged"] > 50 * COMMIT_SEEDS
+from tests.simulation.searching import sim
 
 
 @pytest.mark.parametrize("seed", ["3", "5"])

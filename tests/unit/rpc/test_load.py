@@ -8,7 +8,7 @@ import pytest
 from h2.settings import SettingCodes
 
 from raftkv.http import HttpServer, Load, listen
-from raftkv.rpc import App, Context, Later, Method, answers
+from raftkv.rpc import App, Context, Framed, Later, Method, answers
 from raftkv.rpc.held import admit
 from raftkv.status import Code, StatusError
 from tests.unit.rpc.service import Service
@@ -202,3 +202,18 @@ def test_an_answer_of_any_size_passes_while_little_else_is_in_flight() -> None:
     admit(load, 874)
     with pytest.raises(StatusError):
         admit(load, 875)
+
+
+def test_a_call_that_is_thrown_away_with_its_loop_says_nothing() -> None:
+    async def forever() -> AsyncIterator[bytes]:
+        yield b"one"
+        await asyncio.sleep(0)
+
+    async def give(message: bytes | Framed) -> None:
+        given.append(message)
+
+    given: list[bytes | Framed] = []
+    call = answers.pass_on(forever(), give)
+    call.send(None)
+    call.close()
+    assert given == [b"one"]
