@@ -1,6 +1,7 @@
 """`python -m benchmarks`: measure etcd and raftkv side by side and print a table. Progress goes to stderr."""
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import engines, machine, report
+from benchmarks import awake, engines, machine, report
 from benchmarks.load import Load
 from benchmarks.measure import Plan, measure
 from benchmarks.renewing import RENEW
@@ -56,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calm", type=float, default=0, metavar="SECONDS", help="put a run off while others are busy (0)"
     )
+    parser.add_argument(
+        "--let-sleep", action="store_true", help="do not keep the processors awake: see benchmarks/README.md"
+    )
     parser.add_argument("--dir", type=Path, help="where the temporary directory with all data is made")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to this file")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
@@ -88,8 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         directory = Path(name).resolve()
         properties = machine.describe(directory)
         properties["load average before"] = f"{os.getloadavg()[0]:.2f}"
+        properties["processors"] = "as the system has them" if arguments.let_sleep else "kept awake"
         try:
-            cells = list(measure(_plan(arguments), directory))
+            with contextlib.nullcontext() if arguments.let_sleep else awake.processors():
+                cells = list(measure(_plan(arguments), directory))
         except (engines.EngineError, RuntimeError) as error:
             print(error, file=sys.stderr)
             return 1

@@ -34,6 +34,13 @@ class EngineError(Exception):
     """A cluster does not start, has no leader, or lost a process."""
 
 
+def process_cpu_seconds(process: int) -> float:
+    """Return the processor time a process used so far."""
+    # The name in parentheses may hold spaces: fields are counted behind it.
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+
+
 class Member:
     """One process."""
 
@@ -78,9 +85,7 @@ class Member:
 
     def cpu_seconds(self) -> float:
         """Return the processor time used so far."""
-        # The name in parentheses may hold spaces: fields are counted behind it.
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+        return process_cpu_seconds(self._process.pid)
 
     def stop(self) -> None:
         """Kill it, as a crash does."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks import engines
+from benchmarks import awake, engines
 from benchmarks.calm import Patience
 from benchmarks.engines import KINDS, Engine, EngineError
 from benchmarks.load import CallJob, CheckFailed, Job, Load
@@ -220,7 +220,9 @@ def _named(engine: Engine) -> Iterator[None]:
 
 def _run(cell: Cell, plan: Plan, pair: dict[str, Engine], kind: str, job: Job) -> None:
     """Drive one engine and keep the figure, again if others disturbed it."""
-    patience = Patience(plan.patience, lambda: sum(engine.cpu_seconds() for engine in pair.values()))
+    patience = Patience(
+        plan.patience, lambda: awake.cpu_seconds() + sum(engine.cpu_seconds() for engine in pair.values())
+    )
     while True:
         pair[kind].settle()
         patience.wait()

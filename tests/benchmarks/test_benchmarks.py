@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks import calm, engines, report
+from benchmarks import awake, calm, engines, report
 from benchmarks.__main__ import main
 from benchmarks.load import CheckFailed
 from benchmarks.measure import Cell
@@ -19,7 +20,7 @@ from benchmarks.work import PUT, WORKS, store_many
 needs_programs = pytest.mark.skipif(engines.missing() is not None, reason=f"not installed: {engines.missing()}")
 
 REQUESTS = 40
-TINY = ["--quick", "--members", "1", "--load", "1x1,10x10", "--requests", str(REQUESTS), "--rounds", "2"]
+TINY = ["--quick", "--let-sleep", "--members", "1", "--load", "1x1,10x10", "--requests", str(REQUESTS), "--rounds", "2"]
 
 
 def bench(directory: Path, works: str) -> tuple[int, list[dict]]:
@@ -100,6 +101,19 @@ def test_each_renewal_of_a_stream_is_answered_and_a_lease_that_is_gone_is_notice
         assert (sample.operations, sample.rate > 0) == (3 * RENEWALS, True)
         with pytest.raises(CheckFailed, match="is gone"):
             RenewJob(31).run(leader.endpoint, RENEWALS)
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no SCHED_IDLE")
+def test_every_processor_is_kept_awake_by_who_gives_way_and_leaves() -> None:
+    with awake.processors() as keepers:
+        assert {os.sched_getscheduler(keeper) for keeper in keepers} == {os.SCHED_IDLE}
+        assert sorted(os.sched_getaffinity(keeper).pop() for keeper in keepers) == sorted(os.sched_getaffinity(0))
+        deadline = time.monotonic() + 30
+        while not awake.cpu_seconds() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert awake.cpu_seconds() > 0
+    assert not any(Path(f"/proc/{keeper}").exists() for keeper in keepers)
+    assert awake.cpu_seconds() == 0
 
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
