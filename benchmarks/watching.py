@@ -1,4 +1,4 @@
-"""The watch benchmark: its three shapes, and one run of each against a member, by a generator in its own process."""
+"""The watch benchmark: its shapes, and one run of each against a member, by a generator in its own process."""
 
 import json
 import subprocess
@@ -51,6 +51,14 @@ SHAPES = (
     Shape(title="Watch: 1 key × 1,000 watchers", load=Load(10, 100), watchers=1, keys=1, window=10),
     Shape(
         title="Watch: 1,000 prefixes × 1 watcher", load=Load(10, 100), watchers=1, keys=1000, prefix=True, window=100
+    ),
+    Shape(
+        title="Watch: 1,000 prefixes × 1 watcher, 1,000 puts/s",
+        load=Load(10, 100),
+        watchers=1,
+        keys=1000,
+        prefix=True,
+        rate=1000.0,
     ),
     Shape(
         title="Watch: 100 streams × 100 watchers, 1,000 puts/s × 100 events",
