@@ -28,7 +28,7 @@ SMALL = (
 def test_events_and_latency_of_both_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "SHAPES", SMALL)
     figures = tmp_path / "figures.json"
-    tiny = ["--quick", "--members", "1", "--requests", "12", "--rounds", "2", "--work", "watch"]
+    tiny = ["--quick", "--let-sleep", "--members", "1", "--requests", "12", "--rounds", "2", "--work", "watch"]
     assert main([*tiny, "--dir", str(tmp_path), "--json", str(figures)]) == 0
     cells = json.loads(figures.read_text())["cells"]
     assert [cell["load"] for cell in cells] == ["2x3", "2x3", "2x2"]
