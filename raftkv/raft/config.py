@@ -60,7 +60,7 @@ class ReadState:
     index: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Ready:
     """What is owed since the last one; each thing is handed out once.
 

@@ -281,10 +281,13 @@ class RaftNode:
     @_guarded
     def ready(self) -> Ready:
         """Hand out what is owed. Persist, send and apply it, then `advance()`."""
-        state, soft, out = self._hard_state(), self._soft_state(), self._out
+        handed, out = self._handed_state, self._out
         entries = self.log.take_to_persist()
-        handed = self._handed_state
-        votes_changed = (state.term, state.voted_for) != (handed.term, handed.voted_for)
+        votes_changed = self.term != handed.term or self.voted_for != handed.voted_for
+        state = self._hard_state() if votes_changed or self.log.commit != handed.commit else handed
+        soft, handed_soft = None, self._handed_soft
+        if self.leader != handed_soft.leader or self.role is not handed_soft.role:
+            soft = self._handed_soft = self._soft_state()
         must_sync = bool(entries) or votes_changed or self._snapshot is not None
         # A commit index may be lost, but not before entries that came later: who holds an entry that was proposed under
         # a new configuration must not forget, over a restart, that this configuration is in force.
@@ -292,7 +295,7 @@ class RaftNode:
         if must_sync:
             self._logged_state = state
         ready = Ready(
-            hard_state=state if state != known else None,
+            hard_state=state if state is not known and state != known else None,
             entries=entries,
             snapshot=self._snapshot,
             must_sync=must_sync,
@@ -300,13 +303,13 @@ class RaftNode:
             messages_after_persist=out.messages_after_persist,
             committed=self.log.take_to_apply(self.config.max_apply_bytes),
             read_states=out.read_states,
-            soft_state=soft if soft != self._handed_soft else None,
+            soft_state=soft,
         )
         out.messages, out.messages_after_persist, out.read_states = [], [], []
         if self._leading is not None:
             self._leading.reads_announced()
         self._snapshot = None
-        self._handed_state, self._handed_soft = state, soft
+        self._handed_state = state
         self._outstanding.append(ready)
         return ready
 

@@ -148,10 +148,11 @@ def _many(wanted: Wanted, seeds: range, jobs: int) -> int:
 
 def _results(wanted: Wanted, seeds: range, jobs: int) -> Iterator[Result]:
     work = [(wanted, seed) for seed in seeds]
-    if jobs <= 1 or len(seeds) == 1:
+    if len(seeds) == 1:
         yield from map(_run_seed, work)
         return
-    _tell(f"{len(seeds)} seeds from {seeds.start} on, {jobs} processes")
+    jobs = max(jobs, 1)
+    _tell(f"{len(seeds)} seeds from {seeds.start} on, {jobs} {'process' if jobs == 1 else 'processes'}")
     # A worker has everything imported, and ends before its garbage is worth collecting.
     gc.collect()
     gc.freeze()

@@ -21,7 +21,9 @@ from raftkv.raft import (
 from raftkv.server.server import Server
 from raftkv.simulation.machine import Process
 
-_REVEALING = (AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse, RequestVote, RequestVoteResponse)
+_REVEALING = frozenset(
+    (AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse, RequestVote, RequestVoteResponse)
+)
 
 
 class Violation(Exception):
@@ -59,18 +61,19 @@ class Invariants:
 
     def sent(self, message: Message) -> None:
         """A message leaves its sender: what it reveals must be kept for ever."""
-        if not isinstance(message, _REVEALING):
+        if type(message) not in _REVEALING:
             return
-        if isinstance(message, RequestVote | RequestVoteResponse) and message.pre_vote:
-            return
+        vote = None
+        if isinstance(message, RequestVote | RequestVoteResponse):
+            if message.pre_vote:
+                return
+            if isinstance(message, RequestVote):
+                vote = message.sender
+            elif message.granted:
+                vote = message.to
         sender, term = message.sender, message.term
         if term > self._terms.get(sender, 0):
             self._terms[sender] = term
-        vote = None
-        if isinstance(message, RequestVote):
-            vote = sender
-        elif isinstance(message, RequestVoteResponse) and message.granted:
-            vote = message.to
         if vote is not None and self._votes.setdefault((sender, term), vote) != vote:
             raise Violation(
                 f"I6 vote durability: {sender:x} votes for {vote:x} in term {term}, "
@@ -91,13 +94,13 @@ class Invariants:
     def turned(self, process: Process) -> None:
         """A process has had a turn."""
         server = process.server
-        if server is None or server.failed.done():
+        if server is None:
             return
         node = server.node
         log = node.log
         state = (node.term, log.last_index, log.commit, server.applier.index, node.role)
         before = process.reported
-        if state == before:
+        if state == before or server.failed.done():
             return
         process.reported = state
         if before is None:

@@ -441,8 +441,10 @@ class Process(Served):
             machine.network.post(
                 machine.number,
                 target,
-                partial(self._deliver, target, message),
-                partial(self._lost, target, message.to),
+                self._deliver,
+                self._lost,
+                target,
+                message,
                 # The transport promises that it sends nothing twice, and proposals rely on it.
                 once=type(message) is Propose,
             )
@@ -450,9 +452,9 @@ class Process(Served):
     def _deliver(self, target: int, message: Message) -> None:
         process = self.machine.find(target)
         if process is None or process.server is None:
-            self._lost(target, message.to)
+            self._lost(target, message)
         elif process.server.membership.is_removed(message.sender):
-            self._lost(target, message.to)
+            self._lost(target, message)
             self._refuse(target)
         else:
             self._silent.discard(target)
@@ -490,10 +492,10 @@ class Process(Served):
             self.server.receive(message)
             self.server.pump()
 
-    def _lost(self, target: int, peer: NodeId) -> None:
+    def _lost(self, target: int, message: Message) -> None:
         if target not in self._silent and self.server is not None:
             self._silent.add(target)
-            self.machine.scheduler.after(LOST_SECONDS, self.loop.run_in, self.server.unreachable, peer)
+            self.machine.scheduler.after(LOST_SECONDS, self.loop.run_in, self.server.unreachable, message.to)
 
     async def _call_peer(self, peer: NodeId, path: str, request: bytes, timeout: float) -> bytes:
         target = self.machine.members.get(peer)

@@ -79,7 +79,13 @@ class Network:
     # Messages
 
     def post(
-        self, source: int, target: int, deliver: Callable[[], None], lost: Callable[[], None], *, once: bool = False
+        self,
+        source: int,
+        target: int,
+        deliver: Callable[..., None],
+        lost: Callable[..., None],
+        *args: Any,
+        once: bool = False,
     ) -> None:
         """Send a message: `deliver` is called once, twice or never; `lost` when its loss could be noticed.
 
@@ -99,14 +105,21 @@ class Network:
                 link = source, target
                 when = max(when, self._last.get(link, 0) + 1)
                 self._last[link] = when
-            self._scheduler.at(when, self._arrive, source, target, deliver, lost)
+            self._scheduler.at(when, self._arrive, source, target, deliver, lost, args)
 
-    def _arrive(self, source: int, target: int, deliver: Callable[[], None], lost: Callable[[], None]) -> None:
+    def _arrive(
+        self,
+        source: int,
+        target: int,
+        deliver: Callable[..., None],
+        lost: Callable[..., None],
+        args: tuple[Any, ...],
+    ) -> None:
         if (source, target) in self._cuts:
             self.lost += 1
-            lost()
+            lost(*args)
         else:
-            deliver()
+            deliver(*args)
 
 
 class Channel:

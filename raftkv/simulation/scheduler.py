@@ -47,6 +47,8 @@ class Scheduler:
         self.events = 0
         self.digest = 0
         self.stopped = False
+        self.bound: ProcessLoop | None = None
+        """Whose loop asyncio takes for the running one."""
         self._planned = 0
         self._heap: list[tuple[int, int, Event]] = []
 
@@ -76,20 +78,30 @@ class Scheduler:
     def run(self, until: int) -> None:
         """Let time pass up to a moment (ns), or until `stopped` is set."""
         heap = self._heap
+        try:
+            self._run(heap, until)
+        finally:
+            self.bind(None)
+        if not self.stopped:
+            self.now = max(self.now, until)
+
+    def bind(self, loop: "ProcessLoop | None") -> None:
+        """Let asyncio take a loop for the running one."""
+        asyncio._set_running_loop(loop)  # for makers of event loops, says its documentation
+        self.bound = loop
+
+    def _run(self, heap: list[tuple[int, int, Event]], until: int) -> None:
         while heap and heap[0][0] <= until and not self.stopped:
             self.now, _, event = heappop(heap)
             if event.cancelled:
                 continue
             self.events += 1
             loop = event.loop
+            self.digest = hash((self.digest, self.now, NOBODY if loop is None else loop.number))
             if loop is None:
-                self.digest = hash((self.digest, self.now, NOBODY))
                 event.callback(*event.args)
             else:
-                self.digest = hash((self.digest, self.now, loop.number))
                 loop.take(event)
-        if not self.stopped:
-            self.now = max(self.now, until)
 
 
 class ProcessLoop(asyncio.AbstractEventLoop):
@@ -125,6 +137,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self._backlog: list[Event] = []
         self._busy_until = 0
         self._turn_due = False
+        self._turning = False
 
     # The process's life
 
@@ -156,21 +169,21 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         """Run what is ready, and what that makes ready while turns are short: a few of them are one event."""
         ready = self._ready
         turns = TURNS if self.turn_ns <= SHORT_NS else 1
-        asyncio._set_running_loop(self)  # for makers of event loops, says its documentation
-        try:
-            while ready and turns:
-                turns -= 1
-                for _ in range(len(ready)):
-                    event = ready.popleft()
-                    if not event.cancelled:
-                        try:
-                            event.callback(*event.args)
-                        except Exception as error:
-                            self._on_error("a callback failed", error)
-                    if self.dead:
-                        return
-        finally:
-            asyncio._set_running_loop(None)
+        if self.scheduler.bound is not self:
+            self.scheduler.bind(self)
+        self._turning = True
+        while ready and turns:
+            turns -= 1
+            for _ in range(len(ready)):
+                event = ready.popleft()
+                if not event.cancelled:
+                    try:
+                        event.callback(*event.args)
+                    except Exception as error:
+                        self._on_error("a callback failed", error)
+                if self.dead:
+                    return
+        self._turning = False
         self._busy_until = self.scheduler.now + self.turn_ns
         if ready:
             self._turn_due = True
@@ -219,7 +232,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         event = Event(self, callback, args)
         if not self.dead:
             self._ready.append(event)
-            if not self._turn_due and asyncio._get_running_loop() is not self:
+            if not self._turn_due and not self._turning:
                 self._turn_due = True
                 self.scheduler.at(max(self._busy_until, self.scheduler.now), self._next_turn)
         return cast(asyncio.Handle, event)
