@@ -31,6 +31,8 @@ MAX_BLOCK_BYTES = 256 << 10
 TURN_WORK = 128
 """What one connection may have done in a turn of the loop, or others would wait for it: a block of headers counts as
 one, and as one more for every 64 bytes. The rest is taken in the next turn."""
+TURN_FRAMES = 320
+"""So many frames, however small, are a turn's work as well: a millisecond."""
 
 
 class Connection(Sender):
@@ -180,7 +182,7 @@ class Connection(Sender):
             if data[start + 3] != frames.SETTINGS:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client begins with its settings")
             self._greeted = True
-        unpack = frames.HEAD.unpack_from
+        unpack, left = frames.HEAD.unpack_from, TURN_FRAMES
         while size - start >= frames.HEAD.size:
             high, low, kind, flags, stream = unpack(data, start)
             if high or low > frames.FRAME_BYTES:
@@ -190,6 +192,9 @@ class Connection(Sender):
                 break
             start = body + low
             self._take(kind, flags, stream & frames.STREAM_MASK, data[body:start])
+            left -= 1
+            if not left:
+                self._work = 0
             if self._work <= 0:
                 break
         return data[start:]

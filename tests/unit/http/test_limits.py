@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from raftkv.http import HttpServer, Load, frames, listen, patience
+from raftkv.http import HttpServer, Load, connection, frames, listen, patience
 from tests.unit.http.memory import GET, App, Client, plain, turns
 from tests.unit.http.test_hostile import HELLO, WAIT_SECONDS, ask, dialled, ended, requests, say, serving
 
@@ -170,6 +170,27 @@ def test_connections_beyond_the_most_are_refused_and_others_served(caplog: pytes
 
     run(scenario)
     assert len(caplog.records) == 5, "of ten refusals the first, second, third, fifth and ninth are told"
+
+
+@pytest.mark.parametrize(
+    "small", [frames.settings([]), frames.frame(frames.PRIORITY, 0, 1, bytes(5)), frames.frame(99, 0, 0)]
+)
+def test_small_frames_leave_turns_to_others(small: bytes) -> None:
+    """A read brings tens of thousands of them; all in one turn, they were a tenth of a second."""
+
+    async def scenario() -> None:
+        client = Client(App())
+        await turns()
+        client.received()
+        client.send(small * (3 * connection.TURN_FRAMES), ping())
+        for _ in range(3):
+            assert not client.transport.reading
+            assert not [frame for frame in client.received() if frame.kind == frames.PING]
+            await turns(1)
+        assert client.transport.reading
+        assert client.received()[-1].kind == frames.PING
+
+    run(scenario)
 
 
 # Pings
