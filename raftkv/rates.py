@@ -105,7 +105,7 @@ class Rates:
             bucket.tokens -= 1
 
     def _bucket(self, user: str, who: str, method: str, now: float) -> _Bucket | None:
-        rate = (self._rates.get((user, method)) if user else None) or self._rates.get((EVERY, method))
+        rate = self._rates.get((user, method)) or self._rates.get((EVERY, method))
         if rate is None:
             return None
         found = self._buckets.get((rate, who))

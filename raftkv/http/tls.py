@@ -257,8 +257,7 @@ def is_for(certificate: Mapping[str, Any], host: str) -> bool:
     except ValueError:
         known = {str(name).lower().rstrip(".") for kind, name in names if kind == "DNS"}
         host = host.lower().rstrip(".")
-        _, dot, domain = host.partition(".")
-        return host in known or (bool(dot) and f"*.{domain}" in known)
+        return host in known or f"*.{host.partition('.')[2]}" in known
     return any(kind == "IP Address" and ip_address(str(name)) == address for kind, name in names)
 
 

@@ -112,3 +112,22 @@ def test_callers_without_end_are_forgotten_and_those_who_exceed_are_not() -> Non
             passed(limits, "", "Put", who="wild")
             assert passed(limits, "", "Put", who="wild") == 0
     assert len(limits._buckets) <= MAX_BUCKETS
+
+
+def test_callers_without_end_at_one_moment_are_forgotten_the_oldest_first() -> None:
+    limits, _ = rates("*=1:2")
+    for number in range(3 * MAX_BUCKETS):
+        limits.take("", f"10.{number}", "Put")
+        assert len(limits._buckets) <= MAX_BUCKETS
+    assert passed(limits, "", "Put", who=f"10.{3 * MAX_BUCKETS - 1}") == 1
+
+
+def test_who_exceeds_is_not_forgotten_for_those_who_do_not() -> None:
+    limits, clock = rates("*=1:2")
+    for number in range(MAX_BUCKETS - 1):
+        limits.take("", f"10.{number}", "Put")
+    clock.now += 1000
+    assert passed(limits, "", "Put", who="wild") == 2
+    limits.take("", "one more", "Put")
+    assert len(limits._buckets) == 2
+    assert passed(limits, "", "Put", who="wild") == 0

@@ -10,6 +10,7 @@ from raftkv.config import ConfigError
 from raftkv.flags import parse
 from raftkv.http.tls import DialTls, Tls
 from raftkv.security import CIPHERS, dial_tls, listener_tls, needs_own, own_files, tls_warnings
+from raftkv.selfsigned import ensure
 
 SECURE = ("--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://127.0.0.1:1")
 PAIR = ("--cert-file=c", "--key-file=k")
@@ -168,3 +169,16 @@ def test_certificates_that_are_not_used_are_warned_about() -> None:
     peer = parse([*PEER_PAIR, "--peer-auto-tls"], {})
     assert [words.split()[0] for words in tls_warnings(peer)] == ["--listen-peer-urls:", "--peer-auto-tls"]
     assert "scheme of http://localhost:2380 is http" in tls_warnings(peer)[0]
+
+
+def test_members_with_a_certificate_of_an_authority_are_verified_whatever_else_is_asked_for() -> None:
+    config = parse(["--listen-peer-urls=https://127.0.0.1:1", *PEER_PAIR, "--peer-auto-tls"], {})
+    assert dial_tls(config).verify
+    assert not dial_tls(parse(["--listen-peer-urls=https://127.0.0.1:1", "--peer-auto-tls"], {})).verify
+
+
+def test_only_the_owner_may_read_a_key_that_was_made(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "made" / "cert.pem", tmp_path / "made" / "key.pem"
+    assert ensure(certificate, key, ["localhost"], years=1)
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert certificate.parent.stat().st_mode & 0o777 == 0o700

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from raftkv import errors
 from raftkv.api.limits import limited
 from raftkv.auth import Caller
 from raftkv.rates import Rates, parse_rate
@@ -43,6 +45,7 @@ def test_a_caller_is_its_user_or_else_its_certificate_or_else_its_address() -> N
             (context("10.0.0.1", certificate="bob"), context("10.0.0.3", certificate="bob")),
             (context("10.0.0.1"), context("10.0.0.1")),
             (context("::1"), context("::1")),
+            (context("10.0.0.4"), Context([], ("10.0.0.4", 6), None, "")),
         ):
             assert await call(first)
             assert not await call(second)
@@ -70,5 +73,35 @@ def test_a_stream_of_answers_counts_once() -> None:
         assert [one async for one in method.handler(b"", context("h"))] == [b"1", b"2"]
         with pytest.raises(StatusError):
             method.handler(b"", context("h"))
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_each_request_of_a_stream_counts_for_who_calls_or_for_its_address(known: bool) -> None:
+    """Who cannot be found out is refused by the handler, and counts meanwhile as its machine."""
+
+    class Authority:
+        async def identify(self, metadata: object, certificate_user: str) -> Caller:
+            if not known:
+                raise errors.InvalidAuthToken
+            return Caller("ann", 1)
+
+    async def each(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request
+
+    async def requests() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield b"x"
+
+    async def scenario() -> None:
+        server = SimpleNamespace(auth=SimpleNamespace(enabled=True), authority=Authority())
+        rates = Rates([parse_rate("*=1e-6:2")], lambda: 0.0)
+        method = limited(cast(Server, server), "/etcdserverpb.Watch/Watch", Method.bidi(each), rates)
+        answers = method.handler(requests(), context("10.0.0.1"))
+        assert [await anext(answers), await anext(answers)] == [b"x", b"x"]
+        with pytest.raises(StatusError, match="of ann are" if known else "of 10.0.0.1 are"):
+            await anext(answers)
 
     asyncio.run(scenario())

@@ -148,6 +148,26 @@ def test_a_full_disk_admits_nothing_and_loses_nothing(
     ]
 
 
+def test_lines_keep_their_order_while_the_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auditlog, "RETRY_SECONDS", 0.0)
+
+    async def scenario() -> None:
+        path = tmp_path / "a"
+        file, thread = RotatingFile(str(path), max_bytes=1000, backups=1), Thread()
+        log = AuditLog(file, thread.run, clock=lambda: 0.0)
+        log.add({"n": 1})
+        log.add({"n": 2})
+        _, done = thread.work.pop()
+        done(OSError(errno.ENOSPC, "No space left on device"))
+        while not thread.work:
+            await asyncio.sleep(0)
+        thread.step()
+        file.close()
+        assert [line["n"] for line in lines(path)] == [1, 2]
+
+    asyncio.run(scenario())
+
+
 def test_a_disk_that_is_stuck_admits_no_more_than_fits(tmp_path: Path) -> None:
     async def scenario() -> None:
         file, thread = RotatingFile(str(tmp_path / "a"), max_bytes=1 << 20, backups=1), Thread()

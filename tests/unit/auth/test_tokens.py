@@ -60,7 +60,8 @@ def test_prefixes_are_letters_and_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "index"), [("abc.12", 12), ("abc", 0), (".1", 0), ("a.x", 0), ("a.-1", 0), ("a.1.2", 0), ("a.٣", 0)]
+    ("token", "index"),
+    [("abc.12", 12), ("abc", 0), (".1", 0), ("a.x", 0), ("a.-1", 0), ("a.1.2", 0), ("a.٣", 0), ("a." + "9" * 20, 0)],
 )
 def test_a_simple_token_names_its_index(token: str, index: int) -> None:
     assert SimpleTokens.index(token) == index
@@ -135,6 +136,7 @@ def test_pr_15676_a_jwt_without_user_or_revision_is_nobody_s(keys: Callable[[str
         *({**good, "username": name} for name in (None, 1, "", ["ann"], {"a": 1})),
         *({**good, "revision": revision} for revision in (None, "7", -1, 0, 1.5, True, 1 << 64, [7], float("inf"))),
         {**good, "exp": NOW - 1},
+        {**good, "exp": NOW},
         {**good, "exp": "soon"},
         {**good, "exp": True},
         {**good, "exp": None},

@@ -12,7 +12,7 @@ import uvloop
 
 from raftkv.http import HttpServer, Tls, listen
 from raftkv.http.asgi import CERTIFICATE_USER, Receive, Scope, Send
-from raftkv.http.tls import Guard, is_for
+from raftkv.http.tls import DialTls, Guard, Refused, common_name, is_for
 from tests.support.certificates import Authority
 
 WAIT_SECONDS = 20.0
@@ -172,6 +172,72 @@ def test_sessions_are_not_resumed_past_the_checks(world: World, run: Run) -> Non
             world.authority.revoke(alice[0])
             with pytest.raises((OSError, AssertionError)):
                 await asyncio.to_thread(session, context, host, int(port), first)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_nobody_is_given_a_ticket_to_resume_with(world: World, run: Run, version: ssl.TLSVersion) -> None:
+    context = world.client(world.authority.issue("alice"))
+
+    async def scenario() -> None:
+        async with serving(replace(world.asking, minimum=version, maximum=version)) as server:
+            host, port = server.address.split(":")
+            found = await asyncio.to_thread(session, context, host, int(port), None)
+            assert found is None or not found.has_ticket
+
+    run(scenario)
+
+
+class Shaken:
+    """A handshake that is over."""
+
+    def __init__(self, certificate: object, resumed: bool = False) -> None:
+        self.certificate = certificate
+        self.session_reused = resumed
+
+    def getpeercert(self) -> object:
+        return self.certificate
+
+
+def test_who_shows_no_certificate_in_this_handshake_is_refused(world: World) -> None:
+    guard = Guard(world.asking)
+    shown = {"subject": ((("commonName", "alice"),),), "serialNumber": "0A"}
+    assert guard.admit(Shaken(shown)) == "alice"  # type: ignore[arg-type]
+    for refused in (Shaken(shown, resumed=True), Shaken(None), Shaken({})):
+        with pytest.raises(Refused):
+            guard.admit(refused)  # type: ignore[arg-type]
+    assert Guard(world.tls).admit(Shaken(None)) == ""  # type: ignore[arg-type]
+
+
+def test_of_several_common_names_the_last_counts() -> None:
+    assert common_name({"subject": ((("commonName", "a"),), (("organizationName", "o"), ("commonName", "b")))}) == "b"
+    assert common_name({"subject": ()}) == ""
+
+
+def test_without_an_authoritys_file_those_of_the_system_count(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For who listens and for who dials."""
+    other = Authority(world.directory / "other")
+    monkeypatch.setenv("SSL_CERT_DIR", str(world.directory / "none"))
+
+    async def dial(server: HttpServer, tls: DialTls) -> None:
+        _, writer = await asyncio.open_connection(*server.address.split(":"), ssl=tls.context())
+        writer.close()
+
+    async def scenario() -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(world.authority.file))
+        async with serving(replace(world.tls, client_certificates=True, names_are_users=True)) as server:
+            assert await ask(server, world.client(world.authority.issue("alice"))) == "alice"
+            assert await ask(server, world.client(other.issue("alice"))) == "refused"
+            assert await ask(server, world.client()) == "refused"
+        async with serving(world.tls) as server:
+            await dial(server, DialTls())
+            monkeypatch.setenv("SSL_CERT_FILE", str(other.file))
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await dial(server, DialTls())
+            await dial(server, DialTls(verify=False))
 
     run(scenario)
 
