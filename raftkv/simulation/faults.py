@@ -225,7 +225,7 @@ class Nemesis:
     def _halves(self, rng: random.Random, seconds: float) -> Happened:
         places = list(self._cluster.places)
         rng.shuffle(places)
-        side = places[: rng.randrange(1, len(places))]
+        side = places[: rng.randrange(1, max(2, len(places)))]
         links = [(a, b) for a in places for b in places if a != b and (a in side) != (b in side)]
         return -1, self._cut(links)
 
@@ -245,6 +245,8 @@ class Nemesis:
     def _partial(self, rng: random.Random, seconds: float) -> Happened:
         one = self._any(rng)
         places = self._cluster.places
+        if len(places) < 2:
+            return one, None
         other = places[(places.index(one) + rng.randrange(1, len(places))) % len(places)]
         return one, self._cut([(one, other), (other, one)])
 

@@ -1,6 +1,7 @@
 """Bugs on purpose where members come and go: more of `raftkv.simulation.mutants`."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from raftkv.pb import log_pb2
@@ -12,6 +13,13 @@ from raftkv.server.reconfiguration import Reconfiguration
 
 def changes_overtake_each_other() -> None:
     """A leader proposes a change while an earlier one may be under way (thesis 4.1 and its erratum)."""
+
+    def init(self: Reconfiguration, *args: Any, **named: Any) -> None:
+        _init(self, *args, **named)
+        self._lock = nullcontext()  # type: ignore[assignment]
+
+    _init: Callable[..., None] = Reconfiguration.__init__
+    Reconfiguration.__init__ = init  # type: ignore[method-assign]
     Leader.may_change_conf = property(lambda self: True)  # type: ignore[assignment,method-assign]
 
 

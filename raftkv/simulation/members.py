@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import count, islice
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -26,6 +27,7 @@ _ENDPOINT = -251
 MORE = 2
 """By how many voters a cluster grows before it shrinks again."""
 PAUSE_SECONDS = 1.0
+TWO_AT_ONCE = 0.3
 SETTLE_SECONDS = 8.0
 """When a change of unknown outcome can be made no more."""
 
@@ -55,21 +57,23 @@ class Operator:
         """Go on until the end."""
         while not self._stopping:
             await asyncio.sleep(self._rng.expovariate(1 / PAUSE_SECONDS))
-            members = await self._list()
-            if members is not None and not await self._start_added(members):
-                await self._change(members)
+            members = await self._running()
+            if members is not None:
+                # Two things at once, as two operators would have it, are for the leader to put in order.
+                changes = 2 if self._rng.random() < TWO_AT_ONCE else 1
+                await asyncio.gather(*(self._change(members, number) for number in range(changes)))
         await asyncio.sleep(SETTLE_SECONDS)
-        while (members := await self._list()) is None or await self._start_added(members):
+        while await self._running() is None:
             await asyncio.sleep(PAUSE_SECONDS)
 
     # What it asks
 
-    async def _call(self, name: str, request: Message, answer: type[A]) -> A | None:
+    async def _call(self, name: str, request: Message, answer: type[A], *, timeout: float = 6.0) -> A | None:
         """Ask any member; None: refused, or nobody knows what came of it."""
         number = self._cluster.any_place(self._rng)
         process = partial(self._cluster.process, number)
         try:
-            encoded = await self._caller.call(number, process, _CLUSTER + name, [request.SerializeToString()], 6.0)
+            encoded = await self._caller.call(number, process, _CLUSTER + name, [request.SerializeToString()], timeout)
         except StatusError as error:
             self.refused += error.code not in UNKNOWN_CODES
             return None
@@ -77,11 +81,22 @@ class Operator:
             return None
         return answer.FromString(encoded)
 
-    async def _list(self) -> Members | None:
-        listed = await self._call(
-            "MemberList", rpc_pb2.MemberListRequest(linearizable=True), rpc_pb2.MemberListResponse
-        )
+    async def _list(self, *, linearizable: bool) -> Members | None:
+        request = rpc_pb2.MemberListRequest(linearizable=linearizable)
+        listed = await self._call("MemberList", request, rpc_pb2.MemberListResponse, timeout=2.0)
         return None if listed is None else listed.members
+
+    async def _running(self) -> Members | None:
+        """The members, if all of them were started; if not, one more is."""
+        members = await self._list(linearizable=True)
+        if members is None:
+            # There may be no majority without the one to be started: then whoever has heard of it can tell.
+            for _ in self._cluster.places:
+                known = await self._list(linearizable=False)
+                if known is not None and await self._start_added(known):
+                    break
+            return None
+        return None if await self._start_added(members) else members
 
     async def _start_added(self, members: Members) -> bool:
         """Start who was added and has no machine yet; whether there is one."""
@@ -97,7 +112,8 @@ class Operator:
 
     # What it changes
 
-    async def _change(self, members: Members) -> None:
+    async def _change(self, members: Members, number: int) -> None:
+        """Change something; `number` tells changes apart that are asked for together."""
         voters = [member.ID for member in members if not member.isLearner]
         learners = [member.ID for member in members if member.isLearner]
         least = self._cluster.options.nodes
@@ -108,7 +124,11 @@ class Operator:
         if learners and self._rng.random() < 0.9:
             await self._promote(learners[0])
         elif self._growing and not learners:
-            await self._add(learner=self._rng.random() < 0.8)
+            # As long as it is not known that a place is taken, it is tried again.
+            taken = {url for member in members for url in member.peerURLs}
+            places = (f"http://m{place}:2380" for place in count(len(self._cluster.machines)))
+            free = islice((url for url in places if url not in taken), number, None)
+            await self._add(next(free), learner=self._rng.random() < (0.4 if number else 0.8))
         else:
             await self._remove(self._victim([*learners, *voters]))
 
@@ -118,9 +138,7 @@ class Operator:
         self.changes += promoted is not None
         return promoted is not None
 
-    async def _add(self, *, learner: bool) -> None:
-        # As long as it is not known that this place is taken, it is tried again.
-        url = f"http://m{len(self._cluster.machines)}:2380"
+    async def _add(self, url: str, *, learner: bool) -> None:
         request = rpc_pb2.MemberAddRequest(peerURLs=[url], isLearner=learner)
         added = await self._call("MemberAdd", request, rpc_pb2.MemberAddResponse)
         if added is not None:

@@ -115,7 +115,7 @@ class Staged:
         as slow, loses its power and with it the entries; the others elect a new one."""
         cluster, election = self._cluster, self._election
         number = self._leader()
-        if number < 0:
+        if number < 0 or len(cluster.places) < 2:
             return -1
         follower = rng.choice([place for place in cluster.places if place != number])
         alone = 0.1 + election * (0.4 + 0.5 * rng.random())

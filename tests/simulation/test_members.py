@@ -137,3 +137,12 @@ def test_members_come_and_go_through_a_whole_run() -> None:
 def test_a_bug_is_found(mutant: str) -> None:
     done = sim("--mutant", mutant, "--seeds", "20", "--jobs", "1", "--faults", ROUGH)
     assert done.returncode == 1, done.stderr
+
+
+def test_a_learner_that_refuses_its_vote_is_found_where_two_need_each_other() -> None:
+    faults = "members,isolate,crash,one-way,power,halves,slow-disk"
+    arguments = ("--nodes", "1", "--faults", faults, "--seconds", "12", "--jobs", "1")
+    assert sim("--seeds", "12", *arguments).returncode == 0
+    done = sim("--seeds", "40", "--mutant", "learners-refuse-their-vote", *arguments)
+    assert done.returncode == 1, done.stderr
+    assert "I23" in done.stderr
