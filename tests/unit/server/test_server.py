@@ -6,6 +6,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from raftkv.disk import OsDisk
 from raftkv.mvcc import Store
 from raftkv.offline.memory import MemoryBackend
@@ -116,5 +118,33 @@ def test_a_backlog_of_expired_leases_is_applied_in_turns_between_which_heartbeat
         assert answered >= len(turns) - 1
         assert counts.deletes == LEASES * KEYS
         assert not server.leases.store
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_compaction_that_begins_as_another_ends_is_carried_out_too(turns: int, tmp_path: Path) -> None:
+    """It was forgotten: its history stayed, and who waited for its end never gave the loop back."""
+
+    async def scenario() -> None:
+        def run_wal(work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+            work()
+            done(None)
+
+        server = member_of_three(tmp_path, [], run_wal)
+        puts = [log_pb2.Proposal(put=rpc_pb2.PutRequest(key=b"k"))] * 9
+        first, second = (
+            log_pb2.Proposal(compaction=rpc_pb2.CompactionRequest(revision=revision)) for revision in (3, 6)
+        )
+        data = [log_pb2.Batch(proposals=each).SerializeToString() for each in ([*puts, first], [second])]
+        one, other = (Entry(1, index, EntryKind.NORMAL, each) for index, each in enumerate(data, 1))
+        server.receive(AppendEntries(2, 1, 1, 0, 0, [one], 1))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        server.receive(AppendEntries(2, 1, 1, 1, 1, [other], 2))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert server.store.compacted_revision == 6
+        assert not server.store.compacting
 
     asyncio.run(scenario())
