@@ -61,3 +61,15 @@ def test_an_input_without_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = failure(Target("planted", endless, (b"",)), b"")
     assert problem is not None
     assert "Hang" in problem
+
+
+def test_a_machine_that_stands_still_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[bytes] = []
+
+    def late(data: bytes) -> None:
+        tried.append(data)
+        if len(tried) == 1:
+            raise search_module.Hang("20 s and no end")
+
+    assert failure(Target("planted", late, (b"",)), b"") is None
+    assert len(tried) == 2

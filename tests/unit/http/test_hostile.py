@@ -398,7 +398,7 @@ def test_the_answers_of_others_come_in_three_times_the_time_at_most(name: str, t
                 )
                 try:
                     await counted_at_least(target.load, 1)
-                    for _ in range(8):
+                    for _ in range(4):
                         await times(server, context, attacked)
                         attacker.send_signal(signal.SIGSTOP)
                         await times(server, context, quiet)
