@@ -28,6 +28,8 @@ CONNECTION_WINDOW_BYTES = 16 * STREAM_WINDOW_BYTES
 """The same for all streams of a connection. Were it no larger, one request that nobody reads would hold all others."""
 MAX_STREAMS = (1 << 32) - 1
 MAX_BLOCK_BYTES = 256 << 10
+MAX_BLOCK_FRAMES = 128
+"""Sixteen would do for the largest block; a flood of tiny ones costs far more here than where it comes from."""
 TURN_WORK = 128
 """What one connection may have done in a turn of the loop, or others would wait for it: a block of headers counts as
 one, and as one more for every 64 bytes. The rest is taken in the next turn."""
@@ -77,6 +79,7 @@ class Connection(Sender):
         self._block = bytearray()
         self._block_of = 0
         self._block_flags = 0
+        self._block_frames = 0
         self._last_stream = 0
         self._last_begun = 0
         """The last stream that the application may have seen, as GOAWAY names it."""
@@ -279,13 +282,15 @@ class Connection(Sender):
             self._take_block(flags, stream_id, payload)
         else:
             self._block += payload
-            self._block_of, self._block_flags = stream_id, flags
+            self._block_of, self._block_flags, self._block_frames = stream_id, flags, 1
 
     def _take_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id != self._block_of or not stream_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a continuation of nothing")
         self._block += payload
-        if len(self._block) > MAX_BLOCK_BYTES or (not payload and not flags & frames.END_HEADERS):
+        self._block_frames += 1
+        endless = self._block_frames > MAX_BLOCK_FRAMES or (not payload and not flags & frames.END_HEADERS)
+        if endless or len(self._block) > MAX_BLOCK_BYTES:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "headers without end")
         if flags & frames.END_HEADERS:
             block = bytes(self._block)

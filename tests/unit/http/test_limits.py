@@ -193,6 +193,25 @@ def test_small_frames_leave_turns_to_others(small: bytes) -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("pieces", [connection.MAX_BLOCK_FRAMES, connection.MAX_BLOCK_FRAMES + 1])
+def test_a_block_of_headers_comes_in_so_many_frames_at_most(pieces: int) -> None:
+    async def scenario() -> None:
+        client = Client(App())
+        block = client.encoder.encode([*GET, ("x", "y" * 1000)])
+        first, rest = block[: 1 - pieces], block[1 - pieces :]
+        client.send(frames.frame(frames.HEADERS, frames.END_STREAM, 1, first))
+        for number in range(pieces - 1):
+            last = frames.END_HEADERS if number == pieces - 2 else 0
+            client.send(frames.frame(frames.CONTINUATION, last, 1, rest[number : number + 1]))
+        await turns()
+        if pieces > connection.MAX_BLOCK_FRAMES:
+            assert client.goaway() == (0, CALM)
+        else:
+            assert client.status(1) == "200"
+
+    run(scenario)
+
+
 # Pings
 
 
