@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import socket
 import ssl
 import subprocess
@@ -377,8 +376,8 @@ while True:
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_answers_of_others_come_in_three_times_the_time_at_most(name: str, tls: Tls) -> None:
-    """In a process of its own for the attacker, as in life; the server's is this one. The attacker rests by turns, so
-    that what else the machine does counts on both sides."""
+    """In a process of its own for the attacker, as in life; the server's is this one. It is quiet before, and when
+    all is over again, so that what else the machine does counts on both sides."""
 
     async def times(server: HttpServer, context: ssl.SSLContext, taken: list[float]) -> None:
         for _ in range(50):
@@ -391,6 +390,7 @@ def test_the_answers_of_others_come_in_three_times_the_time_at_most(name: str, t
         async with serving(App()) as plain_server, serving(App(), tls) as server:
             target = server if name == "handshakes" else plain_server
             await times(server, context, [])
+            await times(server, context, quiet)
             with bounded(200 if name == "handshakes" else 100):
                 attacker = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-c", ATTACKER, target.address.rpartition(":")[2], name),
@@ -398,14 +398,13 @@ def test_the_answers_of_others_come_in_three_times_the_time_at_most(name: str, t
                 )
                 try:
                     await counted_at_least(target.load, 1)
-                    for _ in range(4):
+                    for _ in range(2):
                         await times(server, context, attacked)
-                        attacker.send_signal(signal.SIGSTOP)
-                        await times(server, context, quiet)
-                        attacker.send_signal(signal.SIGCONT)
                 finally:
                     attacker.kill()
                     await attacker.wait()
+            await counted(target.load, 0)
+            await times(server, context, quiet)
         before, now = (sorted(taken)[-len(taken) // 100] for taken in (quiet, attacked))
         print(f"{name}: p99 {now * 1e3:.1f} ms, quiet {before * 1e3:.1f} ms")
         assert now <= 3 * before
