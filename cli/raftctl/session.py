@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,7 @@ C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 
 FORMATS = ("fields", "json", "protobuf", "simple", "table")
-NO_TLS = "TLS is not supported"
+TLS_FILES = ("cert", "key", "cacert")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,29 @@ def credentials(user: str, password: str) -> tuple[str, str]:
     return (user, password) if user and password else ("", "")
 
 
+def check_tls_files(files: Mapping[str, str], prefix: str = "--") -> None:
+    """Refuse paths (of TLS_FILES, by the flags' names without `prefix`) that cannot be used.
+
+    Raises:
+        Failure: a file cannot be read, or a certificate or a key is alone.
+    """
+    for name in TLS_FILES:
+        if files[name] and not os.access(files[name], os.R_OK):
+            raise Failure(f"{prefix}{name}: cannot read {files[name]}", BAD_ARGUMENTS)
+    if bool(files["cert"]) != bool(files["key"]):
+        raise Failure(f"{prefix}cert and {prefix}key are used together", BAD_ARGUMENTS)
+
+
+def make_tls(files: Mapping[str, str], *, plain: bool, verify: bool = True) -> "ClientTls | None":
+    """TLS with these paths (of TLS_FILES). None: nothing asks for it, and endpoints without a scheme are `plain`."""
+    from raftkv.client.secure import ClientTls
+
+    cert, key, ca = (Path(files[name]) if files[name] else None for name in TLS_FILES)
+    if not (ca or cert) and verify and plain:
+        return None
+    return ClientTls(ca=ca, certificate=cert, key=key, verify=verify)
+
+
 class Session:
     """The global flags of one run. A flag beats its variable, which beats the default."""
 
@@ -128,8 +151,8 @@ class Session:
         """As they were written."""
         return [one.strip() for one in self.value("endpoints").split(",") if one.strip()]
 
-    def client(self, endpoints: list[str] | None = None, credentials: tuple[str, str] | None = None) -> "Client":
-        """Make a client; it connects when it is used. Another cluster has other `credentials`: user and password.
+    def client(self, endpoints: list[str] | None = None) -> "Client":
+        """Make a client; it connects when it is used.
 
         Raises:
             Failure: settings that do not work.
@@ -138,14 +161,23 @@ class Session:
         # Imported only now: it is the slow part of the start.
         from raftkv.client import Client
 
-        return self._make(Client, self.endpoints if endpoints is None else endpoints, credentials)
+        return self._make(Client, self.endpoints if endpoints is None else endpoints, self._credentials(), self.tls())
+
+    def client_elsewhere(self, endpoints: list[str], credentials: tuple[str, str], tls: "ClientTls | None") -> "Client":
+        """The same for another cluster, with a user and password and TLS of its own."""
+        self._prepare()
+        from raftkv.client import Client
+
+        return self._make(Client, endpoints, credentials, tls)
 
     def async_client(self, endpoints: list[str] | None = None) -> "AsyncClient":
         """The same for asyncio."""
         self._prepare()
         from raftkv.client import AsyncClient
 
-        return self._make(AsyncClient, self.endpoints if endpoints is None else endpoints)
+        return self._make(
+            AsyncClient, self.endpoints if endpoints is None else endpoints, self._credentials(), self.tls()
+        )
 
     def _prepare(self) -> None:
         self._refuse()
@@ -154,11 +186,13 @@ class Session:
         # The library's own lines would stand between ours.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-    def _make(self, kind: Callable[..., C], endpoints: list[str], credentials: tuple[str, str] | None = None) -> C:
+    def _make(
+        self, kind: Callable[..., C], endpoints: list[str], credentials: tuple[str, str], tls: "ClientTls | None"
+    ) -> C:
         if not endpoints:
             raise Failure("etcdclient: no available endpoints", BAD_CONNECTION)
         timeout, dial_timeout = self.seconds("command-timeout"), self.seconds("dial-timeout")
-        user, password = self._credentials() if credentials is None else credentials
+        user, password = credentials
         try:
             return kind(
                 endpoints,
@@ -166,19 +200,18 @@ class Session:
                 dial_timeout=min(timeout, dial_timeout),
                 user=user,
                 password=password,
-                tls=self._tls() if credentials is None else None,
+                tls=tls,
             )
         except ValueError as error:
             raise Failure(str(error), BAD_ARGUMENTS) from error
 
-    def _tls(self) -> "ClientTls | None":
-        from raftkv.client.secure import ClientTls
+    def tls(self) -> "ClientTls | None":
+        """How to speak TLS; None: only to https:// endpoints, with the authorities that gRPC trusts."""
+        verify = not self.on("insecure-skip-tls-verify")
+        return make_tls(self._tls_files(), plain=self.on("insecure-transport"), verify=verify)
 
-        ca, cert, key = (Path(self.value(name)) if self.value(name) else None for name in ("cacert", "cert", "key"))
-        skip = self.on("insecure-skip-tls-verify")
-        if not (ca or cert or skip) and self.on("insecure-transport"):
-            return None
-        return ClientTls(ca=ca, certificate=cert, key=key, verify=not skip)
+    def _tls_files(self) -> dict[str, str]:
+        return {name: self.value(name) for name in TLS_FILES}
 
     def _credentials(self) -> tuple[str, str]:
         """User and password; as in etcdctl, one without the other is none. A password is asked for only once."""
@@ -187,13 +220,10 @@ class Session:
         return self._asked
 
     def _refuse(self) -> None:
-        for name in ("cert", "key", "cacert"):
+        for name in TLS_FILES:
             if self._given.get(name) == [""]:
                 raise Failure(f"empty string is passed to --{name} option", BAD_ARGUMENTS)
-            if self.value(name) and not os.access(self.value(name), os.R_OK):
-                raise Failure(f"--{name}: cannot read {self.value(name)}", BAD_ARGUMENTS)
-        if bool(self.value("cert")) != bool(self.value("key")):
-            raise Failure("--cert and --key are used together", BAD_ARGUMENTS)
+        check_tls_files(self._tls_files())
         if self.value("discovery-srv"):
             raise Failure("--discovery-srv is not supported: name the members with --endpoints", BAD_ARGUMENTS)
 
