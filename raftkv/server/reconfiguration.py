@@ -253,8 +253,12 @@ class Reconfiguration:
         if not found.name or self._matched(member) < READY_SHARE * self._node.last_index:
             raise errors.LearnerNotReady
         if self._strict:
+            # However far its log is: who is away counts from now on, and acknowledges nothing.
+            if not self._reached(member):
+                raise errors.LearnerNotReady
             voters = [*self._node.conf_state.voters, member]
             self._check_started(voters, len(voters))
+            self._check_reached(voters, len(voters))
         return log_pb2.ConfChange(promote=member)
 
     def _decide_update(self, request: rpc_pb2.MemberUpdateRequest) -> log_pb2.ConfChange:

@@ -328,6 +328,25 @@ def test_a_learner_that_never_started_is_not_promoted(three: Cluster) -> None:
         client.member_remove(answer.member.ID)
 
 
+def test_a_learner_that_has_all_and_is_away_is_not_promoted(tmp_path: Path) -> None:
+    with cluster(tmp_path, 1, *FAST) as one, Client(one.endpoints) as client:
+        client.put("key-0", "v")
+        learner, learner_id = add(one, client, "m1", learner=True)
+        with Client(learner.endpoint, timeout=2.0) as at_learner:
+            until(lambda: served(at_learner, 1), f"the learner never serves\n{learner.log()}")
+        until(lambda: "m1" in ids(client), "it never says its name")
+        missed = f"no stream to member {learner_id:x}"
+        before = one.members[0].log().count(missed)
+        learner.kill()
+        wait_log(one.members[0], missed, before + 1)
+        with pytest.raises(ClientError, match="can only promote a learner member which is in sync with leader"):
+            client.member_promote(learner_id)
+        client.put("key-1", "one of one")
+        learner.start()
+        promote(client, learner_id)
+        one.wait_ready(learner)
+
+
 def test_a_member_is_stopped_gracefully_while_another_is_added(three: Cluster) -> None:
     """A leader that stops hands over to a voter, not to a learner however far that is."""
     with Client(three.endpoints) as client:
