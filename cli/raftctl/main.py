@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from typing import NamedTuple
 
 import click
 
@@ -13,29 +14,55 @@ from raftkv import ETCD_API_VERSION, __version__
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
+
+class Place(NamedTuple):
+    """Where a command is, module of `cli.raftctl` and name in it, and the first sentence of its help, for the list."""
+
+    module: str
+    name: str
+    summary: str
+
+
 PLACES = {
-    "alarm": "maintenance:alarm",
-    "auth": "auth:auth",
-    "check": "check:check",
-    "compaction": "kv:compaction",
-    "defrag": "maintenance:defrag",
-    "del": "kv:delete",
-    "elect": "elect:elect",
-    "endpoint": "endpoint:endpoint",
-    "get": "kv:get",
-    "lease": "lease:lease",
-    "lock": "lock:lock",
-    "make-mirror": "make_mirror:make_mirror",
-    "member": "member:member",
-    "move-leader": "maintenance:move_leader",
-    "put": "kv:put",
-    "role": "role:role",
-    "snapshot": "snapshot:snapshot",
-    "txn": "txn:txn",
-    "user": "user:user",
-    "watch": "watch:watch",
+    "alarm": Place("maintenance", "alarm", "Tell and disarm alarms."),
+    "auth": Place("auth", "auth", "Have callers say who they are, or not."),
+    "check": Place("check", "check", "Try what a cluster bears."),
+    "compaction": Place("kv", "compaction", "Forget what keys were before REVISION."),
+    "defrag": Place(
+        "maintenance",
+        "defrag",
+        "Give the space of what was deleted and compacted back to the file system, member by member; "
+        "they go on meanwhile.",
+    ),
+    "del": Place("kv", "delete", "Delete KEY, the keys from KEY up to RANGE_END, or those that begin with a prefix."),
+    "elect": Place(
+        "elect", "elect", "Stand in an election with VALUE, print the key when elected, and lead until told to stop."
+    ),
+    "endpoint": Place("endpoint", "endpoint", "Ask each endpoint about itself."),
+    "get": Place("kv", "get", "Print KEY, the keys from KEY up to RANGE_END, or those that begin with a prefix."),
+    "lease": Place("lease", "lease", "Make leases, keep them alive, look at them, end them."),
+    "lock": Place(
+        "lock", "lock", "Wait for a lock and hold it until told to stop, or while COMMAND runs, and exit as that did."
+    ),
+    "make-mirror": Place(
+        "make_mirror",
+        "make_mirror",
+        "Copy the keys of a cluster to DESTINATION (host:port, several with commas), and then every change, "
+        "until stopped.",
+    ),
+    "member": Place("member", "member", "Look at the cluster's members, and change who they are."),
+    "move-leader": Place("maintenance", "move_leader", "Hand leadership to a member, named by its id in hexadecimal."),
+    "put": Place("kv", "put", "Write KEY."),
+    "role": Place("role", "role", "Make roles: rights to read or write keys, for users to have."),
+    "snapshot": Place("snapshot", "snapshot", "Back up a member's store, and look into a backup."),
+    "txn": Place("txn", "txn", "Run one transaction, read from standard input."),
+    "user": Place("user", "user", "Make users and give them roles."),
+    "watch": Place(
+        "watch",
+        "watch",
+        "Print the changes of KEY, of the keys from KEY up to RANGE_END, or of those that begin with a prefix.",
+    ),
 }
-"""Where each command is: module of `cli.raftctl` and name in it."""
 
 
 class Commands(Group):
@@ -46,9 +73,15 @@ class Commands(Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in PLACES and cmd_name not in self.commands:
-            module, _, name = PLACES[cmd_name].partition(":")
-            self.add_command(getattr(importlib.import_module(f"cli.raftctl.{module}"), name))
+            place = PLACES[cmd_name]
+            self.add_command(getattr(importlib.import_module(f"cli.raftctl.{place.module}"), place.name))
         return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List all commands, importing none."""
+        listed = click.Group(commands={name: click.Command(name, help=place.summary) for name, place in PLACES.items()})
+        listed.commands.update(self.commands)
+        listed.format_commands(ctx, formatter)
 
 
 @click.group("raftctl", cls=Commands, context_settings=SETTINGS)

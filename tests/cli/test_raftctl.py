@@ -1,5 +1,6 @@
 """raftctl as a real process: what etcdctl has no word on, and how it starts and stops."""
 
+import importlib
 import os
 import re
 import select
@@ -12,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
+from cli.raftctl.main import PLACES
 from cli.raftctl.main import raftctl as command_line
 from raftkv import ETCD_API_VERSION, __version__
 from raftkv.client import Client
@@ -87,8 +89,20 @@ def test_help_and_version_start_without_grpc_and_asyncio() -> None:
             check=True,
         )
         loaded = set(done.stderr.split())
-        assert ("cli.raftctl.kv" in loaded) == (argument == "--help")
-        assert not loaded & {"grpc", "asyncio", "google.protobuf.message", "json", "logging", "raftkv.client"}
+        assert not loaded & {f"cli.raftctl.{place.module}" for place in PLACES.values()}
+        assert not loaded & {"grpc", "asyncio", "google.protobuf.message", "json", "logging"}
+        assert not loaded & {"raftkv.client", "raftkv.pb.rpc_pb2"}
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    for name, place in PLACES.items():
+        command = getattr(importlib.import_module(f"cli.raftctl.{place.module}"), place.name)
+        assert command.name == name
+        assert not command.hidden
+        for limit in (40, 60, 80, 200):
+            assert click.Command(name, help=place.summary).get_short_help_str(limit) == command.get_short_help_str(
+                limit
+            )
 
 
 def test_version() -> None:

@@ -101,7 +101,7 @@ def _serve() -> None:
 
     assert raftkv.client
     for place in PLACES.values():
-        importlib.import_module(f"cli.raftctl.{place.partition(':')[0]}")
+        importlib.import_module(f"cli.raftctl.{place.module}")
     # In a child the file is another, and must not be read ahead.
     requests = os.fdopen(os.dup(0), "r")
     answers = os.fdopen(os.dup(1), "w")
