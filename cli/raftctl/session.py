@@ -64,8 +64,8 @@ SETTINGS = (
     Setting("discovery-srv", "", "Refused: endpoints are not looked up in the DNS.", "d", "DOMAIN"),
     Setting("discovery-srv-name", "", "Refused with --discovery-srv.", "", "NAME"),
     Setting("insecure-discovery", "true", "Accepted."),
-    Setting("keepalive-time", "2s", "Accepted; no command lives long enough.", "", "DURATION"),
-    Setting("keepalive-timeout", "6s", "Accepted; no command lives long enough.", "", "DURATION"),
+    Setting("keepalive-time", "2s", "Accepted; a member is asked for a sign of life every 10s.", "", "DURATION"),
+    Setting("keepalive-timeout", "6s", "Accepted; it is given up 5s after it was asked.", "", "DURATION"),
 )
 
 

@@ -88,6 +88,8 @@ CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     # A member that vanished says nothing: a call that waits must ask. etcd tolerates a ping every 5 s.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # Without it a ping is waited for a minute, whatever the line above says.
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
 

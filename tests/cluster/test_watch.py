@@ -214,6 +214,26 @@ def test_a_member_that_stops_ends_its_streams(three: Cluster) -> None:
         assert member.wait() == 0
 
 
+def test_a_member_that_goes_silent_is_left_for_another(three: Cluster) -> None:
+    """Its connection stays open: only a ping that is not answered tells. gRPC by itself gives it more than a minute."""
+    silent = next(member for member in three.members if member is not three.leader())
+    rest = [member for member in three.members if member is not silent]
+    first = [silent.endpoint, *(member.endpoint for member in rest)]
+    told: list[bytes] = []
+    with Client(first, dial_timeout=10.0) as client, client.watch("k") as watch:
+        watch.ready()
+        listener = threading.Thread(target=lambda: told.append(next(watch).events[0].kv.value), daemon=True)
+        silent.signal(signal.SIGSTOP)
+        try:
+            with Client([member.endpoint for member in rest], timeout=20.0) as elsewhere:
+                elsewhere.put("k", "v")
+            listener.start()
+            listener.join(45)
+            assert told == [b"v"]
+        finally:
+            silent.signal(signal.SIGCONT)
+
+
 def test_a_member_that_catches_up_tells_what_it_missed(three: Cluster) -> None:
     """A watcher on a member that was away: from a revision that this member has not reached yet."""
     away = next(member for member in three.members if member is not three.leader())
