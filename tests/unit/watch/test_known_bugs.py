@@ -60,6 +60,25 @@ def test_periodic_progress_overtook_a_reader_that_is_behind(world: World) -> Non
     assert client.responses[-1].header.revision == world.store.revision
 
 
+def test_periodic_progress_overtook_a_watcher_that_is_behind(world: World) -> None:
+    """etcd 15220: nothing waits to be sent, the watcher itself has a long way to go."""
+    for _ in range(5):
+        world.put(b"k")
+    client = world.client()
+    client.create(watching(b"k", start=2, progress_notify=True))
+    client.stream.periodic_progress()
+    client.stream.periodic_progress()
+    client.drain()
+    assert all(response.created for response in client.responses)
+    world.settle()
+    assert flat(client) == [2, 3, 4, 5, 6]
+    assert all(response.events for response in client.responses[1:])
+    client.stream.periodic_progress()
+    client.stream.periodic_progress()
+    client.drain()
+    assert client.responses[-1].header.revision == 6
+
+
 def test_a_new_watcher_without_events_never_got_progress(world: World) -> None:
     """etcd 17507: it starts in the past, and nothing there is for it."""
     world.put(b"elsewhere")
