@@ -105,15 +105,16 @@ def test_a_leader_without_a_majority_promises_nothing_and_takes_nothing(three: C
 
 
 def test_a_lease_goes_within_two_seconds_of_its_time_while_a_leader_is_stable(three: Cluster) -> None:
-    """A machine that does other things may hold up one; a server that is late is late every time."""
-    late = []
+    """The median counts: a machine that does other things may hold up one, or two."""
+    late: list[float] = []
     with Client(three.endpoints, timeout=10.0) as client:
-        for _ in range(10):
+        for _ in range(7):
             lease = client.lease_grant(2)
             granted = time.monotonic()
             client.put("let go", "v", lease=lease.ID)
             late.append(wait_gone(client, "let go", 2 + LATE_SECONDS) - granted - 2)
-            if late[-1] <= 2:
+            # Most of seven; no need to wait for the rest.
+            if sum(seconds <= 2 for seconds in late) == 4:
                 return
     raise AssertionError(f"late by {late} seconds")
 
