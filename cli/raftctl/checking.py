@@ -7,11 +7,16 @@ import statistics
 import sys
 import urllib.request
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from cli.raftctl.failure import BAD_FEATURE, ERROR, INVALID_INPUT, Failure
+from cli.raftctl.failure import BAD_ARGUMENTS, BAD_FEATURE, ERROR, INVALID_INPUT, Failure
 from cli.raftctl.load import Load, Outcome
 from cli.raftctl.session import session
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from raftkv.client.secure import ClientTls
 
 MEBIBYTE = 1 << 20
 RATE_SHARE = 0.9
@@ -163,11 +168,30 @@ def verdicts_of(outcome: Outcome, rate: int) -> list[tuple[bool, str]]:
 
 
 def _resident_bytes(endpoints: list[str]) -> float | None:
-    address = endpoints[0] if "://" in endpoints[0] else f"http://{endpoints[0]}"
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/metrics", timeout=5.0) as answer:
+    tls = session().tls()
+    scheme = "http" if tls is None else "https"
+    address = endpoints[0] if "://" in endpoints[0] else f"{scheme}://{endpoints[0]}"
+    context = None if tls is None else _context(tls)
+    with (
+        contextlib.suppress(OSError),
+        urllib.request.urlopen(f"{address}/metrics", timeout=5.0, context=context) as answer,
+    ):
         found = _MEMORY.search(answer.read().decode())
         return None if found is None else float(found[1])
     return None
+
+
+def _context(tls: "ClientTls") -> "SSLContext":
+    from raftkv.http.tls import DialTls
+
+    dial = DialTls(certificate=tls.certificate, key=tls.key, ca=tls.ca, verify=tls.verify)
+    try:
+        context = dial.context()
+    except ValueError as error:
+        raise Failure(str(error), BAD_ARGUMENTS) from error
+    # urllib speaks nothing newer.
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _fail_unread(when: str) -> NoReturn:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.client import Client, ClientError
+from tests.support.certificates import Authority
 from tests.support.processes import START_SECONDS, Process, free_ports, wait_listening
 
 ETCD = pytest.param("etcd", marks=pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed"))
@@ -49,6 +50,24 @@ def serve(kind: str, directory: Path, ports: Ports | None = None, flags: Sequenc
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def serve_tls(directory: Path, authority: Authority) -> Iterator[str]:
+    """A member that speaks TLS, and only with whom this authority vouches for; yields its endpoint."""
+    client, peer = free_ports(2)
+    certificate, key = authority.issue("server")
+    files = (*("--cert-file", str(certificate), "--key-file", str(key)), "--trusted-ca-file", str(authority.file))
+    directory.mkdir()
+    member = Process("m0", directory, client, peer, f"m0=http://127.0.0.1:{peer}", *files, "--client-cert-auth")
+    for flag in ("--listen-client-urls", "--advertise-client-urls"):
+        member.set_flag(flag, f"https://127.0.0.1:{client}")
+    member.start()
+    try:
+        wait_listening(member.endpoint, time.monotonic() + START_SECONDS)
+        yield member.endpoint
+    finally:
+        member.kill()
 
 
 def wait_ready(endpoint: str) -> None:

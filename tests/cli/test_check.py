@@ -11,8 +11,9 @@ from cli.raftctl.checking import verdicts_of
 from cli.raftctl.load import Outcome
 from raftkv.client import Client
 from tests.cli.raftctl import etcdctl
-from tests.cli.servers import KINDS, serve
+from tests.cli.servers import KINDS, serve, serve_tls
 from tests.cli.zygote import raftctl
+from tests.support.certificates import Authority
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -95,3 +96,16 @@ def test_datascale_says_what_etcdctl_says(tmp_path: Path) -> None:
                 "PASS: Approximate system memory used : N.",
             ]
         assert keys(endpoint) == 0
+
+
+@pytest.mark.parametrize("verified", [True, False], ids=["verified", "unverified"])
+def test_datascale_reads_the_memory_of_a_member_with_tls(tmp_path: Path, *, verified: bool) -> None:
+    """Whose endpoint has no scheme, and whose authority the system does not know."""
+    authority = Authority(tmp_path / "ca")
+    certificate, key = authority.issue("checker")
+    trust = ("--cacert", str(authority.file)) if verified else ("--insecure-skip-tls-verify",)
+    with serve_tls(tmp_path / "member", authority) as endpoint:
+        own = ("--endpoints", endpoint, *trust, "--cert", str(certificate), "--key", str(key))
+        done = raftctl(*own, "check", "datascale")
+    assert done.status == 0, (done.stdout, done.stderr)
+    assert re.search(rb"PASS: Approximate system memory used : \d", done.stdout)

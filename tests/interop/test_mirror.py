@@ -18,10 +18,10 @@ from raftkv.client import Client
 from raftkv.client.secure import ClientTls
 from raftkv.pb import rpc_pb2 as pb
 from tests.cli.raftctl import environment, raftctl
-from tests.cli.servers import ETCD, serve
+from tests.cli.servers import ETCD, serve, serve_tls
 from tests.cli.zygote import Zygote
 from tests.support.certificates import Authority
-from tests.support.processes import START_SECONDS, Process, free_ports, wait_listening
+from tests.support.processes import free_ports
 from tests.support.restoring import changes, everything
 
 SECONDS = 60.0
@@ -185,24 +185,6 @@ def test_each_side_has_its_own_password(tmp_path: Path) -> None:
         assert "user name is empty" in refused.stderr
 
 
-@contextlib.contextmanager
-def serve_tls(directory: Path, authority: Authority) -> Iterator[Process]:
-    """A member that speaks TLS, and only with whom this authority vouches for."""
-    client, peer = free_ports(2)
-    certificate, key = authority.issue("server")
-    files = (*("--cert-file", str(certificate), "--key-file", str(key)), "--trusted-ca-file", str(authority.file))
-    directory.mkdir()
-    member = Process("m0", directory, client, peer, f"m0=http://127.0.0.1:{peer}", *files, "--client-cert-auth")
-    for flag in ("--listen-client-urls", "--advertise-client-urls"):
-        member.set_flag(flag, f"https://127.0.0.1:{client}")
-    member.start()
-    try:
-        wait_listening(member.endpoint, time.monotonic() + START_SECONDS)
-        yield member
-    finally:
-        member.kill()
-
-
 def test_the_destination_is_reached_with_tls_of_its_own(tmp_path: Path) -> None:
     """With files of its own, whether or not the destination has a scheme; the source's are not shown to it."""
     authority = Authority(tmp_path / "ca")
@@ -212,20 +194,20 @@ def test_the_destination_is_reached_with_tls_of_its_own(tmp_path: Path) -> None:
     tls = ClientTls(ca=authority.file, certificate=certificate, key=key)
     with (
         serve("raftkv", tmp_path / "source") as here,
-        serve_tls(tmp_path / "sink", authority) as member,
+        serve_tls(tmp_path / "sink", authority) as there,
         Client(here) as ours,
-        Client(member.endpoint, tls=tls) as theirs,
+        Client(there, tls=tls) as theirs,
         Zygote() as zygote,
     ):
         for value, destination, flags in (
-            (b"1", member.endpoint, (*shown, *trusted)),
-            (b"2", f"https://{member.endpoint}", (*shown, *trusted, "--dest-insecure-transport=false")),
+            (b"1", there, (*shown, *trusted)),
+            (b"2", f"https://{there}", (*shown, *trusted, "--dest-insecure-transport=false")),
         ):
             ours.put("a", value)
             with mirror(here, destination, *flags):
                 wait_for(theirs, b"a", value)
         for flags in (shown, trusted, ("--dest-insecure-transport=false",)):
-            words = ("make-mirror", "--dial-timeout", "500ms", *flags, member.endpoint)
+            words = ("make-mirror", "--dial-timeout", "500ms", *flags, there)
             assert zygote.raftctl("--endpoints", here, *words).status == 1, "no verified connection without all files"
 
 
