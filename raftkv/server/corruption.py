@@ -1,9 +1,9 @@
 """Whether the members still agree: hashes of history are compared, and whoever differs is named.
 
 Every member does so when it has started, with what it found on its disk, and the leader again and again. A difference
-is judged among answers of one revision and one compacted revision. Whoever differs from a majority of the voters is
-corrupt; without a majority nobody can tell who is right, and all who answered are named. A member that starts gives
-the others time to start as well before it says that.
+is judged among answers of one revision and one compacted revision; learners are asked too, and have no say. Whoever
+differs from a majority of the voters is corrupt; without a majority nobody can tell who is right, and all who answered
+are named. A member that starts gives the others time to start as well before it says that.
 """
 
 import asyncio
@@ -125,7 +125,8 @@ class CorruptionChecker:
                 if told or attempt >= PATIENT_ATTEMPTS:
                     await self._name(revision, hashes)
                 if told:
-                    logger.info("compared with %d of %d voters at revision %d", len(hashes), len(voters), revision)
+                    heard = len(hashes.keys() & set(voters))
+                    logger.info("compared with %d of %d voters at revision %d", heard, len(voters), revision)
                     return
             except StatusError as error:
                 logger.debug("not compared with the others yet: %s", error)
@@ -140,11 +141,11 @@ class CorruptionChecker:
         await self._name(*await self._hashes())
 
     async def _hashes(self) -> tuple[int, dict[NodeId, int]]:
-        """The newest revision here, and the hash at it of each voter that answers and of this member."""
+        """The newest revision here, and the hash at it of each member that answers and of this one."""
         server = self._server
         own, crc = await hash_kv(server, 0)
         request = rpc_pb2.HashKVRequest(revision=own.revision).SerializeToString()
-        others = [member for member in server.node.conf_state.voters if member != server.node.id]
+        others = [member for member in server.node.conf_state.members() if member != server.node.id]
         answers = await asyncio.gather(*(self._ask(member, request) for member in others))
         hashes = {server.node.id: crc}
         for member, answer in zip(others, answers, strict=True):

@@ -10,6 +10,7 @@ from raftkv.client.requests import ALARM, DEFRAGMENT
 from raftkv.mvcc.backend import REVISIONS, LmdbBackend
 from raftkv.pb import rpc_pb2
 from raftkv.server.corruption import divergent, majority
+from tests.cluster.test_membership import FAST, add, served, until
 from tests.support.processes import Cluster, Process, cluster, wait_log
 
 ONLY_LATER = ("--corrupt-check-time=500ms", "--experimental-initial-corrupt-check=false")
@@ -84,6 +85,19 @@ def test_a_changed_record_raises_an_alarm_of_its_member(tmp_path: Path, flags: t
         victim.start()
         three.wait_ready(victim)
         assert wait_alarms(three) == [(victim_id, rpc_pb2.CORRUPT)]
+
+
+def test_a_learner_that_was_changed_is_named_though_it_has_no_say(tmp_path: Path) -> None:
+    with cluster(tmp_path, 1, *FAST, *ONLY_LATER) as one, Client(one.endpoints) as client:
+        for number in range(12):
+            client.put(f"key-{number}", "value")
+        learner, learner_id = add(one, client, "m1", *ONLY_LATER, learner=True)
+        with Client(learner.endpoint, timeout=2.0) as at_learner:
+            until(lambda: served(at_learner, 12), f"the learner never serves\n{learner.log()}")
+        learner.stop()
+        change(learner)
+        learner.start()
+        assert wait_alarms(one) == [(learner_id, rpc_pb2.CORRUPT)]
 
 
 def test_when_all_start_at_once_only_the_one_that_differs_is_named(tmp_path: Path) -> None:
