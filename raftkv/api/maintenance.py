@@ -18,7 +18,8 @@ from raftkv.server.server import Server
 from raftkv.server.transfer import move_leader
 from raftkv.status import Code, StatusError
 
-_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?")
+_VERSION = re.compile(r"[0-9]+\.[0-9]+(\.[0-9]+(-[0-9A-Za-z.-]*)?(\+[0-9A-Za-z.-]*)?)?")
+"""What etcd takes for a version: semantic, or major and minor only."""
 READ_BYTES = 1 << 20
 PIECE_BYTES = 32 << 10
 

@@ -148,6 +148,9 @@ def defragment_again_and_again(member: Process) -> None:
     [
         ("VALIDATE", "3.5.0", "etcdserver: invalid downgrade target version"),
         ("ENABLE", "3.4", "etcdserver: invalid downgrade target version"),
+        ("VALIDATE", "3.5.0-rc.1", "etcdserver: invalid downgrade target version"),
+        ("ENABLE", "3.5.0+x", "etcdserver: invalid downgrade target version"),
+        ("VALIDATE", "v3.5.0", "etcdserver: wrong downgrade target version format"),
         ("VALIDATE", "three", "etcdserver: wrong downgrade target version format"),
         ("CANCEL", "", "etcdserver: no inflight downgrade job"),
     ],
