@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import grpc.aio
@@ -13,19 +13,22 @@ from google.protobuf.message import Message
 
 from raftkv import errors
 from raftkv.client import requests as req
-from raftkv.client import stm
-from raftkv.client.electing import AsyncElection
 from raftkv.client.errors import ClientError, classify
 from raftkv.client.failover import Attempts, Rotation
-from raftkv.client.leasing import AsyncLease, KeepAlive, keep_alive_on, keep_alive_once
-from raftkv.client.locking import AsyncLock
 from raftkv.client.login import RENEWALS, Login, Metadata
 from raftkv.client.login import metadata as token_metadata
 from raftkv.client.requests import Key
-from raftkv.client.secure import ClientTls
-from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
 from raftkv.status import Code
+
+# What a call or two needs is imported by the method that needs it: the start of raftctl pays for no more.
+if TYPE_CHECKING:
+    from raftkv.client.electing import AsyncElection
+    from raftkv.client.leasing import AsyncLease, KeepAlive
+    from raftkv.client.locking import AsyncLock
+    from raftkv.client.secure import ClientTls
+    from raftkv.client.stm import AsyncTransaction
+    from raftkv.client.watching import AsyncWatch
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
@@ -58,7 +61,7 @@ class AsyncClient:
         dial_timeout: float = 2.0,
         user: str = "",
         password: str = "",
-        tls: ClientTls | None = None,
+        tls: "ClientTls | None" = None,
     ) -> None:
         """Nothing is connected yet.
 
@@ -159,6 +162,8 @@ class AsyncClient:
     async def _secured(self, target: str) -> grpc.aio.Channel:
         channel = self._channels.get(target)
         if channel is None:
+            from raftkv.client.secure import ClientTls
+
             made = await (self._tls or ClientTls()).channel(target.removeprefix(req.SECURED))
             # Another call may have been faster.
             channel = self._channels.setdefault(target, made)
@@ -253,7 +258,7 @@ class AsyncClient:
         progress_notify: bool = False,
         puts: bool = True,
         deletes: bool = True,
-    ) -> AsyncWatch:
+    ) -> "AsyncWatch":
         """Follow the changes of one key, of [key, range_end), or of all keys with a prefix; 0: from now on.
 
         It resumes by itself, at another endpoint if need be, without gap or repeat. The timeout does not bound it.
@@ -271,6 +276,8 @@ class AsyncClient:
             puts=puts,
             deletes=deletes,
         )
+        from raftkv.client.watching import AsyncWatch
+
         return AsyncWatch(self._connected, self._rotation.leave, request, self._login)
 
     async def _connected(self) -> tuple[str, grpc.aio.Channel]:
@@ -289,14 +296,18 @@ class AsyncClient:
                 return target, channel
             await asyncio.sleep(search.unconnected(target, time.monotonic()))
 
-    def lease(self, ttl: int, *, on_lost: Callable[[AsyncLease], None] | None = None) -> AsyncLease:
+    def lease(self, ttl: int, *, on_lost: "Callable[[AsyncLease], None] | None" = None) -> "AsyncLease":
         """A lease of `ttl` seconds for `async with`: kept alive inside, revoked at the end.
 
         `on_lost` is called, in the event loop, when it has expired or could not be renewed in time.
         """
+        from raftkv.client.leasing import AsyncLease
+
         return AsyncLease(self.lease_grant, self.lease_revoke, self._keep_alive, ttl, on_lost)
 
-    def _keep_alive(self, lease_id: int) -> KeepAlive:
+    def _keep_alive(self, lease_id: int) -> "KeepAlive":
+        from raftkv.client.leasing import KeepAlive
+
         return KeepAlive(self._connected, self._rotation.leave, lease_id, self._login)
 
     async def lease_grant(self, ttl: int, lease_id: int = 0) -> rpc_pb2.LeaseGrantResponse:
@@ -309,10 +320,14 @@ class AsyncClient:
 
     async def lease_keep_alive_once(self, lease_id: int) -> rpc_pb2.LeaseKeepAliveResponse:
         """Renew a lease once; raises an error that is also `LeaseNotFound` when there is none."""
+        from raftkv.client.leasing import keep_alive_once
+
         return await keep_alive_once(self._keep_alive(lease_id), self._timeout)
 
     def lease_keep_alive(self, lease_id: int) -> AsyncIterator[rpc_pb2.LeaseKeepAliveResponse]:
         """Renew a lease again and again, as long as it exists and can be renewed in time; yields each answer."""
+        from raftkv.client.leasing import keep_alive_on
+
         return keep_alive_on(self._keep_alive(lease_id), self._timeout)
 
     async def lease_time_to_live(self, lease_id: int, *, keys: bool = False) -> rpc_pb2.LeaseTimeToLiveResponse:
@@ -329,25 +344,29 @@ class AsyncClient:
         *,
         ttl: int = 10,
         timeout: float | None = None,
-        on_lost: Callable[[AsyncLock], None] | None = None,
-    ) -> AsyncLock:
+        on_lost: "Callable[[AsyncLock], None] | None" = None,
+    ) -> "AsyncLock":
         """A lock for `async with`, held on a lease of `ttl` seconds that is kept alive inside.
 
         timeout: seconds to wait for those before us (0: do not wait); None: as long as it takes. on_lost is called, in
         the event loop, when the lease is lost.
         """
+        from raftkv.client.locking import AsyncLock
+
         return AsyncLock(self, name, ttl, timeout, on_lost)
 
     def election(
-        self, name: Key, *, ttl: int = 60, on_lost: Callable[[AsyncElection], None] | None = None
-    ) -> AsyncElection:
+        self, name: Key, *, ttl: int = 60, on_lost: "Callable[[AsyncElection], None] | None" = None
+    ) -> "AsyncElection":
         """An election, to stand in with a lease of `ttl` seconds or to observe.
 
         `on_lost` is called, in the event loop, when the lease of who stands or leads is lost.
         """
+        from raftkv.client.electing import AsyncElection
+
         return AsyncElection(self, name, ttl, on_lost)
 
-    async def stm(self, body: Callable[[stm.AsyncTransaction], Awaitable[T]]) -> T:
+    async def stm(self, body: "Callable[[AsyncTransaction], Awaitable[T]]") -> T:
         """Run a function as a serialisable transaction, again and again until it commits; what it returned.
 
         It reads and writes through what it is given, and should do nothing else that cannot be done twice.
@@ -355,6 +374,8 @@ class AsyncClient:
         Raises:
             OutcomeUnknown: it may have committed; it is not run again.
         """
+        from raftkv.client import stm
+
         return await stm.run(self, body)
 
     async def member_list(self, *, linearizable: bool = False) -> rpc_pb2.MemberListResponse:

@@ -4,19 +4,21 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 
-from raftkv.client import coordination
 from raftkv.client import requests as req
 from raftkv.client.aio import AsyncClient
-from raftkv.client.coordination import Election, Lock, Transaction
-from raftkv.client.leasing import AsyncLease
 from raftkv.client.requests import Key
-from raftkv.client.secure import ClientTls
-from raftkv.client.watching import AsyncWatch
 from raftkv.pb import kv_pb2, rpc_pb2
+
+# As in `raftkv.client.aio`, imported where it is needed.
+if TYPE_CHECKING:
+    from raftkv.client.coordination import Election, Lock, Transaction
+    from raftkv.client.leasing import AsyncLease
+    from raftkv.client.secure import ClientTls
+    from raftkv.client.watching import AsyncWatch
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
@@ -75,7 +77,7 @@ class Client:
         dial_timeout: float = 2.0,
         user: str = "",
         password: str = "",
-        tls: ClientTls | None = None,
+        tls: "ClientTls | None" = None,
     ) -> None:
         """Nothing is connected yet.
 
@@ -260,20 +262,24 @@ class Client:
         *,
         ttl: int = 10,
         timeout: float | None = None,
-        on_lost: Callable[[Lock], None] | None = None,
-    ) -> Lock:
+        on_lost: "Callable[[Lock], None] | None" = None,
+    ) -> "Lock":
         """A lock for `with`, held on a lease of `ttl` seconds that is kept alive inside.
 
         timeout: seconds to wait for those before us (0: do not wait); None: as long as it takes. on_lost is called, in
         the client's own thread, when the lease is lost. It must not call this client.
         """
+        from raftkv.client.coordination import Lock
+
         return Lock(self._client, self._run, name, ttl=ttl, timeout=timeout, on_lost=on_lost)
 
-    def election(self, name: Key, *, ttl: int = 60, on_lost: Callable[[Election], None] | None = None) -> Election:
+    def election(self, name: Key, *, ttl: int = 60, on_lost: "Callable[[Election], None] | None" = None) -> "Election":
         """An election, to stand in with a lease of `ttl` seconds or to observe; `on_lost` as with `lock`."""
+        from raftkv.client.coordination import Election
+
         return Election(self._client, self._run, name, ttl=ttl, on_lost=on_lost)
 
-    def stm(self, body: Callable[[Transaction], T]) -> T:
+    def stm(self, body: "Callable[[Transaction], T]") -> T:
         """Run a function as a serialisable transaction, again and again until it commits; what it returned.
 
         It reads and writes through what it is given, and should do nothing else that cannot be done twice.
@@ -281,6 +287,8 @@ class Client:
         Raises:
             OutcomeUnknown: it may have committed; it is not run again.
         """
+        from raftkv.client import coordination
+
         return coordination.transact(self._client, self._run, body)
 
     def member_list(self, *, linearizable: bool = False) -> rpc_pb2.MemberListResponse:
@@ -347,7 +355,7 @@ class Lease:
         self._lease = self._run(self._enter())
         return self
 
-    async def _enter(self) -> AsyncLease:
+    async def _enter(self) -> "AsyncLease":
         on_lost = self._on_lost
         told = None if on_lost is None else (lambda _: on_lost(self))
         return await self._client.lease(self._ttl, on_lost=told).__aenter__()
@@ -356,7 +364,7 @@ class Lease:
         self._run(self._entered.__aexit__())
 
     @property
-    def _entered(self) -> AsyncLease:
+    def _entered(self) -> "AsyncLease":
         assert self._lease is not None, "a lease exists inside its context"
         return self._lease
 
@@ -378,21 +386,27 @@ class Lease:
     @property
     def valid_seconds(self) -> float:
         """How much longer the lease can be relied on without another renewal; 0 when it is lost."""
+        from raftkv.client import coordination
+
         return float(self._run(coordination.valid_seconds(self._entered)))
 
     def wait_lost(self, timeout: float | None = None) -> bool:
         """Wait until it is lost, at most `timeout` seconds; whether it is."""
+        from raftkv.client import coordination
+
         return bool(self._run(coordination.wait_lost(self._entered, timeout)))
 
     def check(self) -> None:
         """Raises: LeaseLost; also when its time is up and nobody has noticed yet."""
+        from raftkv.client import coordination
+
         self._run(coordination.check(self._entered))
 
 
 class Watch(Iterator[rpc_pb2.WatchResponse]):
     """The changes of some keys, answer by answer, as `AsyncWatch` gives them. One thread iterates; any may close it."""
 
-    def __init__(self, watch: AsyncWatch, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(self, watch: "AsyncWatch", run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._watch = watch
         self._run = run
 

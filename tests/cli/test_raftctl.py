@@ -94,6 +94,15 @@ def test_help_and_version_start_without_grpc_and_asyncio() -> None:
         assert not loaded & {"raftkv.client", "raftkv.pb.rpc_pb2"}
 
 
+def test_a_command_that_only_asks_imports_no_locks_leases_and_watches() -> None:
+    script = "import sys; from raftkv.client import Client; Client().close(); print(*sorted(sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
+    )
+    loaded = {name.removeprefix("raftkv.client.") for name in found.stdout.split() if name.startswith("raftkv.client.")}
+    assert loaded == {"aio", "errors", "failover", "login", "requests", "sync"}
+
+
 def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
     for name, place in PLACES.items():
         command = getattr(importlib.import_module(f"cli.raftctl.{place.module}"), place.name)
