@@ -15,7 +15,7 @@ help:
 	@echo "make cluster  start three members on this machine"
 	@echo "make certs    write certificates for development to ./certs (docs/tls.md)"
 	@echo "make compiled compile what every request passes; run, cluster and bench take COMPILED=1"
-	@echo "make test     run the test suite"
+	@echo "make test     run the test suite; the long tests are left to make soak"
 	@echo "make soak     the tests that take minutes or hours, with their figures (ARGS='tests/cluster/test_rolling.py')"
 	@echo "make sim      search for bugs under virtual time (ARGS='--seeds 1000'; docs/guarantees.md)"
 	@echo "make partition  cut, pause and kill real members, and check what clients saw"

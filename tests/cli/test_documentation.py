@@ -1,6 +1,7 @@
-"""docs/cli.md: its examples are run, in their order, and answer what it says."""
+"""docs/cli.md: its examples are run, in their order, and answer what it says; those without an answer can be run."""
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ import pytest
 from tests.cli.raftctl import BOUND_SECONDS, ROOT, environment
 from tests.cli.servers import serve
 from tests.cli.test_against_etcdctl import normal
+from tests.cli.zygote import raftctl
 
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+UNANSWERED = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DIFFERS = [
     (re.compile(r"\b[0-9a-f]{15,16}\b"), "ID"),
     (re.compile(r"\b\d{17,20}\b"), "ID"),
@@ -59,3 +62,20 @@ def test_examples(live: str) -> None:
             check=False,
         )
         assert settled(done.stdout) == settled(printed), command
+
+
+def test_examples_without_an_answer_have_commands_and_flags_that_exist() -> None:
+    """Help is shown only when everything before it could be read."""
+    lines = [
+        line for block in UNANSWERED.findall((ROOT / "docs" / "cli.md").read_text()) for line in block.splitlines()
+    ]
+    assert len(lines) >= 10
+    for line in lines:
+        name, *words = shlex.split(line)
+        end = words.index("--") if "--" in words else len(words)
+        done = raftctl(*words[:end], "--help")
+        plain = [word for word in words[:end] if not word.startswith("-")]
+        assert (name, done.status, done.stderr) == ("raftctl", 0, ""), line
+        usage = done.stdout.decode().partition("\n")[0]
+        assert usage.startswith("Usage: raftctl "), line
+        assert any(f" {word} " in usage for word in plain), line
