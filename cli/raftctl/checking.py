@@ -6,11 +6,11 @@ import re
 import statistics
 import sys
 import urllib.request
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from cli.raftctl.failure import BAD_ARGUMENTS, BAD_FEATURE, ERROR, INVALID_INPUT, Failure
 from cli.raftctl.load import Load, Outcome
+from cli.raftctl.progress import Progress
 from cli.raftctl.session import session
 
 if TYPE_CHECKING:
@@ -103,27 +103,19 @@ def _size(name: str) -> Size:
 def _drive(load: Load, endpoints: list[str]) -> Outcome:
     _refuse_keys(load.prefix, endpoints)
 
+    progress = Progress("putting", "{:,}".format)
+
     async def drive() -> Outcome:
         async with session().async_client(endpoints) as client:
-            return await load.run(client, _progress(load.count))
+            return await load.run(client, lambda done: progress(done, load.count))
 
-    outcome = asyncio.run(drive())
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+    try:
+        outcome = asyncio.run(drive())
+    finally:
+        progress.end()
     if outcome.busy > BUSY:
         print("raftctl had no time left: the cluster may bear more than this", file=sys.stderr)
     return outcome
-
-
-def _progress(count: int) -> Callable[[int], None]:
-    step = max(1, count // 200)
-    shown = sys.stderr.isatty()
-
-    def progress(done: int) -> None:
-        if shown and (done % step == 0 or done == count):
-            print(f"\r{done:,} of {count:,} ({100 * done // count} %)", end="", file=sys.stderr, flush=True)
-
-    return progress
 
 
 def _refuse_keys(prefix: str, endpoints: list[str]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cli.raftctl import golang
 
@@ -50,14 +50,16 @@ def _bar(share: float) -> str:
 
 
 class Progress:
-    """Hears how many bytes are done, and of how many; shows it when stderr is a terminal.
+    """Hears how many bytes are done, and of how many; shows it when stderr is a terminal. Other things than bytes
+    are written by `number`.
 
     >>> Progress("checking").line(500_000, 2_000_000)
     'checking [======                  ]  25 % 500 kB of 2.0 MB'
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, number: Callable[[int], str] = golang.humanize) -> None:
         self._what = what
+        self._number = number
         self._terminal = sys.stderr.isatty()
         self._next = 0.0
         self._shown = False
@@ -73,7 +75,7 @@ class Progress:
     def line(self, done: int, whole: int) -> str:
         """What is shown."""
         share = min(done / whole, 1.0) if whole else 1.0
-        size = f"{golang.humanize(done)} of {golang.humanize(whole)}"
+        size = f"{self._number(done)} of {self._number(whole)}"
         return f"{self._what} {_bar(share)} {int(share * 100):3} % {size}"
 
     def end(self) -> None:

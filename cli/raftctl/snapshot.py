@@ -61,8 +61,8 @@ def save(words: tuple[str, ...]) -> None:
             os.fsync(file.fileno())
         from raftkv.offline import check_digest
 
-        with _refusals():
-            check_digest(part)
+        with _refusals(), _shown("checking") as progress:
+            check_digest(part, progress)
         os.rename(part, path)
     except OSError as error:
         raise Failure(f"could not write {part}: {(error.strerror or str(error)).lower()}", INTERRUPTED) from error
@@ -77,13 +77,19 @@ def _private(path: str, flags: int) -> int:
 
 
 def _receive(client: "Client", file: BinaryIO) -> None:
-    progress = Progress("receiving")
     received = 0
-    try:
+    with _shown("receiving") as progress:
         for piece in client.snapshot():
             file.write(piece.blob)
             received += len(piece.blob)
             progress(received, received + piece.remaining_bytes)
+
+
+@contextlib.contextmanager
+def _shown(what: str) -> Iterator[Progress]:
+    progress = Progress(what)
+    try:
+        yield progress
     finally:
         progress.end()
 
@@ -114,8 +120,9 @@ def status(words: tuple[str, ...]) -> None:
     printer = session().printer().able("snapshot")
     from raftkv.offline import examine
 
-    with _refusals():
-        printer.snapshot(Snapshot(*examine(words[0])))
+    with _refusals(), _shown("checking") as progress:
+        summary = examine(words[0], progress)
+    printer.snapshot(Snapshot(*summary))
 
 
 def _plan_options(command: F) -> F:
@@ -189,13 +196,8 @@ def restore(
         skip_hash_check=skip_hash_check,
         bump_revision=bump_revision,
     )
-    checking, writing = Progress("checking"), Progress("writing")
-    try:
-        with _refusals():
-            done = offline.restore(plan, checking=checking, writing=writing)
-    finally:
-        checking.end()
-        writing.end()
+    with _refusals(), _shown("checking") as checking, _shown("writing") as writing:
+        done = offline.restore(plan, checking=checking, writing=writing)
     for note in done.notes:
         print(f"Note: {note}", file=sys.stderr)
     who = f"member {done.member_id:x} of cluster {done.cluster_id:x}"
@@ -229,12 +231,9 @@ def _etcd_file() -> Iterator["EtcdFile"]:
     from raftkv.offline import EtcdFile
 
     path, skip_hash_check = click.get_current_context().meta[_FILE]
-    progress = Progress("checking")
     with _refusals():
-        try:
+        with _shown("checking") as progress:
             file = EtcdFile(path, skip_hash_check=skip_hash_check, progress=progress)
-        finally:
-            progress.end()
         with file:
             yield file
 

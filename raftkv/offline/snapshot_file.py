@@ -101,13 +101,13 @@ def check_ours(path: str, size: int) -> None:
         raise OfflineError(f"{path} is incomplete: it has {size} bytes of {(last + 1) * page_bytes}")
 
 
-def examine(path: str) -> Summary:
-    """Verify a snapshot and say what it holds.
+def examine(path: str, progress: Progress = no_progress) -> Summary:
+    """Verify a snapshot and say what it holds; `progress` hears of its digest.
 
     Raises:
         OfflineError: it is damaged, or not raftkv's.
     """
-    size = check_digest(path)
+    size = check_digest(path, progress)
     check_ours(path, size)
     try:
         with lmdb.open(path, subdir=False, readonly=True, lock=False, max_dbs=3) as environment:

@@ -345,3 +345,20 @@ def test_progress_is_shown_on_a_terminal_only(saved: Saved, tmp_path: Path) -> N
     assert shown.endswith("\r\n")
     quiet = raftctl("snapshot", "restore", str(saved.file), "--data-dir", str(tmp_path / "e"))
     assert quiet.stderr == b""
+
+
+def test_progress_of_a_file_that_is_saved_or_looked_into(saved: Saved, tmp_path: Path) -> None:
+    checking = "checking [========================] 100 % "
+    status, shown = on_a_terminal("snapshot", "status", str(saved.file))
+    assert (status, checking in shown) == (0, True), shown
+    running = Cluster(tmp_path, 1)
+    running.start()
+    try:
+        status, shown = on_a_terminal("--endpoints", running.endpoints, "snapshot", "save", str(tmp_path / "again.db"))
+        assert status == 0
+        assert 0 <= shown.find("receiving [=====") < shown.find(checking)
+        status, shown = on_a_terminal("--endpoints", running.endpoints, "check", "perf", "--duration", "200ms")
+        assert status in (0, 1)
+        assert "putting [========================] 100 % 30 of 30" in shown
+    finally:
+        running.kill()
