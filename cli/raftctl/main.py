@@ -114,6 +114,29 @@ def version(words: tuple[str, ...]) -> None:
     print(f"raftctl version: {__version__}\nAPI version: {ETCD_API_VERSION.rpartition('.')[0]}")
 
 
+@raftctl.command("help", cls=Command)
+@click.argument("words", nargs=-1, metavar="[COMMAND]")
+@global_options
+def show_help(words: tuple[str, ...]) -> None:
+    """Print the help of a command, as its --help does; without one, raftctl's. What is no command is said on stderr.
+
+    \b
+    Examples:
+      raftctl help
+      raftctl help snapshot save
+    """
+    context = click.get_current_context().find_root()
+    for number, word in enumerate(words):
+        command = context.command
+        found = command.get_command(context, word) if isinstance(command, click.Group) else None
+        if found is None:
+            if number == 0:
+                print(f"Unknown help topic [{' '.join(f'`{one}`' for one in words)}]", file=sys.stderr)
+            break
+        context = click.Context(found, info_name=word, parent=context)
+    print(context.get_help())
+
+
 @raftctl.command("completion", cls=Command)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @global_options

@@ -362,3 +362,17 @@ def test_txn_asks_for_each_part_when_its_turn_comes(live: str) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("words", [[], ["put"], ["snapshot"], ["snapshot", "save"]])
+def test_help_of_a_command_is_what_its_flag_prints(words: list[str]) -> None:
+    asked, flag = run("help", *words), run(*words, "--help")
+    assert (asked.status, asked.stdout, asked.stderr) == (0, flag.stdout, "")
+    assert " ".join(["raftctl", *words]).encode() in asked.stdout
+
+
+def test_help_of_what_is_no_command_is_that_of_all_as_in_etcdctl() -> None:
+    done = run("help", "nope")
+    assert (done.status, done.stdout) == (0, run("help").stdout)
+    assert done.stderr == "Unknown help topic [`nope`]\n"
+    assert run("help", "member", "nope").stdout == run("member", "--help").stdout
