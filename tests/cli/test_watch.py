@@ -134,6 +134,17 @@ def test_interactive_lines(live: str) -> None:
 
 
 @needs_etcdctl
+def test_an_interactive_line_may_have_a_command(live: str) -> None:
+    printed = []
+    for command in ([*RAFTCTL, "--endpoints", live], ["etcdctl", "--endpoints", live]):
+        with Running([*command, "watch", "-i"]) as running:
+            running.say("watch w/ --prefix --rev 2 -- printenv ETCD_WATCH_KEY")
+            printed.append(running.until(rb'"w/~end"\n'))
+    assert printed[0] == printed[1]
+    assert b'"w/a"\n' in printed[0]
+
+
+@needs_etcdctl
 @pytest.mark.parametrize(
     "line",
     [

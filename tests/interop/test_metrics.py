@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import time
 import urllib.error
@@ -305,4 +306,9 @@ def test_members_count_each_other(tmp_path: Path) -> None:
         sent = [value for name, value in found.items() if name.startswith("etcd_network_peer_sent_bytes_total")]
         assert len(sent) == 2
         assert min(sent) > 1000
+        with Client(three.endpoints) as client:
+            ids = {one.endpoint: client.status(one.endpoint).header.member_id for one in three.members}
+        for name in ("sent_bytes_total", "sent_failures_total", "round_trip_time_seconds_count"):
+            to = re.findall(rf'^etcd_network_peer_{name}{{To="(\w+)"}} ', text, re.MULTILINE)
+            assert sorted(to) == sorted(f"{ids[one.endpoint]:x}" for one in three.members if one is not leader)
         assert [values(scrape(member.endpoint))["etcd_server_is_leader"] for member in three.members].count(1) == 1
