@@ -2,7 +2,9 @@
 
 import shutil
 import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.cli.test_lock import ETCDCTL, RAFTCTL, queued, running
 from tests.support.processes import Cluster, cluster
 
 pytestmark = pytest.mark.skipif(shutil.which("etcdctl") is None, reason="etcdctl is not installed")
+TTL = 6
 ORDERS = [(ETCDCTL, RAFTCTL), (RAFTCTL, ETCDCTL)]
 
 
@@ -56,3 +59,33 @@ def test_both_hear_of_leaders_of_both(tools: tuple[tuple[str, ...], ...], three:
                 assert heard.line() == b"second\n"
             second.end(signal.SIGINT)
         queued(client, "post", 0)
+
+
+def test_etcdctl_keeps_a_lease_and_an_office_though_the_leader_is_killed(tmp_path: Path) -> None:
+    with cluster(tmp_path, 3) as three, Client(three.endpoints, timeout=20.0) as client:
+        everywhere = three.endpoints
+        lease = client.lease_grant(TTL)
+        client.put("kept", "v", lease=lease.ID)
+        with (
+            running(everywhere, "lease", "keep-alive", f"{lease.ID:x}", tool=ETCDCTL) as keeper,
+            running(everywhere, "elect", "post", "one", tool=ETCDCTL) as first,
+            running(everywhere, "elect", "-l", "post", tool=ETCDCTL) as ear,
+        ):
+            assert first.line().startswith(b"post/")
+            assert [ear.line().startswith(b"post/"), ear.line()] == [True, b"one\n"]
+            assert b"keepalived with TTL" in keeper.line()
+            with running(everywhere, "elect", "post", "two", tool=ETCDCTL) as second:
+                queued(client, "post", 2)
+                killed = three.leader()
+                killed.kill()
+                until = time.monotonic() + 2 * TTL
+                while time.monotonic() < until:
+                    assert b"keepalived with TTL" in keeper.line()
+                assert client.get("kept") is not None
+                killed.start()
+                three.wait_ready(killed)
+                assert [tool.process.poll() for tool in (keeper, first, ear, second)] == [None] * 4
+                first.end(signal.SIGINT)
+                assert second.line().startswith(b"post/")
+                assert [ear.line().startswith(b"post/"), ear.line()] == [True, b"two\n"]
+                second.end(signal.SIGINT)
