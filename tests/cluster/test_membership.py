@@ -252,6 +252,16 @@ def test_a_change_that_would_cost_the_majority_is_refused(three: Cluster) -> Non
             at_leader.member_remove(answer.member.ID)
 
 
+def test_a_learner_is_added_while_a_member_is_down(three: Cluster) -> None:
+    """etcd 21669: refused, although the majority of the voters was there all the time."""
+    leader = three.leader()
+    next(member for member in three.members if member is not leader).kill()
+    with Client(leader.endpoint) as client:
+        # Its death is known.
+        persist_refusal(client, "etcdserver: unhealthy cluster")
+        assert client.member_add(["http://127.0.0.1:9"], learner=True).member.isLearner
+
+
 def persist_refusal(client: Client, words: str) -> None:
     """A member that died is missed after a moment; until then adding one more is not refused: take it back."""
 

@@ -287,6 +287,22 @@ def test_a_follower_whose_window_was_full_when_the_log_was_compacted_gets_no_app
     assert [type(message) for message in sent] == [InstallSnapshot]
 
 
+def test_a_follower_that_has_the_snapshot_goes_on_although_nobody_reported_it() -> None:
+    """raft d87942f: the acknowledgement that the log can take over from was ignored, and the follower left waiting."""
+    leader = lead(start([1], commit=1, applied=1))
+    leader.step(AppendEntriesResponse(2, 1, 2, False, 2, 0, 0))
+    leader.applied_to(leader.ready().committed[-1].index)
+    leader.compact(2)
+    leader.step(HeartbeatResponse(3, 1, 2, b""))
+    leader.step(AppendEntriesResponse(3, 1, 2, True, 2, 0, 0))
+    assert any(isinstance(m, InstallSnapshot) and m.to == 3 for m in leader.ready().messages)
+    leader.propose([b"while it is under way"])
+    assert not any(m.to == 3 for m in leader.ready().messages)
+    leader.step(AppendEntriesResponse(3, 1, 2, False, 2, 0, 0))
+    sent = [m for m in leader.ready().messages if isinstance(m, AppendEntries) and m.to == 3]
+    assert [(m.prev_log_index, len(m.entries)) for m in sent] == [(2, 1)]
+
+
 def test_committed_entries_that_come_in_pages_are_neither_skipped_nor_handed_over_twice() -> None:
     """raft 8ecce32: a page was taken for all that is committed."""
     node = RaftNode(

@@ -227,6 +227,16 @@ async def test_a_renewal_is_promised_only_after_leadership_was_confirmed(group: 
 
 
 @scenario
+async def test_a_renewal_right_after_the_grant_found_no_lease_at_a_leader_that_applies_late(group: Group) -> None:
+    """etcd 13932: whoever was asked for the lease had it before the leader."""
+    group.lagging = {1}
+    request = rpc_pb2.LeaseGrantRequest(ID=7, TTL=10)
+    await group.members[2].propose(LEASE_GRANT, request.SerializeToString())
+    assert group.members[1].leases.store.get(7) is None
+    assert await group.members[2].leases.renew(7) == 10
+
+
+@scenario
 async def test_a_renewal_counts_from_when_it_was_asked_for(group: Group) -> None:
     await group.grant(7, 10)
     await group.run(4)

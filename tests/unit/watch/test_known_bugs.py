@@ -215,6 +215,23 @@ def test_a_deletion_at_the_compacted_revision_was_dropped(world: World) -> None:
     assert world.store.version_before(b"k", 4, 0) is None
 
 
+def test_an_event_of_a_transaction_that_is_being_written_out_came_twice(world: World) -> None:
+    """etcd 17247: what was buffered of a transaction and what was written of it were both read."""
+    for value in (b"durable", b"being written", b"buffered"):
+        world.put_all({b"a": value, b"b": value, b"c": value})
+        if value == b"durable":
+            world.flush()
+        elif value == b"being written":
+            world.begin_flush()
+    behind = world.client()
+    behind.create(watching(b"a", b"d", start=2))
+    world.settle()
+    world.end_flush()
+    world.put_all({b"a": b"live", b"b": b"live"})
+    world.settle()
+    assert flat(behind) == [2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5]
+
+
 def test_a_watch_at_the_compacted_revision_was_refused(world: World) -> None:
     """t4 163: off by one."""
     world.put(b"k")
