@@ -43,7 +43,7 @@ class Copy:
         Raises:
             OSError: the file ends before.
         """
-        failpoint("snapshot-sending")
+        failpoint("snapshot-sent-in-part" if offset else "snapshot-sending")
         data = os.pread(self._fd, length, offset)
         if not data:
             raise OSError(f"the copy of the store ends at {offset}")
