@@ -58,6 +58,22 @@ def environment_warnings(environ: Mapping[str, str]) -> list[str]:
 # The settings as click options
 
 
+class _Integer(click.IntRange):
+    """A whole number within bounds; click would call what is no number "not a valid integer range"."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(str(value))
+        except ValueError:
+            self.fail(f"{str(value)!r} is not a number; expected is a whole number{self._bounds()}", param, ctx)
+        return super().convert(number, param, ctx)
+
+    def _bounds(self) -> str:
+        if self.max is None:
+            return "" if self.min is None else f" of at least {self.min}"
+        return f" from {self.min} to {self.max}"
+
+
 class _Urls(click.ParamType[tuple[str, ...]]):
     """A comma-separated list of URLs `http://host:port`."""
 
@@ -181,7 +197,7 @@ def _variable(flag: str) -> str:
 _MEMBER, _CLUSTERING, _LIMITS, _LOGGING = "Member", "Clustering", "Limits", "Logging"
 _MONITORING = "Monitoring"
 _SECURITY = "Security"
-_POSITIVE = click.IntRange(min=1)
+_POSITIVE = _Integer(min=1)
 
 
 def _tls_options(default: Config) -> list[_Option]:
@@ -215,7 +231,7 @@ def _tls_options(default: Config) -> list[_Option]:
         _Option(
             "self-signed-cert-validity",
             _SECURITY,
-            click.IntRange(1, 100),
+            _Integer(1, 100),
             default.self_signed_cert_validity,
             "Years that a certificate of --auto-tls lasts.",
         ),
@@ -241,7 +257,7 @@ def _audit_options(default: Config) -> list[_Option]:
         _Option(
             "audit-log-backups",
             _LOGGING,
-            click.IntRange(min=0),
+            _Integer(min=0),
             default.audit_log_backups,
             "So many older ones are kept: FILE.1, the latest, FILE.2 and so on.",
         ),
@@ -284,7 +300,7 @@ def _options() -> list[_Option]:
         _Option(
             "snapshot-catchup-entries",
             _MEMBER,
-            click.IntRange(min=0),
+            _Integer(min=0),
             default.snapshot_catchup_entries,
             "So many entries are kept for members that lag; others get a snapshot.",
         ),
@@ -346,7 +362,7 @@ def _options() -> list[_Option]:
         _Option(
             "quota-backend-bytes",
             _LIMITS,
-            click.IntRange(-(2**63), 2**63 - 1),
+            _Integer(-(2**63), 2**63 - 1),
             default.quota_backend_bytes,
             "Size of the store at which puts are refused and NOSPACE is raised; 0: 2 GiB, less: no bound.",
         ),
@@ -382,14 +398,14 @@ def _options() -> list[_Option]:
         _Option(
             "max-concurrent-streams",
             _LIMITS,
-            click.IntRange(1, 2**32 - 1),
+            _Integer(1, 2**32 - 1),
             default.max_concurrent_streams,
             "Most calls at once on one connection of a client.",
         ),
         _Option(
             "max-connections",
             _LIMITS,
-            click.IntRange(min=0),
+            _Integer(min=0),
             "what open files allow",
             "Most connections of clients; 0: as many as the limit of open files allows, less 128.",
         ),
@@ -441,7 +457,7 @@ def _options() -> list[_Option]:
         _Option(
             "bcrypt-cost",
             _SECURITY,
-            click.IntRange(4, 31),
+            _Integer(4, 31),
             default.bcrypt_cost,
             "Work of hashing a password: each step doubles it.",
         ),

@@ -114,7 +114,11 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
         (["--zzz"], ["unknown flag --zzz", "raftkv --help"]),
         (["stray"], ["unexpected extra argument", "stray"]),
         (["--data-dir"], ["--data-dir", "requires an argument"]),
-        (["--max-txn-ops", "many"], ["--max-txn-ops: 'many' is not a valid integer"]),
+        (["--max-request-bytes", "x"], ["--max-request-bytes: 'x' is not a number; expected is a whole number of at"]),
+        (
+            ["--max-txn-ops", "many"],
+            ["--max-txn-ops: 'many' is not a number; expected is a whole number of at least 1"],
+        ),
         (["--max-txn-ops", "0"], ["--max-txn-ops: 0 is not in the range x>=1"]),
         (["--initial-cluster-state", "old"], ["--initial-cluster-state: 'old' is not one of 'new', 'existing'"]),
         (["--log-format", "xml"], ["--log-format", "'text', 'json'"]),
@@ -192,7 +196,10 @@ def test_a_name_can_be_advertised_but_not_listened_on() -> None:
         ("- name\n", ["must hold a mapping"]),
         ("name: [\n", ["is not YAML"]),
         ("name: {a: b}\n", ["name must be a text, a number or a list"]),
-        ("max-txn-ops: many\n", ["--max-txn-ops: 'many' is not a valid integer", "(from --config-file)"]),
+        (
+            "max-txn-ops: many\n",
+            ["--max-txn-ops: 'many' is not a number; expected is a whole number of at least 1", "(from --config-file)"],
+        ),
     ],
 )
 def test_refused_files(tmp_path: Path, content: str, words: list[str]) -> None:
