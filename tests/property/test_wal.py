@@ -134,6 +134,33 @@ def test_a_flipped_bit_is_never_believed(
     assert (entries, state) == (replay(made), (len(made), 7, 0))
 
 
+@LIMITS
+@given(made=groups(), data=st.data())
+def test_a_file_that_lost_its_end_is_repaired_or_refused(
+    made: Groups, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Cut anywhere, at edges of groups too: the log before some group, and it stays that; or a refusal, untouched."""
+    directory = tmp_path_factory.mktemp("wal")
+    places = write(directory, made)
+    number = data.draw(st.integers(0, len(places) - 1))
+    name, start, end = places[number]
+    edges = st.sampled_from([start, end - 1, end, end - end % SECTOR_BYTES])
+    path = directory / name
+    image = path.read_bytes()
+    size = data.draw(st.one_of(edges, st.integers(start, end), st.integers(0, len(image))))
+    path.write_bytes(image[:size])
+    try:
+        entries, state, _ = read(directory)
+    except CorruptLog:
+        assert path.read_bytes() == image[:size], "a refused log must not be touched"
+        assert size < max(end for file, _, end in places if file == name), "nothing that was written is lost"
+        return
+    whole = [index for index, place in enumerate(places) if place[0] != name or place[2] <= size]
+    survived = len(whole) if name == places[-1][0] else len(places)
+    assert (entries, state) == (replay(made[:survived]), (survived, 7, 0) if survived else (0, 0, 0))
+    assert read(directory)[:2] == (entries, state), "a repaired log must stay as it was repaired"
+
+
 @pytest.mark.parametrize("size", range(0, SECTOR_BYTES, 8))
 def test_a_write_is_cut_that_lost_only_the_sector_it_shares_with_the_one_before(size: int, tmp_path: Path) -> None:
     """All of its own sectors arrived, its marker too: zeros are in the part of its first sector that it begins in."""
