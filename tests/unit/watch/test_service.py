@@ -84,6 +84,7 @@ def test_a_lease_that_ends_deletes_its_keys_in_one_answer(stream: Stream, client
 
 
 def test_periodic_progress_of_quiet_watchers(stream: Stream, client: Client) -> None:
+    """kine 250: who asked for it was never told."""
     stream.create(key=b"quiet", progress_notify=True)
     stream.create(key=b"quiet")
     assert [stream.next().created, stream.next().created] == [True, True]
