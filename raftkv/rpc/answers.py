@@ -71,22 +71,25 @@ async def all_but_the_last(send: Send, body: bytes, load: Load) -> bytes:
 
 
 async def pass_on(responses: AsyncIterator[bytes | Framed], give: Callable[[bytes | Framed], Awaitable[None]]) -> None:
-    """Give each message of a handler that streams, and close it whatever happens."""
+    """Give each message of a handler that streams, and close it whatever happens.
+
+    Only where this call itself is thrown away half-way, as with its loop, nothing can be waited for.
+    """
     try:
         async for message in responses:
             await give(message)
     finally:
-        await close(responses)
+        if not isinstance(sys.exception(), GeneratorExit):
+            await close(responses)
 
 
 async def close(responses: AsyncIterator[bytes | Framed]) -> None:
     """Close what a handler that streams has returned, and with it what its `finally` gives back.
 
-    Now, not when the collector finds it. Whoever passes answers of another handler on closes that one. Where the caller
-    itself is thrown away half-way, as with its loop, nothing can be waited for, and the handler goes with it.
+    Now, not when the collector finds it. Whoever passes answers of another handler on closes that one.
     """
     aclose = getattr(responses, "aclose", None)
-    if aclose is not None and not isinstance(sys.exception(), GeneratorExit):
+    if aclose is not None:
         await aclose()
 
 
