@@ -349,6 +349,33 @@ def test_a_window_that_shrinks_while_its_stream_waits_for_the_connection(size: i
     run(scenario)
 
 
+def test_large_answers_starved_a_watch_on_the_same_connection() -> None:
+    """etcd 15402. The window that a client opens goes to all streams in turn, however much some have waiting."""
+    begun = asyncio.Event()
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/large":
+            await plain(bytes(1 << 20))(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await begun.wait()
+        await send({"type": "http.response.body", "body": b"event", "more_body": True})
+        await wait(scope, receive, send)
+
+    async def scenario() -> None:
+        client = Client(App(answer), settings=[(frames.INITIAL_WINDOW_SIZE, MAX)])
+        ask = [(name, "/large" if name == ":path" else value) for name, value in GET]
+        client.send(*[client.headers(stream, ask) for stream in (1, 3, 5)], client.headers(7, GET))
+        await turns()
+        begun.set()
+        await turns()
+        assert 7 not in data_of(client)
+        client.send(frames.number(frames.WINDOW_UPDATE, 0, 4 * frames.FRAME_BYTES))
+        assert data_of(client)[7] == len(b"event")
+
+    run(scenario)
+
+
 def test_settings_that_come_by_the_thousand_ask_the_streams_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         client = Client(App(large), settings=[(frames.INITIAL_WINDOW_SIZE, 0)])
