@@ -145,7 +145,8 @@ class Turn:
                     await changes.next()
         if waited:
             await self._server.linearizable()
-            self.revision = self._server.store.revision
+        # Not that of our entry, even if nobody was before us by now: who was may have left with it.
+        self.revision = self._server.store.revision
         kv = newest(self._server, self.key)
         return kv is not None and kv.create_revision == self.create_revision
 

@@ -141,6 +141,22 @@ async def test_a_turn_that_came_to_a_lease_that_is_gone_already_is_no_turn(membe
 
 
 @scenario
+async def test_a_lock_is_told_the_revision_at_which_nobody_is_before_it(member: Member) -> None:
+    """Who was before it may leave between its entry and the answer: a seed was told the revision of the entry."""
+    service = LockService(member.server(), Limits())
+    for lease_id in (A, B):
+        await member.do(p.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=lease_id, TTL=60))
+    first = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=A).SerializeToString(), CONTEXT))
+    member.commit()
+    held = v3lock_pb2.LockResponse.FromString(await first)
+    assert held.header.revision == member.store.revision
+    second = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=B).SerializeToString(), CONTEXT))
+    member.propose(p.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=held.key).SerializeToString())
+    member.commit()
+    assert v3lock_pb2.LockResponse.FromString(await second).header.revision == held.header.revision + 2
+
+
+@scenario
 async def test_observing_goes_on_when_the_history_it_needs_is_gone(member: Member) -> None:
     def elect(value: bytes) -> rpc_pb2.PutRequest:
         return rpc_pb2.PutRequest(key=b"n/a", value=value)
