@@ -103,12 +103,25 @@ class Operator:
         added = next((member for member in members if member.ID not in self._cluster.members), None)
         if added is None:
             return False
-        if added.isLearner and self._rng.random() < 0.5 and await self._promote(added.ID):
+        promoted = added.isLearner and self._rng.random() < 0.5 and await self._promote(added.ID)
+        if added.ID in self._cluster.members:
+            return True
+        if promoted:
             self._cluster.fail(f"I10: learner {added.ID:x} votes and has never started")
         told = [process for process in self._cluster.processes() if _knows(process, added.ID)]
         if told:
             self._cluster.join(added.ID, self._rng.choice(told).known_members())
         return True
+
+    def start_everybody(self) -> None:
+        """Start who was added, each second until `stop`: in a cluster of which all is well all members run."""
+        for process in self._cluster.processes():
+            known = process.known_members()
+            for member in known.members:
+                if member.ID not in self._cluster.members:
+                    self._cluster.join(member.ID, known)
+        if not self._stopping:
+            self._cluster.scheduler.after(1.0, self.start_everybody)
 
     # What it changes
 

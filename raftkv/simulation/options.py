@@ -65,9 +65,13 @@ def draw(
     drawn = rng.choice((3, 3, 3, 5))
     chosen = frozenset(kind for kind in kinds if kind != MEMBERS and rng.random() < rng.choice((0.1, 0.3, 0.6)))
     # From dice of its own: the other seeds stay as they are.
-    if MEMBERS in kinds and random.Random(f"{seed}/members").random() < 0.3:
+    dice = random.Random(f"{seed}/members")
+    if dice.random() < 0.3 and MEMBERS in kinds:
         chosen |= {MEMBERS}
     active = chosen if faults is None else faults
+    if MEMBERS in active and dice.random() < 0.25:
+        # One that grows from a single member is at times two, of which neither can do without the other.
+        drawn = 1
     count = nodes or drawn
     weather = Weather(
         latency=rng.choice((0.0002, 0.001, 0.01)),

@@ -121,6 +121,8 @@ class Simulation:
         cluster, clients = self.cluster, self.clients
         election = self.options.heartbeat_ms * self.options.election_ticks / 1000 / min(self.options.rates)
         before = len(cluster.invariants.committed)
+        if clients.operator is not None:
+            clients.operator.start_everybody()
         served = cluster.run_until(
             lambda: self._leads_since(before), ELECTIONS_TO_COMMIT * election + STRAGGLING_SECONDS
         )

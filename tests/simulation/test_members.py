@@ -139,9 +139,17 @@ def test_a_bug_is_found(mutant: str) -> None:
     assert done.returncode == 1, done.stderr
 
 
+GROWING = ("--nodes", "1", "--faults", "members,isolate,crash,one-way,power,halves,slow-disk", "--jobs", "1")
+
+
+@pytest.mark.parametrize("seed", ["840950891981092", "561030472407020"])
+def test_a_sole_member_waits_for_the_voter_that_an_operator_who_asks_for_long_has_not_started(seed: str) -> None:
+    done = sim(*GROWING, "--seconds", "8", "--seed", seed)
+    assert json.loads(done.stdout)["violation"] == ""
+
+
 def test_a_learner_that_refuses_its_vote_is_found_where_two_need_each_other() -> None:
-    faults = "members,isolate,crash,one-way,power,halves,slow-disk"
-    arguments = ("--nodes", "1", "--faults", faults, "--seconds", "12", "--jobs", "1")
+    arguments = (*GROWING, "--seconds", "12")
     assert sim("--seeds", "12", *arguments).returncode == 0
     done = sim("--seeds", "40", "--mutant", "learners-refuse-their-vote", *arguments)
     assert done.returncode == 1, done.stderr
