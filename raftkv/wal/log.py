@@ -248,7 +248,7 @@ class Wal:
                 identity=self._identity,
             )
         )
-        path = f"{self._directory}/{sequence:016x}.wal"
+        path = f"{self._directory}/{_name(sequence)}"
         file, size = self._allocate(path + ".tmp", len(header) + needed)
         file.write(0, header)
         file.sync()
@@ -280,6 +280,8 @@ class Wal:
             path = f"{self._directory}/{name}"
             data = self._disk.read(path)
             header, offset = fmt.decode_header(path, data)
+            if name != (own := _name(header.sequence)):
+                raise CorruptLog(path, 0, f"this is segment {header.sequence}, which is called {own}")
             if contents is None:
                 contents = self._begin(header)
                 chain = header.chain
@@ -328,6 +330,10 @@ class Wal:
         elif offset != group_start or any(fmt.markers(data, offset)):
             raise CorruptLog(path, offset, "a record is damaged")
         return group_chain
+
+
+def _name(sequence: int) -> str:
+    return f"{sequence:016x}.wal"
 
 
 def end_of_log(path: str, data: bytes, group_start: int, damage: int) -> str | None:
