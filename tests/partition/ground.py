@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import time
@@ -11,6 +12,7 @@ from typing import Protocol
 
 from raftkv.client import Client, ClientError
 from tests.partition.disks import Ext4, Small
+from tests.partition.messages import Messages, Weather
 from tests.partition.namespaces import CLIENTS, Namespaces
 from tests.partition.proxies import Proxies
 from tests.support.processes import Cluster, Process
@@ -26,8 +28,8 @@ WHOLE_LOG = "10000000"
 class Network(Protocol):
     """What joins members and clients. Places are numbers of members, or `CLIENTS`."""
 
-    kind: str
-
+    @property
+    def kind(self) -> str: ...
     def members(self, directory: Path, *flags: str) -> list[Process]: ...
     def cut(self, source: int, target: int) -> None: ...
     def lose(self, share: float) -> None: ...
@@ -35,8 +37,13 @@ class Network(Protocol):
     def close(self) -> None: ...
 
 
-def network(size: int, delay_seconds: float = 0.0) -> Network:
-    """Namespaces where they are permitted, and no delay is wanted; RAFTKV_PARTITION=proxies asks for the other kind."""
+def network(size: int, delay_seconds: float = 0.0, weather: Weather | None = None) -> Network:
+    """Namespaces where they are permitted, and no delay is wanted; RAFTKV_PARTITION=proxies asks for the other kind.
+
+    With `weather` it carries messages, as RAFTKV_PARTITION_SEED says, or a seed of its own.
+    """
+    if weather is not None:
+        return Messages(size, os.environ.get("RAFTKV_PARTITION_SEED") or str(random.getrandbits(32)), weather)
     if delay_seconds:
         slow = Proxies(size, "proxies")
         slow.delay(delay_seconds)
@@ -229,11 +236,15 @@ def stopped(pid: int) -> bool:
 
 @contextlib.contextmanager
 def ground(
-    directory: Path, size: int, prepare: Callable[[Ground, Path], None] = lambda *_: None, delay_seconds: float = 0.0
+    directory: Path,
+    size: int,
+    prepare: Callable[[Ground, Path], None] = lambda *_: None,
+    delay_seconds: float = 0.0,
+    weather: Weather | None = None,
 ) -> Iterator[Ground]:
     """A running cluster that `prepare` has changed before its start; nothing of it is left afterwards."""
     with terminated_in_order():
-        made = Ground(directory, size, network(size, delay_seconds))
+        made = Ground(directory, size, network(size, delay_seconds, weather))
         try:
             prepare(made, directory)
             made.start()

@@ -26,7 +26,7 @@ class Proxies:
     """A proxy for both ports of each member and of a newcomer, in a thread of its own."""
 
     def __init__(self, size: int, kind: str) -> None:
-        self.kind = kind
+        self._kind = kind
         self._ports = free_ports(4 * (size + 1))
         self._size = size
         self._delay_seconds = self._broken = 0.0
@@ -39,6 +39,15 @@ class Proxies:
         self._servers: list[asyncio.Server] = []
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+
+    @property
+    def kind(self) -> str:
+        """What every line of the output says of the network."""
+        return self._kind
+
+    def _before_peers(self, number: int, port: int) -> int:
+        """The port to which calls of other members go on; `port` is the member's own."""
+        return port
 
     def members(self, directory: Path, *flags: str) -> list[Process]:
         """Members that know each other by their proxies; the last one is no member yet."""
@@ -54,8 +63,9 @@ class Proxies:
             member.set_flag("--advertise-client-urls", f"http://{member.endpoint}")
             member.set_flag("--initial-advertise-peer-urls", member.peer_url)
             self._members.append(member)
+            inner = self._before_peers(number, peers[number])
             self._on_loop(self._listen(number, outer_clients[number], clients[number], between_members=False))
-            self._on_loop(self._listen(number, outer_peers[number], peers[number], between_members=True))
+            self._on_loop(self._listen(number, outer_peers[number], inner, between_members=True))
         return self._members
 
     def _on_loop(self, coroutine: "Awaitable[None]") -> None:

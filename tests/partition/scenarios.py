@@ -18,6 +18,7 @@ from raftkv.client import requests as req
 from raftkv.pb import rpc_pb2
 from tests.partition.disks import Ext4, Small, syncs
 from tests.partition.ground import ELECTION_SECONDS, Ground, until
+from tests.partition.messages import Messages, Weather
 from tests.partition.recorder import Recorder
 
 WRITES = 20
@@ -135,6 +136,33 @@ def all_killed(ground: Ground, recorder: Recorder) -> None:
         ground.note("start all")
         ground.start()
         serves(recorder, "after all were killed")
+
+
+def messages_in_any_order(ground: Ground, recorder: Recorder) -> None:
+    """Messages between members come twice, late, overtaken or never; leaders are cut off until votes did, too."""
+    network = ground.network
+    assert isinstance(network, Messages)
+
+    def came_twice() -> bool:
+        leader = ground.leading()
+        ground.isolate(leader)
+        ground.wait_other_leader(leader)
+        serves(recorder, "by the majority")
+        ground.heal()
+        serves(recorder, "after the leader came back")
+        return all(network.counts["doubled", kind] for kind in DOUBLED) and network.count("overtaken") > OVERTAKEN
+
+    until(came_twice, f"messages of all kinds come twice: {DOUBLED}")
+    assert min(map(network.count, ("late", "lost"))) > WRITES, network.kind
+
+
+DOUBLED = (
+    *("append_entries", "append_entries_response", "heartbeat", "heartbeat_response"),
+    *("request_vote", "request_vote_response", "read_index", "read_index_response"),
+)
+"""Kinds of messages of which some must have come twice, or the scenario has not happened."""
+OVERTAKEN = 1000
+"""And so many must have been overtaken."""
 
 
 # Membership, snapshots, compaction
@@ -368,6 +396,7 @@ class Scenario:
     beside: str
     prepare: Callable[[Ground, Path], None] = lambda *_: None
     delay_seconds: float = 0.0
+    weather: Weather | None = None
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -384,6 +413,7 @@ SCENARIOS: dict[str, Scenario] = {
     "snapshot installed": Scenario(snapshot_installed, "lost packets", few_entries),
     "compaction": Scenario(compaction_goes_on, "kills"),
     "slow links": Scenario(leader_isolated, "kills", delay_seconds=0.02),
+    "messages in any order": Scenario(messages_in_any_order, "kills", weather=Weather()),
     "slow disks": Scenario(slow_disks, "lost packets"),
     "failing disk": Scenario(failing_disk, "a starved member"),
     "full disk": Scenario(full_disk, "lost packets", small_disk),

@@ -20,12 +20,13 @@ from raftkv.simulation.linearizability import FOREVER, Access
 from tests.partition import verdict
 from tests.partition.beside import beside
 from tests.partition.disks import PREFIX, NotPermitted, remove_leftovers
-from tests.partition.ground import Ground, ground
+from tests.partition.ground import Ground, ground, until
+from tests.partition.messages import Messages, Weather
 from tests.partition.recorder import Recorder
 from tests.partition.scenarios import SCENARIOS, serves
 from tests.partition.verdict import Settled, Summary
 
-EVERY_TIME = {("paused leader", 3), ("snapshot installed", 3), ("power cut", 3)}
+EVERY_TIME = {("paused leader", 3), ("snapshot installed", 3), ("power cut", 3), ("messages in any order", 3)}
 """What `make test` runs, besides the leader that is isolated below; the rest is for `make partition`."""
 CASES = [
     pytest.param(
@@ -67,7 +68,7 @@ def test_scenario(name: str, size: int, directory: Path, capsys: pytest.CaptureF
     scenario = SCENARIOS[name]
     other = scenario.beside if size == 5 else ""
     try:
-        with ground(directory, size, scenario.prepare, scenario.delay_seconds) as running:
+        with ground(directory, size, scenario.prepare, scenario.delay_seconds, scenario.weather) as running:
             summary = Summary(f"{name}{other and ' and ' + other}, {size} members", running.network.kind)
             recorder = Recorder([member.endpoint for member in running.members], summary.scenario)
             try:
@@ -80,6 +81,7 @@ def test_scenario(name: str, size: int, directory: Path, capsys: pytest.CaptureF
                 recorder.close()
     except NotPermitted as error:
         pytest.skip(f"{name}: not permitted here: {error}")
+    summary.network = running.network.kind
     verdict.count(summary, recorder)
     with capsys.disabled():
         print(f"\n{summary}")
@@ -163,3 +165,22 @@ def test_a_damaged_history_is_found(directory: Path) -> None:
             damage(recorder, damaged)
             with pytest.raises(Violation, match=promise):
                 verdict.check(running, recorder, damaged, Summary("damages", running.network.kind))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_proposal_that_comes_twice_is_found(directory: Path) -> None:
+    """Were forwarded proposals doubled as well, writes would happen twice: the proxies act, and the checks notice."""
+    with ground(directory, 3, weather=Weather(lost=0.0, late=0.0, once=frozenset())) as running:
+        assert isinstance(running.network, Messages)
+        recorder = Recorder([member.endpoint for member in running.members], "proposals")
+        recorder.start()
+        try:
+            until(lambda: running.network.counts["doubled", "propose"] > 20, "proposals come twice")
+            recorder.stop()
+            settled = verdict.settle(running, recorder)
+            running.stop()
+        finally:
+            recorder.close()
+        with pytest.raises(Violation, match="I21"):
+            verdict.check(running, recorder, settled, Summary("proposals", running.network.kind))
