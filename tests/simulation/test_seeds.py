@@ -40,3 +40,8 @@ def test_what_makes_no_sense_is_refused(arguments: tuple[str, ...]) -> None:
     done = sim(*arguments)
     assert done.returncode == 2
     assert "raftkv sim: error:" in done.stderr
+
+
+def test_a_grant_that_a_slow_member_proposes_when_its_client_has_given_up_is_waited_for() -> None:
+    done = sim("--seed", "7000570", "--seconds", "8")
+    assert json.loads(done.stdout)["violation"] == ""
