@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILED_TREE := build/compiled
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
-.PHONY: help run cluster compiled certs test soak sim fuzz partition partition-compose failover bench lint format proto lock clean
+.PHONY: help run cluster compiled certs test soak sim fuzz partition partition-compose failover bench bench-compare lint format proto lock clean
 help:
 	@echo "make run      start one member on http://localhost:2379 (ARGS='--name a …' for flags)"
 	@echo "make cluster  start three members on this machine"
@@ -23,6 +23,7 @@ help:
 	@echo "make failover   kill leaders of etcd and raftkv: seconds until the next write (ARGS='--times 10')"
 	@echo "make fuzz     look for inputs that break it (ARGS='wal --inputs 100000'; docs/fuzzing.md)"
 	@echo "make bench    measure etcd and raftkv side by side (ARGS='--quick' for a look)"
+	@echo "make bench-compare A=main B=.  hold two commits of raftkv against each other, with intervals"
 	@echo "make lint     ruff, mypy, import-linter, freshness of raftkv/pb, pip-audit"
 	@echo "make proto    generate raftkv/pb from proto/"
 	@echo "make lock     renew the lock files from pyproject.toml"
@@ -96,6 +97,9 @@ fuzz: $(READY)
 
 bench: $(READY)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+bench-compare: $(READY)
+	@exec $(BIN)/python -m benchmarks.compare $(or $(A),HEAD) $(or $(B),.) $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import awake, engines, machine, report
-from benchmarks.load import Load
+from benchmarks.arguments import count, counts, loads, some_of
 from benchmarks.measure import Plan, measure
 from benchmarks.renewing import RENEW
 from benchmarks.watching import WATCH
@@ -21,39 +21,17 @@ from benchmarks.work import MEMORY, RESTART, WORKS
 NAMES = (*WORKS, RENEW, WATCH, MEMORY, RESTART)
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(_count(part) for part in text.split(","))
-
-
-def _loads(text: str) -> tuple[Load, ...]:
-    return tuple(Load.parse(part) for part in text.split(","))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if not set(names) <= set(NAMES):
-        raise ValueError
-    return names
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="2 short rounds over 10,000 keys instead of 5 over 100,000"
     )
-    parser.add_argument("--members", type=_counts, default=(1, 3), help="sizes of the clusters (1,3)")
-    parser.add_argument("--work", type=_names, default=NAMES, help=f"some of {','.join(NAMES)} (all)")
-    parser.add_argument("--load", type=_loads, help="only these connections x streams, as 1x1,10x10 (all of each work)")
-    parser.add_argument("--rounds", type=_count, help="measured runs of each engine in each cell (5; quick 2)")
+    parser.add_argument("--members", type=counts, default=(1, 3), help="sizes of the clusters (1,3)")
+    parser.add_argument("--work", type=some_of(NAMES), default=NAMES, help=f"some of {','.join(NAMES)} (all)")
+    parser.add_argument("--load", type=loads, help="only these connections x streams, as 1x1,10x10 (all of each work)")
+    parser.add_argument("--rounds", type=count, help="measured runs of each engine in each cell (5; quick 2)")
     parser.add_argument("--seconds", type=float, help="how long a run should take (1.5; quick 0.3)")
-    parser.add_argument("--requests", type=_count, help="requests of a run, instead of what fits into its seconds")
+    parser.add_argument("--requests", type=count, help="requests of a run, instead of what fits into its seconds")
     parser.add_argument(
         "--calm", type=float, default=0, metavar="SECONDS", help="put a run off while others are busy (0)"
     )

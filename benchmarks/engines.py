@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -18,10 +19,9 @@ from raftkv.pb import rpc_pb2 as pb
 ROOT = Path(__file__).parent.parent
 TREE = ROOT / "build" / "compiled" if os.environ.get("COMPILED") else ROOT
 """Whose raftkv is measured: the sources, or what `make compiled` has made of them."""
-COMMANDS = {"etcd": ["etcd"], "raftkv": [sys.executable, "-m", "raftkv"]}
-KINDS = tuple(COMMANDS)
-"""In the order in which they are driven."""
 
+PACKAGES = {"etcd": "etcd-server", "h2load": "nghttp2-client"}
+"""Where Debian has the programs that are needed."""
 START_SECONDS = 30.0
 SETTLE_SECONDS = 3.0
 SETTLE_WINDOW_SECONDS = 0.2
@@ -34,6 +34,25 @@ class EngineError(Exception):
     """A cluster does not start, has no leader, or lost a process."""
 
 
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """What is measured: its name, the command that starts a member, and the directory in which that is called."""
+
+    name: str
+    command: tuple[str, ...]
+    directory: Path = ROOT
+
+
+def sources(name: str, tree: Path) -> Contender:
+    """Return the raftkv whose sources are in a directory."""
+    return Contender(name, (sys.executable, "-m", "raftkv"), tree)
+
+
+ETCD, RAFTKV = Contender("etcd", ("etcd",)), sources("raftkv", TREE)
+CONTENDERS = (ETCD, RAFTKV)
+"""In the order in which they are driven."""
+
+
 def process_cpu_seconds(process: int) -> float:
     """Return the processor time a process used so far."""
     # The name in parentheses may hold spaces: fields are counted behind it.
@@ -44,16 +63,17 @@ def process_cpu_seconds(process: int) -> float:
 class Member:
     """One process."""
 
-    def __init__(self, command: list[str], endpoint: str, log: Path) -> None:
+    def __init__(self, command: list[str], directory: Path, endpoint: str, log: Path) -> None:
         self.endpoint = endpoint
         self._command = command
+        self._directory = directory
         self._log = log
         self._start()
 
     def _start(self) -> None:
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                self._command, cwd=TREE, stdout=output, stderr=output, start_new_session=True
+                self._command, cwd=self._directory, stdout=output, stderr=output, start_new_session=True
             )
         self.connection = Connection(self.endpoint)
 
@@ -95,7 +115,7 @@ class Member:
 
 
 class Engine:
-    """A cluster of one kind."""
+    """A cluster of one contender; `kind` is its name."""
 
     def __init__(self, kind: str, members: list[Member]) -> None:
         self.kind = kind
@@ -135,9 +155,8 @@ class Engine:
                 return
 
 
-def missing() -> str | None:
-    """Return which program is not installed and where it comes from, or None."""
-    packages = {"etcd": "etcd-server", "h2load": "nghttp2-client"}
+def missing(packages: dict[str, str] = PACKAGES) -> str | None:
+    """Return which of these programs is not installed and where it comes from, or None."""
     absent = [f"{program} (Debian: {package})" for program, package in packages.items() if not shutil.which(program)]
     return " and ".join(absent) or None
 
@@ -151,7 +170,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running(kind: str, size: int, directory: Path) -> Iterator[Engine]:
+def running(contender: Contender, size: int, directory: Path) -> Iterator[Engine]:
     """Start a cluster with an empty store in this directory; no process of it is left afterwards."""
     directory.mkdir(parents=True)
     ports = _free_ports(2 * size)
@@ -161,14 +180,15 @@ def running(kind: str, size: int, directory: Path) -> Iterator[Engine]:
         members = []
         for number in range(size):
             command = [
-                *(*COMMANDS[kind], "--name", f"m{number}", "--data-dir", str(directory / f"m{number}")),
+                *(*contender.command, "--name", f"m{number}", "--data-dir", str(directory / f"m{number}")),
                 *("--listen-client-urls", client[number], "--advertise-client-urls", client[number]),
                 *("--listen-peer-urls", peer[number], "--initial-advertise-peer-urls", peer[number]),
                 *("--initial-cluster", initial),
             ]
-            member = Member(command, client[number].removeprefix("http://"), directory / f"m{number}.log")
+            endpoint = client[number].removeprefix("http://")
+            member = Member(command, contender.directory, endpoint, directory / f"m{number}.log")
             stack.callback(member.stop)
             members.append(member)
         for member in members:
             member.wait_ready()
-        yield Engine(kind, members)
+        yield Engine(contender.name, members)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks.engines import KINDS, Engine, EngineError, Member, missing, running
+from benchmarks.engines import CONTENDERS, Contender, Engine, EngineError, Member, missing, running
 from benchmarks.machine import describe
 from benchmarks.wire import PUT
 from raftkv.pb import rpc_pb2 as pb
@@ -62,13 +62,13 @@ def _write(member: Member, accepted: threading.Event, times: list[float]) -> Non
         accepted.wait(PAUSE_SECONDS)
 
 
-def measure(kind: str, size: int, times: int, directory: Path) -> list[float]:
+def measure(contender: Contender, size: int, times: int, directory: Path) -> list[float]:
     """Seconds of so many failovers, one after another, in one cluster."""
-    with running(kind, size, directory) as engine:
+    with running(contender, size, directory) as engine:
         found = []
         for number in range(times):
             found.append(fail_over(engine))
-            print(f"\r{kind}, {size} members: {number + 1} of {times}", end="", file=sys.stderr)
+            print(f"\r{contender.name}, {size} members: {number + 1} of {times}", end="", file=sys.stderr)
         print(file=sys.stderr)
         return found
 
@@ -92,9 +92,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="raftkv-failover-") as base:
         machine = describe(Path(base))
         figures = {
-            f"{kind}, {size} members": measure(kind, size, options.times, Path(base) / f"{kind}{size}")
+            f"{one.name}, {size} members": measure(one, size, options.times, Path(base) / f"{one.name}{size}")
             for size in options.members
-            for kind in KINDS
+            for one in CONTENDERS
         }
     if options.json:
         print(json.dumps({"machine": machine, "seconds": figures}, indent=1))

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from benchmarks.engines import COMMANDS, ROOT, TICKS_PER_SECOND, TREE
+from benchmarks.engines import RAFTKV, ROOT, TICKS_PER_SECOND
 
 RECORD_BYTES = 320
 SYNCS = 200
@@ -17,7 +17,7 @@ SYNCS = 200
 def describe(directory: Path) -> dict[str, str]:
     """Return the machine's properties by name; directory: where the data is going to be."""
     processors = f"{os.cpu_count()} × {_field('/proc/cpuinfo', 'model name')}"
-    version = _first_line(*COMMANDS["raftkv"], "--version", directory=TREE)
+    version = _first_line(*RAFTKV.command, "--version", directory=RAFTKV.directory)
     return {
         "machine": f"{processors}, {_memory()}, Linux {platform.release()}",
         "disk": f"{_filesystem(directory)}, fdatasync of {RECORD_BYTES} B {_sync_us(directory):.0f} µs (median)",

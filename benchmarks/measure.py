@@ -12,7 +12,7 @@ import grpc
 
 from benchmarks import awake, engines
 from benchmarks.calm import Patience
-from benchmarks.engines import KINDS, Engine, EngineError
+from benchmarks.engines import CONTENDERS, Contender, Engine, EngineError
 from benchmarks.load import CallJob, CheckFailed, Job, Load
 from benchmarks.renewing import KEYS_PER_LEASE, RENEW, STREAMS, RenewJob, grant_many
 from benchmarks.restart import restart, store_each
@@ -31,7 +31,8 @@ class Plan:
     loads: only these, where a work has them; None: all. seconds: how long one run should take. requests: the number
     of requests of a run, instead of what fits into `seconds`. keys: how many of 1 KiB `page` and `memory` store;
     `restart` stores ten times as many of 256 B.
-    patience: seconds to put off a run while others use the machine.
+    patience: seconds to put off a run while others use the machine. contenders: who is measured, the first being what
+    the second is held against.
     """
 
     members: tuple[int, ...]
@@ -42,15 +43,17 @@ class Plan:
     requests: int | None
     keys: int
     patience: float
+    contenders: tuple[Contender, Contender] = CONTENDERS
 
 
 @dataclass(slots=True, kw_only=True)
 class Cell:
     """One row of the table.
 
-    figures: by engine, one per round, in `unit`. cpu: by engine, one per round, the processor time that all its members
-    together used for a request, in microseconds; others on the machine disturb it less. latency_ms: likewise p50 and
-    p99, where they are measured. saturated: by engine, the runs in which the generator was busy or late.
+    kinds: the engines, by name. figures: by engine, one per round, in `unit`. cpu: by engine, one per round, the
+    processor time that all its members together used for a request, in microseconds; others on the machine disturb it
+    less. latency_ms: likewise p50 and p99, where they are measured. saturated: by engine, the runs in which the
+    generator was busy or late.
     """
 
     members: int
@@ -58,15 +61,22 @@ class Cell:
     title: str
     load: str
     unit: str
-    figures: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    cpu: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    latency_ms: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    saturated: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    kinds: tuple[str, ...] = tuple(one.name for one in CONTENDERS)
+    figures: dict[str, list[float]] = field(init=False)
+    cpu: dict[str, list[float]] = field(init=False)
+    latency_ms: dict[str, list[tuple[float, float]]] = field(init=False)
+    saturated: dict[str, int] = field(init=False)
     requests: dict[str, int] = field(default_factory=dict)
     others: list[float] = field(default_factory=list)
     repeated: int = 0
     elections: dict[str, int] = field(default_factory=dict)
     failure: str | None = None
+
+    def __post_init__(self) -> None:
+        self.figures = {kind: [] for kind in self.kinds}
+        self.cpu = {kind: [] for kind in self.kinds}
+        self.latency_ms = {kind: [] for kind in self.kinds}
+        self.saturated = dict.fromkeys(self.kinds, 0)
 
     def median(self, kind: str) -> float:
         """Return the median of an engine's rounds."""
@@ -74,10 +84,11 @@ class Cell:
 
     @property
     def ratio(self) -> float | None:
-        """raftkv's median to etcd's; None without both."""
+        """The second one's median to the first one's; None without both."""
         if self.failure is not None or not all(self.figures.values()):
             return None
-        return self.median("raftkv") / self.median("etcd")
+        first, second = self.kinds
+        return self.median(second) / self.median(first)
 
 
 def measure(plan: Plan, directory: Path) -> Iterator[Cell]:
@@ -87,22 +98,25 @@ def measure(plan: Plan, directory: Path) -> Iterator[Cell]:
             works = [name for name in plan.works if name in WORKS and WORKS[name].needs_many == needs_many]
             memory = needs_many and MEMORY in plan.works
             if works or memory or (WATCH in plan.works and not needs_many):
-                with _both(size, directory / f"{size}-{'many' if needs_many else 'few'}") as pair:
+                with _both(plan, size, directory / f"{size}-{'many' if needs_many else 'few'}") as pair:
                     yield from _phase(plan, size, pair, works, memory, directory / "body")
                     if WATCH in plan.works and not needs_many:
                         yield from _watch(plan, size, pair)
         if RENEW in plan.works:
-            with _both(size, directory / f"{size}-leases") as pair:
+            with _both(plan, size, directory / f"{size}-leases") as pair:
                 yield _renew(plan, size, pair)
         if RESTART in plan.works and size == 1:
-            with _both(size, directory / "restart") as pair:
+            with _both(plan, size, directory / "restart") as pair:
                 yield from _restart(plan, pair)
 
 
 @contextlib.contextmanager
-def _both(size: int, directory: Path) -> Iterator[dict[str, Engine]]:
+def _both(plan: Plan, size: int, directory: Path) -> Iterator[dict[str, Engine]]:
     with contextlib.ExitStack() as stack:
-        yield {kind: stack.enter_context(engines.running(kind, size, directory / kind)) for kind in KINDS}
+        yield {
+            one.name: stack.enter_context(engines.running(one, size, directory / str(place)))
+            for place, one in enumerate(plan.contenders)
+        }
 
 
 def _phase(
@@ -116,7 +130,7 @@ def _phase(
         work = WORKS[name]
         for load in work.loads:
             if plan.loads is None or load in plan.loads:
-                cell = Cell(members=size, work=name, title=work.title, load=str(load), unit="/s")
+                cell = Cell(kinds=tuple(pair), members=size, work=name, title=work.title, load=str(load), unit="/s")
                 yield _fill(cell, plan, pair, partial(_call_job, work, load, body))
 
 
@@ -127,7 +141,7 @@ def _call_job(work: Work, load: Load, body: Path, engine: Engine) -> Job:
 def _watch(plan: Plan, size: int, pair: dict[str, Engine]) -> Iterator[Cell]:
     for shape in SHAPES:
         if plan.loads is None or shape.load in plan.loads:
-            cell = Cell(members=size, work=WATCH, title=shape.title, load=str(shape.load), unit="/s")
+            cell = Cell(kinds=tuple(pair), members=size, work=WATCH, title=shape.title, load=str(shape.load), unit="/s")
             yield _fill(cell, plan, pair, partial(_watch_job, shape))
 
 
@@ -137,7 +151,7 @@ def _watch_job(shape: Shape, _: Engine) -> Job:
 
 def _renew(plan: Plan, size: int, pair: dict[str, Engine]) -> Cell:
     title = f"LeaseKeepAlive of {plan.keys:,} leases with {KEYS_PER_LEASE} keys each"
-    cell = Cell(members=size, work=RENEW, title=title, load=str(Load(1, STREAMS)), unit="/s")
+    cell = Cell(kinds=tuple(pair), members=size, work=RENEW, title=title, load=str(Load(1, STREAMS)), unit="/s")
     return _fill(cell, plan, pair, partial(_renew_job, plan.keys))
 
 
@@ -149,7 +163,7 @@ def _renew_job(leases: int, engine: Engine) -> Job:
 
 def _store_and_weigh(size: int, pair: dict[str, Engine], keys: int) -> Cell:
     title = f"Memory of the leader with {max(keys, LIST_KEYS):,} keys of 1 KiB"
-    cell = Cell(members=size, work=MEMORY, title=title, load="", unit="MiB")
+    cell = Cell(kinds=tuple(pair), members=size, work=MEMORY, title=title, load="", unit="MiB")
     for kind, engine in pair.items():
         _say(f"{size} member{'s' * (size > 1)}, {kind}: storing {max(keys, LIST_KEYS):,} keys of 1 KiB")
         store_many(engine.leader().connection, max(keys, LIST_KEYS))
@@ -160,8 +174,9 @@ def _store_and_weigh(size: int, pair: dict[str, Engine], keys: int) -> Cell:
 
 def _restart(plan: Plan, pair: dict[str, Engine]) -> Iterator[Cell]:
     keys = plan.keys * SMALL_PER_LARGE
+    stored = f"with {keys:,} keys of 256 B"
     time_cell, memory_cell = (
-        Cell(members=1, work=RESTART, title=f"{what} with {keys:,} keys of 256 B", load="", unit=unit)
+        Cell(kinds=tuple(pair), members=1, work=RESTART, title=f"{what} {stored}", load="", unit=unit)
         for what, unit in (("Restart after kill -9", "s"), ("Memory after a restart", "MiB"))
     )
     for kind, engine in pair.items():

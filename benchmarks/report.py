@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.engines import KINDS
 from benchmarks.measure import Cell
 
 README = Path(__file__).with_name("README.md")
@@ -82,8 +81,8 @@ def _results(cell: Cell) -> Iterable[str]:
     notes = "".join(f" ({kind}: {count} elections)" for kind, count in cell.elections.items() if count)
     saturated = {kind: count for kind, count in cell.saturated.items() if count}
     notes += "".join(f" ({kind}: the generator was busy or late in {count})" for kind, count in saturated.items())
-    processor = (_number(statistics.median(cell.cpu[kind])) if cell.cpu[kind] else "" for kind in KINDS)
-    return (*(_figure(cell, kind) for kind in KINDS), f"**{cell.ratio:.2f}**{notes}", *processor)
+    processor = (_number(statistics.median(cell.cpu[kind])) if cell.cpu[kind] else "" for kind in cell.kinds)
+    return (*(_figure(cell, kind) for kind in cell.kinds), f"**{cell.ratio:.2f}**{notes}", *processor)
 
 
 def _figure(cell: Cell, kind: str) -> str:

@@ -41,9 +41,9 @@ def test_both_engines_are_measured_in_every_cell(tmp_path: Path, capsys: pytest.
         assert cell["failure"] is None
         assert all(
             len(cell["figures"][kind]) == 2 and min(cell["figures"][kind]) > 0 and len(cell["cpu_us"][kind]) == 2
-            for kind in engines.KINDS
+            for kind in ("etcd", "raftkv")
         )
-        assert cell["requests"] == dict.fromkeys(engines.KINDS, 40 if cell["load"] == "1x1" else 100)
+        assert cell["requests"] == dict.fromkeys(("etcd", "raftkv"), 40 if cell["load"] == "1x1" else 100)
     assert "| 1 | Put 256 B | 10×10 |" in capsys.readouterr().out
     assert os.listdir(tmp_path) == ["figures.json"], "the temporary directory is gone"
 
@@ -72,7 +72,7 @@ def test_what_is_no_right_answer_fails_the_cell_and_the_run(
 
 @needs_programs
 def test_the_many_keys_are_really_stored(tmp_path: Path) -> None:
-    with engines.running("raftkv", 1, tmp_path / "raftkv") as engine:
+    with engines.running(engines.RAFTKV, 1, tmp_path / "raftkv") as engine:
         connection = Connection(engine.leader().endpoint)
         store_many(connection, 250)
         assert connection.revision() == 4
@@ -81,7 +81,7 @@ def test_the_many_keys_are_really_stored(tmp_path: Path) -> None:
 
 @needs_programs
 def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
-    with engines.running("raftkv", 1, tmp_path / "raftkv") as engine:
+    with engines.running(engines.RAFTKV, 1, tmp_path / "raftkv") as engine:
         store_each(engine, 500)
         found = restart(engine, 2)
         assert len(found.seconds) == len(found.resident_bytes) == 2
@@ -92,7 +92,7 @@ def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
 
 @needs_programs
 def test_each_renewal_of_a_stream_is_answered_and_a_lease_that_is_gone_is_noticed(tmp_path: Path) -> None:
-    with engines.running("raftkv", 1, tmp_path / "raftkv") as engine:
+    with engines.running(engines.RAFTKV, 1, tmp_path / "raftkv") as engine:
         leader = engine.leader()
         grant_many(leader.endpoint, 30)
         job = RenewJob(30)
