@@ -1,6 +1,8 @@
 """Members come and go while the cluster serves: what an operator does, with real processes."""
 
 import contextlib
+import io
+import re
 import shutil
 import signal
 import time
@@ -11,6 +13,7 @@ import pytest
 
 from raftkv.client import Client, ClientError
 from raftkv.pb import rpc_pb2
+from raftkv.wal.dump import dump
 from tests.cluster.test_health import get
 from tests.support.processes import START_SECONDS, Cluster, Process, cluster, free_ports, wait_log
 
@@ -147,19 +150,24 @@ def test_every_member_of_three_is_replaced(three: Cluster) -> None:
         three.wait_ready(member)
 
 
-@pytest.mark.alone
 def test_a_member_that_was_away_when_it_was_removed_stops_when_it_comes_back(three: Cluster) -> None:
-    with Client(three.endpoints) as client:
-        away = next(member for member in three.members if member is not three.leader())
-        away_id = ids(client)[away.name]
-        away.kill()
-        client.member_remove(away_id)
-        leader = three.leader_of([member for member in three.members if member is not away])
-        term = client.status(leader.endpoint).raftTerm
-        away.start()
-        assert away.wait() == 0
-        assert "permanently removed" in away.log().splitlines()[-1]
-        assert client.status(leader.endpoint).raftTerm == term, "a removed member disturbed the others"
+    away = next(member for member in three.members if member is not three.leader())
+    with away.client() as client:
+        status = client.status()
+    three.kill_and_miss(away)
+    with three.client() as client:
+        client.member_remove(status.header.member_id)
+    away.start()
+    assert away.wait() == 0
+    assert "permanently removed" in away.log().splitlines()[-1]
+    assert own_candidacies(away) <= set(range(status.raftTerm + 1)), "a removed member disturbed the others"
+
+
+def own_candidacies(member: Process) -> set[int]:
+    """The terms in which a member that has ended voted for itself, as its log has it."""
+    out = io.StringIO()
+    assert dump(str(member.data / "wal"), out) is None
+    return {int(term) for term in re.findall(rf"term=(\d+) vote={member.member_id:x} ", out.getvalue())}
 
 
 def test_a_removed_member_that_serves_the_call_answers_it(three: Cluster) -> None:

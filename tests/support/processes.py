@@ -1,22 +1,35 @@
-"""Members as processes, on ports the kernel chose, stopped whatever happens."""
+"""Members as processes, on ports the kernel chose, stopped whatever happens.
+
+Nothing here is decided by how fast the machine is. A test asks members through `Process.client` and `Cluster.client`,
+which are patient and know no member that was stopped: a write through a connection that is about to break has an
+unknown outcome. What a test does with the leader of a moment it does in `Cluster.steadily`.
+"""
 
 import collections
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from raftkv.client import Client, ClientError
 from tests.support.secrets import secret_in
 
 START_SECONDS = 90.0
 """Bound on what takes a second or two, for a machine that does other things."""
+CALL_SECONDS = 60.0
+"""Bound on a call that takes a moment, for such a machine."""
+ATTEMPTS = 5
+"""How often something is tried that an election may spoil."""
 
+Result = TypeVar("Result")
 
 _held: "collections.deque[socket.socket]" = collections.deque(maxlen=200)
 """Sockets bound to the ports chosen last; more than one test uses."""
@@ -80,6 +93,7 @@ class Process:
         ]
         self._prefix = prefix
         self.environment: dict[str, str] = {}
+        self._stands_still = False
         self._process: subprocess.Popen[bytes] | None = None
 
     def set_flag(self, flag: str, value: str) -> None:
@@ -90,7 +104,17 @@ class Process:
         """The value of a flag."""
         return self.arguments[self.arguments.index(flag) + 1]
 
+    def client(self, **more: Any) -> Client:
+        """A patient client of this member alone."""
+        return Client(self.endpoint, **{"timeout": CALL_SECONDS, "dial_timeout": CALL_SECONDS, **more})
+
+    @property
+    def member_id(self) -> int:
+        """Its id, as it says at its start."""
+        return int(re.findall(rf"member {re.escape(self.name)} \(([0-9a-f]+)\)", self.log())[-1], 16)
+
     def start(self) -> None:
+        self._stands_still = False
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._prefix, sys.executable, "-m", "raftkv", *self.arguments],
@@ -107,8 +131,10 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+        if number in (signal.SIGSTOP, signal.SIGCONT):
+            self._stands_still = number == signal.SIGSTOP
 
-    def wait(self, seconds: float = 20.0) -> int:
+    def wait(self, seconds: float = START_SECONDS) -> int:
         assert self._process is not None
         return self._process.wait(seconds)
 
@@ -126,6 +152,16 @@ class Process:
     def running(self) -> bool:
         """Whether its process lives."""
         return self._process is not None and self._process.poll() is None
+
+    def serving(self) -> bool:
+        """Whether it lives and was not told to stand still."""
+        return self.running() and not self._stands_still
+
+    def connected(self, peer: int) -> bool:
+        """Whether it has a stream to the member of this id."""
+        with urllib.request.urlopen(f"http://{self.endpoint}/metrics", timeout=CALL_SECONDS) as answer:
+            text = answer.read().decode()
+        return re.search(rf'^etcd_network_active_peers{{.*Remote="{peer:x}".*}} 1', text, re.MULTILINE) is not None
 
     def resident_bytes(self) -> int:
         """Memory it holds now."""
@@ -152,6 +188,15 @@ class Cluster:
         self.credentials = {"user": "", "password": ""}
         """Who asks whether members are ready, and which leads."""
 
+    def living(self, *without: Process) -> list[Process]:
+        """The members that can answer, but for some."""
+        return [member for member in self.members if member.serving() and member not in without]
+
+    def client(self, *without: Process, **more: Any) -> Client:
+        """A patient client of the members that live now, but for some: name those that are going to be stopped."""
+        endpoints = [member.endpoint for member in self.living(*without)]
+        return Client(endpoints, **{"timeout": CALL_SECONDS, "dial_timeout": CALL_SECONDS, **more})
+
     def start(self) -> None:
         for member in self.members:
             member.start()
@@ -162,7 +207,7 @@ class Cluster:
         """Wait until a member serves linearizable reads."""
         deadline = time.monotonic() + START_SECONDS
         wait_listening(member.endpoint, deadline)
-        with Client(member.endpoint, timeout=1.0, **self.credentials) as client:
+        with member.client(timeout=5.0, dial_timeout=5.0, **self.credentials) as client:
             while True:
                 try:
                     client.range("ready")
@@ -178,21 +223,48 @@ class Cluster:
 
     def leader_of(self, members: "list[Process]") -> Process:
         """The member that leads, as a majority of these sees it."""
+        return self._led(members)[0]
+
+    def _led(self, members: "list[Process]") -> tuple[Process, int]:
+        """The member that a majority of these takes for the leader, and the latest term that one of them knows."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             seen: list[int] = []
             own: dict[int, Process] = {}
-            for member in members:
-                asking = Client(member.endpoint, timeout=1.0, **self.credentials)
+            terms: list[int] = []
+            for member in filter(Process.serving, members):
+                asking = member.client(timeout=2.0, dial_timeout=2.0, **self.credentials)
                 with contextlib.suppress(ClientError), asking as client:
                     status = client.status()
                     own[status.header.member_id] = member
                     seen.append(status.leader)
+                    terms.append(status.raftTerm)
             for leader in set(seen) - {0}:
                 if seen.count(leader) * 2 > len(members) and leader in own:
-                    return own[leader]
+                    return own[leader], max(terms)
             time.sleep(0.05)
         raise AssertionError("no leader")
+
+    def steadily(self, attempt: Callable[[Process], Result]) -> Result:
+        """What an attempt returns that is told the leader; one that fails amid an election is made again."""
+        tries = 0
+        while True:
+            leader, term = self._led(self.members)
+            tries += 1
+            try:
+                return attempt(leader)
+            except (AssertionError, ClientError):
+                if tries == ATTEMPTS or self._led(self.members)[1] == term:
+                    raise
+
+    def kill_and_miss(self, lost: Process) -> None:
+        """Kill a member, and wait until no other one has a stream to it."""
+        member_id = lost.member_id
+        lost.kill()
+        deadline = time.monotonic() + START_SECONDS
+        while any(member.connected(member_id) for member in self.living()):
+            assert time.monotonic() < deadline, f"{lost.name} is gone, and not missed"
+            time.sleep(0.02)
 
     def kill(self) -> None:
         for member in self.members:
