@@ -201,8 +201,13 @@ class Proposals:
         batch: list[_Call] = []
         size = 0
         for place in range(start, len(queued)):
-            call = self._waiting.get(queued[place])
+            proposal_id = queued[place]
+            call = self._waiting.get(proposal_id)
             if call is None:
+                continue
+            if call.future.cancelled():
+                # Who asked is gone, and no leader has it: after a time without one that may be most of the queue.
+                self._take(proposal_id)
                 continue
             size += len(call.framed)
             if batch and size > max_bytes:
@@ -238,9 +243,8 @@ class Proposals:
 
     def resolve(self, proposal_id: int, response: list[bytes]) -> None:
         """Answer the call that waits for this proposal, if it waits here."""
-        call = self._waiting.pop(proposal_id, None)
+        call = self._take(proposal_id)
         if call is not None:
-            self.pending_bytes -= len(call.framed)
             if self._oldest is None or call.deadline < self._oldest.deadline:
                 self._oldest = call
             if not call.future.done():
@@ -255,11 +259,15 @@ class Proposals:
 
     def reject(self, proposal_id: int, error: StatusError) -> None:
         """End the call that waits for this proposal with an error, if it waits here."""
+        call = self._take(proposal_id)
+        if call is not None and not call.future.done():
+            call.future.set_exception(error)
+
+    def _take(self, proposal_id: int) -> _Call | None:
         call = self._waiting.pop(proposal_id, None)
         if call is not None:
             self.pending_bytes -= len(call.framed)
-            if not call.future.done():
-                call.future.set_exception(error)
+        return call
 
     def expire(self, now: float, error: Callable[[], StatusError]) -> None:
         """End every call whose time is up; a proposal that is still queued then is never made."""

@@ -70,3 +70,25 @@ def decodes(request: bytes) -> bool:
     except Exception:
         return False
     return True
+
+
+def test_what_nobody_waits_for_any_more_is_not_handed_to_a_leader() -> None:
+    """After a time without a leader most of what is queued may be of clients that have given up."""
+
+    async def main() -> None:
+        proposals = Proposals(asyncio.get_running_loop(), 1, Fixed(), timeout_seconds=5.0)  # type: ignore[arg-type]
+        lost = proposals.add(PUT, put(b"lost"))
+        proposals.hand_over(3, 1 << 20, lambda _: None)
+        queued = [proposals.add(PUT, put(key)) for key in (b"a", b"b", b"c")]
+        lost.cancel()
+        queued[1].cancel()
+        assert len(proposals) == 4, "the one that a leader has may still be applied"
+        proposals.term_applied(4)
+        entries: list[bytes] = []
+        proposals.hand_over(4, 1 << 20, entries.append)
+        batch = log_pb2.Batch.FromString(b"".join(entries))
+        assert [proposal.put.key for proposal in batch.proposals] == [b"a", b"c"]
+        assert len(proposals) == 2
+        assert proposals.pending_bytes == len(entries[0])
+
+    asyncio.run(main())
