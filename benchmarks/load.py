@@ -103,14 +103,17 @@ class CallJob:
         return max(least, int(rate * seconds))
 
     def run(self, endpoint: str, requests: int) -> Sample:
-        """Measure once."""
-        return Sample(rate=drive(endpoint, self.call, self.load, requests, self.body), operations=requests)
+        """Measure once; with one request after another, how long each took as well."""
+        times = self.body.with_suffix(".times") if self.load.in_flight == 1 else None
+        rate = drive(endpoint, self.call, self.load, requests, self.body, times)
+        latency = None if times is None else _latency_ms(times, requests)
+        return Sample(rate=rate, operations=requests, latency_ms=latency)
 
 
-def drive(endpoint: str, call: Call, load: Load, requests: int, body: Path) -> float:
+def drive(endpoint: str, call: Call, load: Load, requests: int, body: Path, times: Path | None = None) -> float:
     """Send a number of requests and return how many were answered per second.
 
-    body: a file to use for the request.
+    body: a file to use for the request. times: one in which h2load writes down how long each took.
 
     Raises:
         CheckFailed: h2load does not end well, or an answer is missing or wrong.
@@ -121,13 +124,13 @@ def drive(endpoint: str, call: Call, load: Load, requests: int, body: Path) -> f
     try:
         if call.writes:
             revision = connection.revision()
-            output = _h2load(endpoint, call.path, load, requests, body)
+            output = _h2load(endpoint, call.path, load, requests, body, times)
             made = connection.revision() - revision
             if made != requests:
                 raise CheckFailed(f"{requests} writes made {made} revisions")
         else:
             expected = requests * (FRAME_HEAD_BYTES + len(connection.call(call.path, call.request)))
-            output = _h2load(endpoint, call.path, load, requests, body)
+            output = _h2load(endpoint, call.path, load, requests, body, times)
             received = _number(DATA, output)
             if received != expected:
                 raise CheckFailed(f"{requests} reads received {received} bytes of messages, not {expected}")
@@ -138,9 +141,20 @@ def drive(endpoint: str, call: Call, load: Load, requests: int, body: Path) -> f
     return float(_find(RATE, output, 1))
 
 
-def _h2load(endpoint: str, path: str, load: Load, requests: int, body: Path) -> str:
+def _latency_ms(times: Path, requests: int) -> tuple[float, float]:
+    """Read p50 and p99 from what h2load wrote: a line for each request, whose third number is its microseconds."""
+    found = sorted(int(line.split()[2]) for line in times.read_text().splitlines())
+    times.unlink()
+    if len(found) != requests:
+        raise CheckFailed(f"h2load wrote down the times of {len(found)} of {requests} requests")
+    p50, p99 = (found[min(requests - 1, int(requests * share))] / 1000 for share in (0.5, 0.99))
+    return p50, p99
+
+
+def _h2load(endpoint: str, path: str, load: Load, requests: int, body: Path, times: Path | None) -> str:
     command = [
         *("h2load", "-c", str(load.connections), "-m", str(load.streams), "-n", str(requests), "-d", str(body)),
+        *(() if times is None else (f"--log-file={times}",)),
         *("-H", "content-type: application/grpc", "-H", "te: trailers", f"http://{endpoint}{path}"),
     ]
     try:

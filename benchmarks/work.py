@@ -84,6 +84,10 @@ def _prepare_page(_: Connection) -> bytes:
     return pb.RangeRequest(key=MANY, range_end=MANY_END, limit=PAGE_KEYS).SerializeToString()
 
 
+def _prepare_count(_: Connection) -> bytes:
+    return pb.RangeRequest(key=MANY, range_end=MANY_END, count_only=True).SerializeToString()
+
+
 def many_key(number: int) -> bytes:
     """Return the key of a number; keys sort as numbers do."""
     return MANY + b"%08d" % number
@@ -116,6 +120,7 @@ WORKS = {
         needs_many=True,
         loads=(Load(1, 1), Load(10, 10)),
     ),
+    "count": Work(title="Count of many keys of 1 KiB", path=RANGE, prepare=_prepare_count, needs_many=True),
     "list": Work(
         title="Range of 10,000 keys of 1 KiB",
         path=RANGE,

@@ -44,6 +44,9 @@ def test_both_engines_are_measured_in_every_cell(tmp_path: Path, capsys: pytest.
             for kind in ("etcd", "raftkv")
         )
         assert cell["requests"] == dict.fromkeys(("etcd", "raftkv"), 40 if cell["load"] == "1x1" else 100)
+        for found in cell["latency_ms"].values():
+            assert len(found) == (2 if cell["load"] == "1x1" else 0), "one client in a row is timed"
+            assert all(0 < p50 <= p99 for p50, p99 in found)
     assert "| 1 | Put 256 B | 10×10 |" in capsys.readouterr().out
     assert os.listdir(tmp_path) == ["figures.json"], "the temporary directory is gone"
 
