@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import awake, engines, machine, report
+from benchmarks import awake, engines, machine, plots, report
 from benchmarks.arguments import count, counts, loads, some_of
 from benchmarks.measure import Plan, measure
 from benchmarks.renewing import RENEW
@@ -40,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dir", type=Path, help="where the temporary directory with all data is made")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to this file")
+    parser.add_argument(
+        "--plots", type=Path, metavar="DIR", help="measure 1 to 1,024 requests in flight, and draw them there as SVG"
+    )
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
     return parser
 
@@ -55,6 +58,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         requests=arguments.requests,
         keys=10_000 if quick else 100_000,
         patience=arguments.calm,
+        curve=plots.CURVE if arguments.plots is not None else (),
     )
 
 
@@ -81,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(text)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report.document(cells, properties, command), indent=1) + "\n")
+    if arguments.plots is not None:
+        for path in plots.write(cells, arguments.plots):
+            print(path, file=sys.stderr)
     if arguments.write:
         report.write_readme(text)
     return 1 if any(cell.failure is not None for cell in cells) else 0

@@ -85,11 +85,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class CallJob:
-    """One request, again and again; body: a file to use for it."""
+    """One request, again and again; body: a file to use for it. timed: how long each took is measured at any load."""
 
     call: Call
     load: Load
     body: Path
+    timed: bool = False
 
     def size(self, endpoint: str, seconds: float, requests: int | None) -> int:
         """Drive a member unmeasured and return how many requests a run should have."""
@@ -104,7 +105,7 @@ class CallJob:
 
     def run(self, endpoint: str, requests: int) -> Sample:
         """Measure once; with one request after another, how long each took as well."""
-        times = self.body.with_suffix(".times") if self.load.in_flight == 1 else None
+        times = self.body.with_suffix(".times") if self.timed or self.load.in_flight == 1 else None
         rate = drive(endpoint, self.call, self.load, requests, self.body, times)
         latency = None if times is None else _latency_ms(times, requests)
         return Sample(rate=rate, operations=requests, latency_ms=latency)

@@ -17,7 +17,7 @@ from benchmarks.load import CallJob, CheckFailed, Job, Load
 from benchmarks.renewing import KEYS_PER_LEASE, RENEW, STREAMS, RenewJob, grant_many
 from benchmarks.restart import restart, store_each
 from benchmarks.watching import SHAPES, WATCH, Shape, WatchJob
-from benchmarks.work import LIST_KEYS, MEMORY, RESTART, WORKS, Work, store_many
+from benchmarks.work import LIST_KEYS, MEMORY, POINTS, RESTART, WORKS, Work, store_many
 
 MEBIBYTE = 2**20
 SMALL_PER_LARGE = 10
@@ -28,7 +28,8 @@ SMALL_PER_LARGE = 10
 class Plan:
     """What to measure, and how long.
 
-    loads: only these, where a work has them; None: all. seconds: how long one run should take. requests: the number
+    loads: only these, where a work has them; None: all. curve: these instead, for whatever has the usual ones, with how
+    long each request took. seconds: how long one run should take. requests: the number
     of requests of a run, instead of what fits into `seconds`. keys: how many of 1 KiB `page` and `memory` store;
     `restart` stores ten times as many of 256 B.
     patience: seconds to put off a run while others use the machine. contenders: who is measured, the first being what
@@ -44,6 +45,7 @@ class Plan:
     keys: int
     patience: float
     contenders: tuple[Contender, Contender] = CONTENDERS
+    curve: tuple[Load, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,14 +130,14 @@ def _phase(
             yield cell
     for name in works:
         work = WORKS[name]
-        for load in work.loads:
+        for load in plan.curve if plan.curve and work.loads == POINTS else work.loads:
             if plan.loads is None or load in plan.loads:
                 cell = Cell(kinds=tuple(pair), members=size, work=name, title=work.title, load=str(load), unit="/s")
-                yield _fill(cell, plan, pair, partial(_call_job, work, load, body))
+                yield _fill(cell, plan, pair, partial(_call_job, plan, work, load, body))
 
 
-def _call_job(work: Work, load: Load, body: Path, engine: Engine) -> Job:
-    return CallJob(work.call(engine.leader().connection), load, body)
+def _call_job(plan: Plan, work: Work, load: Load, body: Path, engine: Engine) -> Job:
+    return CallJob(work.call(engine.leader().connection), load, body, timed=bool(plan.curve))
 
 
 def _watch(plan: Plan, size: int, pair: dict[str, Engine]) -> Iterator[Cell]:
