@@ -163,7 +163,7 @@ class Cluster:
         if machine.process is not None:
             # What it applied in its last turn counts, its own removal above all.
             self._after_turn(machine.process)
-        gone = any(self.members[member] == number for member in self.invariants.removed)
+        gone = any(self.members.get(member) == number for member in self.invariants.removed)
         if gone:
             if number in self.places:
                 self.places.remove(number)

@@ -100,6 +100,7 @@ class Nemesis:
     def heal(self) -> None:
         """End all faults, for good: links work, everybody runs, disks are quick."""
         self._healed = True
+        self._staged.heal()
         cluster = self._cluster
         cluster.on_vote = cluster.on_leader = cluster.on_message = None
         cluster.network.mend_all()

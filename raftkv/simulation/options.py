@@ -9,6 +9,8 @@ from raftkv.simulation.network import Weather
 
 MEMBERS = "members"
 """The kind of fault, if it is one, that somebody changes the members all the time."""
+TORN = "torn-change"
+"""One that does not go without such a somebody, who starts and removes whom it leaves."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,12 +65,18 @@ def draw(
     """Draw a run from its seed; what is given is not drawn. `kinds` are the faults there are."""
     rng = random.Random(f"{seed}/options")
     drawn = rng.choice((3, 3, 3, 5))
-    chosen = frozenset(kind for kind in kinds if kind != MEMBERS and rng.random() < rng.choice((0.1, 0.3, 0.6)))
+    chosen = frozenset(
+        kind for kind in kinds if kind not in (MEMBERS, TORN) and rng.random() < rng.choice((0.1, 0.3, 0.6))
+    )
     # From dice of its own: the other seeds stay as they are.
     dice = random.Random(f"{seed}/members")
     if dice.random() < 0.3 and MEMBERS in kinds:
         chosen |= {MEMBERS}
+        if TORN in kinds and random.Random(f"{seed}/torn").random() < 0.3:
+            chosen |= {TORN}
     active = chosen if faults is None else faults
+    if TORN in active:
+        active |= {MEMBERS}
     if MEMBERS in active and dice.random() < 0.25:
         # One that grows from a single member is at times two, of which neither can do without the other.
         drawn = 1

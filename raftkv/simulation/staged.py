@@ -1,15 +1,21 @@
 """Faults in several acts: histories that need a few things to go wrong in turn, upon which single faults come too
 seldom. Each has happened to somebody: leaders that last no longer than a message, a leader that wakes up and still
-believes in itself, a candidate nobody hears of, a write that is replaced while a disk is busy with it.
+believes in itself, a candidate nobody hears of, a write that is replaced while a disk is busy with it, a change of the
+members that half of them have not heard of.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from raftkv.raft import AppendEntriesResponse, Message, Role
+from raftkv.pb import peer_pb2, rpc_pb2
+from raftkv.raft import AppendEntriesResponse, EntryKind, Message, NodeId, RaftNode, Role
+from raftkv.server.apply import Applier
 from raftkv.simulation.cluster import Cluster
+from raftkv.simulation.machine import Process
+from raftkv.simulation.options import TORN
 
-KINDS = ("short-reigns", "lost-campaign", "sleeping-leader", "replaced-write")
+KINDS = ("short-reigns", "lost-campaign", "sleeping-leader", "replaced-write", TORN)
 """Names of the methods of `Staged`."""
 
 Links = list[tuple[int, int]]
@@ -27,6 +33,13 @@ class Staged:
         self._election = options.heartbeat_ms * options.election_ticks / 1000
         self._latency = options.weather.latency
         self._trip = self._latency + options.weather.jitter
+        self._behind: list[Applier] = []
+
+    def heal(self) -> None:
+        """Let everybody apply what is committed."""
+        for applier in self._behind:
+            vars(applier).pop("apply", None)
+        self._behind.clear()
 
     def _leader(self) -> int:
         leader = self._cluster.leader()
@@ -132,9 +145,96 @@ class Staged:
         self._later(written + election, self._set_speed, follower, 0.0008)
         return follower
 
+    def torn_change(self, rng: random.Random, seconds: float) -> int:
+        """Two changes of the members are asked for at once; as soon as a leader has applied what it has of them it is
+        parted from the rest, with no more than it now needs: the rest may not know of the changes, or has not come to
+        apply them."""
+        cluster = self._cluster
+        leader = cluster.leader()
+        if leader is None or leader.server is None:
+            return -1
+        before = {process.machine.number: _voters(process) for process in cluster.processes()}
+        others = [place for place in cluster.places if place != leader.machine.number]
+        if others and rng.random() < 0.6:
+            self._fall_behind(rng.choice(others))
+
+        def sent(message: Message) -> None:
+            number = cluster.members[message.sender]
+            process = cluster.process(number)
+            if process is not None and process.server is not None and _changed(process.server.node, before.get(number)):
+                end()
+                self._tear(rng, process)
+
+        def end() -> None:
+            if cluster.on_message is sent:
+                cluster.on_message = None
+
+        cluster.on_message = sent
+        self._later(max(seconds, 20 * self._election), end)
+        changes = self._two_changes(rng, leader.server.node)
+        leader.loop.run_in(partial(_ask, leader, changes))
+        return leader.machine.number
+
+    def _two_changes(self, rng: random.Random, leader: RaftNode) -> list[peer_pb2.MemberChange]:
+        """Two fewer, or two more."""
+        others = [voter for voter in leader.conf_state.voters if voter != leader.id]
+        if len(others) >= 4 and rng.random() < 0.7:
+            removals = (rpc_pb2.MemberRemoveRequest(ID=member) for member in rng.sample(others, 2))
+            return [peer_pb2.MemberChange(remove=removal) for removal in removals]
+        first = len(self._cluster.machines)
+        urls = (f"http://m{place}:2380" for place in (first, first + 1))
+        return [peer_pb2.MemberChange(add=rpc_pb2.MemberAddRequest(peerURLs=[url])) for url in urls]
+
+    def _tear(self, rng: random.Random, process: Process) -> None:
+        """Part a leader from all that it does not need; those that were added are on its side, and start there."""
+        cluster, number, voters = self._cluster, process.machine.number, _voters(process)
+        new = [voter for voter in voters if voter not in cluster.members]
+        coming = range(len(cluster.machines), len(cluster.machines) + len(new))
+        there = [place for place in map(cluster.members.get, voters) if place is not None and place != number]
+        rng.shuffle(there)
+        side = {number, *there[: max(0, len(voters) // 2 - len(new))], *coming}
+        places = [*cluster.places, *coming]
+        links = [(one, other) for one in places for other in places if (one in side) != (other in side)]
+        self._cut(links, self._election * (5 + 5 * rng.random()))
+        for member in new:
+            cluster.join(member, process.known_members())
+
+    def _fall_behind(self, number: int) -> None:
+        """Let a member apply nothing for a while, as if what came before were a lot; all else of it goes on."""
+        process = self._cluster.process(number)
+        if process is None or process.server is None:
+            return
+        applier = process.server.applier
+        vars(applier)["apply"] = lambda entries, **more: 0
+        self._behind.append(applier)
+
     def _lose(self, number: int) -> None:
         self._cluster.machines[number].stall_until = 0
         self._cluster.kill_and_restart(number, 0.02)
 
     def _set_speed(self, number: int, sync_seconds: float) -> None:
         self._cluster.machines[number].sync_seconds = sync_seconds
+
+
+def _ask(process: Process, changes: Sequence[peer_pb2.MemberChange]) -> None:
+    """Have a member make changes, all at once; whatever becomes of them."""
+    server = process.server
+    if server is not None and not server.failed.done():
+        for change in changes:
+            asked = process.loop.create_task(server.reconfiguration.change(change))
+            asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def _voters(process: Process) -> tuple[NodeId, ...]:
+    return () if process.server is None else process.server.node.conf_state.voters
+
+
+def _changed(leader: RaftNode, before: tuple[NodeId, ...] | None) -> bool:
+    """Whether a leader has other voters than before, and no change in its log that it has not applied."""
+    log = leader.log
+    return (
+        leader.role is Role.LEADER
+        and before is not None
+        and leader.conf_state.voters != before
+        and not any(entry.kind is EntryKind.CONF_CHANGE for entry in log.slice(log.applied + 1, log.last_index + 1))
+    )
