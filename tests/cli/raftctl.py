@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-BOUND_SECONDS = 60
+BOUND_SECONDS = 180
 
 
 class Result(NamedTuple):

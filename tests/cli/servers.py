@@ -74,7 +74,7 @@ def wait_ready(endpoint: str) -> None:
     """Wait until a server answers a linearizable read."""
     deadline = time.monotonic() + START_SECONDS
     wait_listening(endpoint, deadline)
-    with Client(endpoint, timeout=1.0) as probe:
+    with Client(endpoint, timeout=5.0, dial_timeout=5.0) as probe:
         while True:
             try:
                 probe.range("ready")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from raftkv.client import Client
-from tests.cli.raftctl import environment, etcdctl
+from tests.cli.raftctl import BOUND_SECONDS, environment, etcdctl
 from tests.cli.servers import serve
 from tests.cli.zygote import raftctl
 
@@ -67,7 +67,7 @@ def test_revokes_as_etcdctl_does(form: str, endpoint: str) -> None:
 
 def test_keeps_a_lease_alive_until_it_is_revoked(endpoint: str) -> None:
     with Client(endpoint) as client:
-        client.lease_grant(3, LEASE)
+        client.lease_grant(6, LEASE)
         command = [sys.executable, "-m", "cli.raftctl", "--endpoints", endpoint, "lease", "keep-alive", f"{LEASE:x}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as running:
             try:
@@ -75,11 +75,11 @@ def test_keeps_a_lease_alive_until_it_is_revoked(endpoint: str) -> None:
                 # It has the lease's time from its first line on, however long its start takes.
                 while not select.select([running.stdout], [], [], 0.2)[0]:
                     client.lease_keep_alive_once(LEASE)
-                for _ in range(5):
-                    assert running.stdout.readline() == b"lease %016x keepalived with TTL(3)\n" % LEASE
+                for _ in range(4):
+                    assert running.stdout.readline() == b"lease %016x keepalived with TTL(6)\n" % LEASE
                 client.lease_revoke(LEASE)
                 assert running.stdout.readline() == b"lease %016x expired or revoked.\n" % LEASE
-                assert running.wait(20) == 0
+                assert running.wait(BOUND_SECONDS) == 0
             finally:
                 running.kill()
 
@@ -93,7 +93,7 @@ def test_stops_at_once_when_interrupted(endpoint: str) -> None:
                 assert running.stdout is not None
                 assert b"keepalived" in running.stdout.readline()
                 running.send_signal(signal.SIGINT)
-                assert running.wait(20) == 130
+                assert running.wait(BOUND_SECONDS) == 130
             finally:
                 running.kill()
         assert client.lease_time_to_live(LEASE).TTL > 0

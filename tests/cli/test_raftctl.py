@@ -205,15 +205,15 @@ def test_no_endpoint_can_be_reached() -> None:
 def test_an_unknown_outcome_is_said() -> None:
     note = "the request was sent and not answered: it may have taken effect; it was not repeated\n"
     with faulty(close) as server:
-        result = run("--endpoints", server.endpoint, "put", "a", "1")
+        result = run("--endpoints", server.endpoint, "--dial-timeout", "30s", "put", "a", "1")
         assert result.status == 1
         assert result.stderr.startswith(f"{note}Error: ")
         assert len(server.requests) == 1
     with faulty(silence) as server:
-        result = run("--endpoints", server.endpoint, "--command-timeout", "300ms", "del", "a")
+        result = run("--endpoints", server.endpoint, "--command-timeout", "3s", "del", "a")
         assert (result.status, result.stderr) == (1, f"{note}Error: context deadline exceeded\n")
     with faulty(answer(14, "etcdserver: no leader")) as server:
-        result = run("--endpoints", server.endpoint, "--command-timeout", "2s", "put", "a", "1")
+        result = run("--endpoints", server.endpoint, "--command-timeout", "5s", "put", "a", "1")
         assert (result.status, result.stderr) == (1, "Error: etcdserver: no leader\n")
         assert len(server.requests) > 1
 

@@ -23,7 +23,7 @@ import pytest
 from raftkv.pb import rpc_pb2
 from tests.support.processes import free_ports
 
-BOUND_SECONDS = 30
+BOUND_SECONDS = 120
 COMMAND = [sys.executable, "-m", "raftkv"]
 ANY_PORTS = [
     *("--listen-client-urls", "http://127.0.0.1:0", "--advertise-client-urls", "http://127.0.0.1:2379"),

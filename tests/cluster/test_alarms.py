@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.client import Client, ClientError
+from raftkv.client import ClientError
 from raftkv.client.requests import ALARM
 from raftkv.pb import rpc_pb2
 from raftkv.status import Code
-from tests.support.processes import Cluster, Process, cluster
+from tests.support.processes import START_SECONDS, Cluster, Process, cluster
 
 QUOTA = 600_000
 NO_SPACE = (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
@@ -25,7 +25,7 @@ NO_SPACE = (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three members, filled until a put was refused."""
     with cluster(tmp_path_factory.mktemp("cluster"), 3, f"--quota-backend-bytes={QUOTA}") as running:
-        with Client(running.members[0].endpoint, timeout=10.0) as client:
+        with running.members[0].client() as client:
             for number in range(100):
                 try:
                     client.put(f"key{number}", b"v" * 20_000)
@@ -40,7 +40,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def refused(member: Process, *, put: bool = True) -> bool:
     operation = {"request_put": {"key": b"x"}} if put else {"request_delete_range": {"key": b"x"}}
-    with Client(member.endpoint, timeout=10.0) as client:
+    with member.client() as client:
         try:
             client.txn(rpc_pb2.TxnRequest(success=[operation]))
         except ClientError as error:
@@ -51,24 +51,27 @@ def refused(member: Process, *, put: bool = True) -> bool:
 
 def health(member: Process, query: str = "") -> tuple[int, bytes]:
     try:
-        with urllib.request.urlopen(f"http://{member.endpoint}/health{query}", timeout=10.0) as answer:
+        with urllib.request.urlopen(f"http://{member.endpoint}/health{query}", timeout=60.0) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
 
 
 def tell(tool: list[str], endpoint: str, *words: str) -> bytes:
-    done = subprocess.run([*tool, "--endpoints", endpoint, *words], capture_output=True, timeout=30, check=True)
+    done = subprocess.run(
+        [*tool, "--endpoints", endpoint, *PATIENT, *words], capture_output=True, timeout=120, check=True
+    )
     return done.stdout
 
 
+PATIENT = ("--command-timeout", "60s", "--dial-timeout", "30s")
 RAFTCTL = [sys.executable, "-m", "cli.raftctl"]
 
 
 def test_what_takes_space_is_refused_by_every_member(full: Cluster) -> None:
     for member in full.members:
         assert refused(member)
-        with Client(member.endpoint, timeout=10.0) as client, pytest.raises(ClientError) as error:
+        with member.client() as client, pytest.raises(ClientError) as error:
             client.lease_grant(60)
         assert (error.value.code, error.value.message) == NO_SPACE
 
@@ -76,7 +79,7 @@ def test_what_takes_space_is_refused_by_every_member(full: Cluster) -> None:
 def test_reads_deletions_and_compaction_go_on(full: Cluster) -> None:
     for member in full.members:
         assert not refused(member, put=False)
-    with Client(full.endpoints, timeout=10.0) as client:
+    with full.client() as client:
         assert client.get("key0") is not None
         revision = client.delete("key1").header.revision
         client.compact(revision, physical=True)
@@ -85,7 +88,7 @@ def test_reads_deletions_and_compaction_go_on(full: Cluster) -> None:
 def test_the_alarm_is_told_by_status_health_and_list(full: Cluster) -> None:
     assert tell(RAFTCTL, full.endpoints, "alarm", "list").startswith(b"memberID:")
     for member in full.members:
-        with Client(member.endpoint) as client:
+        with member.client() as client:
             status = client.status()
         assert status.dbSizeQuota == QUOTA
         assert [text.split(" ")[1] for text in status.errors] == ["alarm:NOSPACE"] * len(status.errors) != []
@@ -114,7 +117,7 @@ def test_it_outlives_a_crash(full: Cluster) -> None:
 def test_disarmed_it_comes_back_while_space_is_short(full: Cluster) -> None:
     assert b"NOSPACE" in tell(RAFTCTL, full.endpoints, "alarm", "disarm")
     assert tell(RAFTCTL, full.endpoints, "alarm", "list") == b""
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + START_SECONDS
     while health(full.members[0])[0] != 200:
         assert time.monotonic() < deadline
     assert refused(full.members[0])
@@ -122,7 +125,7 @@ def test_disarmed_it_comes_back_while_space_is_short(full: Cluster) -> None:
 
 
 def test_corrupt_stops_all_writes_and_no_reads(full: Cluster) -> None:
-    with Client(full.endpoints, timeout=10.0) as client:
+    with full.client() as client:
         raised = client.call(ALARM, rpc_pb2.AlarmRequest(action="ACTIVATE", memberID=7, alarm="CORRUPT"))
         assert [(one.memberID, one.alarm) for one in raised.alarms] == [(7, rpc_pb2.CORRUPT)]
         for write in (lambda: client.delete("a"), lambda: client.lease_revoke(1), lambda: client.compact(10**6)):
@@ -138,7 +141,7 @@ def test_corrupt_stops_all_writes_and_no_reads(full: Cluster) -> None:
 
 def test_a_member_did_not_start_after_alarms_were_listed_and_it_was_killed(tmp_path: Path) -> None:
     """etcd 14429: the question is in the log, and is applied again."""
-    with cluster(tmp_path, 1) as one, Client(one.endpoints, timeout=10.0) as client:
+    with cluster(tmp_path, 1) as one, one.client() as client:
         (member,) = one.members
         assert not client.call(ALARM, rpc_pb2.AlarmRequest()).alarms
         member.kill()

@@ -103,13 +103,13 @@ def test_json_is_recorded_like_grpc(member: Process, log: Path) -> None:
     body = json.dumps({"key": b64("/ann/json"), "value": b64(VALUE)}).encode()
     token = token_of(member.endpoint, "ann")
     request = urllib.request.Request(f"http://{member.endpoint}/v3/kv/put", body, {"Authorization": token})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         revision = int(json.load(answer)["header"]["revision"])
     line = await_line(log, lambda line: line.get("request") == {"key": "/ann/json"})
     assert (line["user"], line["revision"], line["code"]) == ("ann", revision, "OK")
     assert line["remote"].startswith("127.0.0.1:")
     with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(f"http://{member.endpoint}/v3/kv/range", b'{"key":"cm9vdA=="}', timeout=10)
+        urllib.request.urlopen(f"http://{member.endpoint}/v3/kv/range", b'{"key":"cm9vdA=="}', timeout=60)
     await_line(log, lambda line: line.get("request") == {"key": "root"} and line["code"] == "InvalidArgument")
 
 
@@ -217,7 +217,7 @@ def test_a_full_disk_refuses_what_it_cannot_record_and_recovers(tmp_path: Path) 
             assert time.monotonic() < deadline, "it goes on without an audit log"
             done += 1
         assert "the audit log cannot be written" in problem
-        with urllib.request.urlopen(f"http://{member.endpoint}/livez", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{member.endpoint}/livez", timeout=60) as answer:
             assert answer.status == 200
         replace(target, tmp_path / "disk")
         deadline = time.monotonic() + START_SECONDS

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.client import Client
 from raftkv.client.requests import HASH_KV
 from raftkv.pb import rpc_pb2
 from tests.support.processes import Cluster, cluster
@@ -22,7 +21,7 @@ RAFTCTL = [sys.executable, "-m", "cli.raftctl"]
 def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A member with 400 records of 10 kB, some of them given up, and some more since."""
     with cluster(tmp_path_factory.mktemp("cluster"), 1) as running:
-        with Client(running.endpoints) as client:
+        with running.client() as client:
             for number in range(400):
                 client.put(f"key{number % 40}", bytes([number % 256]) * 10_000)
             client.compact(300, physical=True)
@@ -31,12 +30,12 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def run(*words: str, program: list[str] = RAFTCTL) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*program, *words], capture_output=True, timeout=30, check=False)
+    return subprocess.run([*program, "--command-timeout", "60s", *words], capture_output=True, timeout=120, check=False)
 
 
 def test_a_backup_holds_what_the_member_holds(one: Cluster, tmp_path: Path) -> None:
     path = str(tmp_path / "s.db")
-    with Client(one.endpoints) as client:
+    with one.client() as client:
         told = client.call(HASH_KV, rpc_pb2.HashKVRequest())
     saved = run("--endpoints", one.endpoints, "snapshot", "save", path)
     assert saved.stdout == f"Snapshot saved at {path}\n".encode(), saved.stderr
@@ -53,7 +52,7 @@ def test_a_backup_is_of_one_moment_while_writes_go_on(one: Cluster, tmp_path: Pa
     stop = threading.Event()
 
     def write() -> None:
-        with Client(one.endpoints) as client:
+        with one.client() as client:
             while not stop.is_set():
                 client.put("busy", "x")
 
@@ -66,7 +65,7 @@ def test_a_backup_is_of_one_moment_while_writes_go_on(one: Cluster, tmp_path: Pa
         stop.set()
         writer.join()
     status = json.loads(run("snapshot", "status", path, "-w", "json").stdout)
-    with Client(one.endpoints) as client:
+    with one.client() as client:
         at_that_moment = client.call(HASH_KV, rpc_pb2.HashKVRequest(revision=status["revision"]))
     assert at_that_moment.hash == status["hash"]
 

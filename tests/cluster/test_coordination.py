@@ -10,7 +10,7 @@ import pytest
 from raftkv.client import AsyncClient, AsyncTransaction, ClientError, OutcomeUnknown
 from tests.support.processes import Cluster, cluster
 
-BOUND_SECONDS = 90.0
+BOUND_SECONDS = 300.0
 END = b"end"
 ACCOUNTS = 4
 START = 100

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.client import Client
 from raftkv.client.requests import ALARM, DEFRAGMENT
 from raftkv.mvcc.backend import REVISIONS, LmdbBackend
 from raftkv.pb import rpc_pb2
 from raftkv.server.corruption import divergent, majority
 from tests.cluster.test_membership import FAST, add, served, until
-from tests.support.processes import Cluster, Process, cluster, wait_log
+from tests.support.processes import START_SECONDS, Cluster, Process, cluster, wait_log
 
 ONLY_LATER = ("--corrupt-check-time=500ms", "--experimental-initial-corrupt-check=false")
 ONLY_AT_START = ("--corrupt-check-time=0",)
@@ -32,7 +31,7 @@ def test_who_differs_from_a_majority_is_named() -> None:
 
 
 def write(three: Cluster) -> None:
-    with Client(three.endpoints) as client:
+    with three.client() as client:
         for number in range(10):
             client.put(f"key{number}", "value")
         assert not client.call(ALARM, rpc_pb2.AlarmRequest()).alarms
@@ -40,7 +39,7 @@ def write(three: Cluster) -> None:
 
 def flush(member: Process) -> int:
     """Bring all that was written to a member's disk; its id."""
-    with Client(member.endpoint) as client:
+    with member.client() as client:
         while client.status().header.revision < 11:
             time.sleep(0.02)
         client.call(DEFRAGMENT, rpc_pb2.DefragmentRequest())
@@ -66,8 +65,8 @@ def _write(backend: LmdbBackend) -> None:
 
 
 def wait_alarms(three: Cluster) -> list[tuple[int, int]]:
-    deadline = time.monotonic() + 20.0
-    with Client(three.endpoints) as client:
+    deadline = time.monotonic() + START_SECONDS
+    with three.client() as client:
         while not (alarms := client.call(ALARM, rpc_pb2.AlarmRequest()).alarms):
             assert time.monotonic() < deadline, [member.log() for member in three.members]
             time.sleep(0.1)
@@ -88,11 +87,11 @@ def test_a_changed_record_raises_an_alarm_of_its_member(tmp_path: Path, flags: t
 
 
 def test_a_learner_that_was_changed_is_named_though_it_has_no_say(tmp_path: Path) -> None:
-    with cluster(tmp_path, 1, *FAST, *ONLY_LATER) as one, Client(one.endpoints) as client:
+    with cluster(tmp_path, 1, *FAST, *ONLY_LATER) as one, one.client() as client:
         for number in range(12):
             client.put(f"key-{number}", "value")
         learner, learner_id = add(one, client, "m1", *ONLY_LATER, learner=True)
-        with Client(learner.endpoint, timeout=2.0) as at_learner:
+        with learner.client() as at_learner:
             until(lambda: served(at_learner, 12), f"the learner never serves\n{learner.log()}")
         learner.stop()
         change(learner)
@@ -120,6 +119,6 @@ def test_members_that_agree_find_so_when_they_start(tmp_path: Path) -> None:
         follower.kill()
         follower.start()
         wait_log(follower, COMPARED, 2)
-        with Client(three.endpoints) as client:
+        with three.client() as client:
             assert not client.call(ALARM, rpc_pb2.AlarmRequest()).alarms
             client.put("all", "well")

@@ -19,7 +19,7 @@ from raftkv.pb import rpc_pb2
 from tests.cluster.test_kill import check_agreement, check_writes
 from tests.cluster.test_restore import on_a_terminal
 from tests.support.objects import Writers
-from tests.support.processes import Cluster, Process, cluster
+from tests.support.processes import START_SECONDS, Cluster, Process, cluster
 
 RAFTCTL = [sys.executable, "-m", "cli.raftctl"]
 DOWNGRADE = Rpc(
@@ -28,7 +28,7 @@ DOWNGRADE = Rpc(
 
 
 def test_space_is_given_back_and_nothing_is_lost(tmp_path: Path) -> None:
-    with cluster(tmp_path, 1) as one, Client(one.endpoints, timeout=20.0) as client:
+    with cluster(tmp_path, 1) as one, one.client() as client:
         for number in range(600):
             client.put(f"key{number % 3}", bytes([number % 256]) * 20_000)
         last = client.put("kept", random.Random(0).randbytes(1_000_000)).header.revision
@@ -38,7 +38,7 @@ def test_space_is_given_back_and_nothing_is_lost(tmp_path: Path) -> None:
         stop, written, meanwhile = threading.Event(), [], threading.Event()
 
         def write() -> None:
-            with Client(one.endpoints) as writer:
+            with one.client() as writer:
                 while not stop.is_set():
                     copies = copies_in_the_making(one.members[0])
                     written.append(writer.put("busy", f"{len(written)}").header.revision)
@@ -49,14 +49,20 @@ def test_space_is_given_back_and_nothing_is_lost(tmp_path: Path) -> None:
         thread.start()
         try:
             # A put that begins and ends within one copy is not found each time.
-            deadline = time.monotonic() + 30.0
+            deadline = time.monotonic() + START_SECONDS
             while not meanwhile.is_set():
                 assert time.monotonic() < deadline, f"none of {len(written)} puts was acknowledged during a copy"
                 client.call(DEFRAGMENT, rpc_pb2.DefragmentRequest())
-            done = subprocess.run([*RAFTCTL, "--endpoints", one.endpoints, "defrag"], capture_output=True, timeout=60)
+            done = subprocess.run(
+                [*RAFTCTL, "--command-timeout", "60s", "--endpoints", one.endpoints, "defrag"],
+                capture_output=True,
+                timeout=180,
+            )
             for program in [["env", "ETCDCTL_API=3", "etcdctl"]] if shutil.which("etcdctl") else []:
                 theirs = subprocess.run(
-                    [*program, "--endpoints", one.endpoints, "defrag"], capture_output=True, timeout=60
+                    [*program, "--command-timeout", "60s", "--endpoints", one.endpoints, "defrag"],
+                    capture_output=True,
+                    timeout=60,
                 )
                 assert theirs.stdout == done.stdout
         finally:
@@ -102,7 +108,7 @@ def start_armed(one: Cluster, step: str | None) -> None:
 def test_a_member_killed_at_each_step_comes_back_with_the_same_state(tmp_path: Path) -> None:
     with cluster(tmp_path, 1) as one:
         (member,) = one.members
-        with Client(one.endpoints, timeout=20.0) as client:
+        with one.client() as client:
             for number in range(60):
                 client.put(f"key{number % 3}", bytes([number]) * 20_000)
             lease = client.lease_grant(600).ID
@@ -118,14 +124,14 @@ def test_a_member_killed_at_each_step_comes_back_with_the_same_state(tmp_path: P
             assert member.wait() == -signal.SIGKILL, step
             start_armed(one, following)
             assert leftovers(member) == [], step
-            with Client(one.endpoints, timeout=20.0) as client:
+            with one.client() as client:
                 after = client.call(HASH_KV, rpc_pb2.HashKVRequest())
                 assert (after.hash, after.compact_revision) == (before.hash, before.compact_revision), step
                 # What was applied before is not applied again: the revision stays.
                 assert after.header.revision == before.header.revision, step
                 assert client.status().raftAppliedIndex >= applied, step
                 assert [kv.key for kv in client.range("", prefix=True).kvs] == [b"key0", b"key1", b"key2", b"leased"]
-        with Client(one.endpoints, timeout=20.0) as client:
+        with one.client() as client:
             client.call(DEFRAGMENT, rpc_pb2.DefragmentRequest())
             assert client.lease_revoke(lease)
             assert client.put("more", "x").header.revision == before.header.revision + 2
@@ -170,7 +176,7 @@ def defragment_again_and_again(member: Process) -> None:
     ],
 )
 def test_there_is_nothing_to_downgrade_to(tmp_path: Path, action: str, version: str, message: str) -> None:
-    with cluster(tmp_path, 1) as one, Client(one.endpoints) as client, pytest.raises(ClientError) as refused:
+    with cluster(tmp_path, 1) as one, one.client() as client, pytest.raises(ClientError) as refused:
         client.call(DOWNGRADE, rpc_pb2.DowngradeRequest(action=action, version=version))
     assert refused.value.message == message
 

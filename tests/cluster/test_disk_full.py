@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from raftkv.client import Client, ClientError
 from raftkv.client.requests import ALARM, DEFRAGMENT, HASH_KV
 from raftkv.pb import rpc_pb2
 from raftkv.status import Code
-from tests.support.processes import Cluster, Process, cluster, wait_log
+from tests.support.processes import START_SECONDS, Cluster, Process, cluster, wait_log
 
 NO_SPACE = (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
 DISK_MIB = 256
@@ -60,7 +62,7 @@ def fill(disk: Path, left: int) -> None:
 def put_until_refused(client: Client, prefix: str) -> dict[str, int]:
     """Revision of each put that was acknowledged before one was refused for want of space."""
     written = {}
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         key = f"{prefix}{len(written):04}"
         try:
@@ -96,7 +98,7 @@ def restart(running: Cluster, member: Process) -> None:
 
 
 def test_a_nearly_full_disk_raises_the_alarm_and_what_makes_space_is_served(disk: Path) -> None:
-    with cluster(disk, 1) as one, Client(one.endpoints, timeout=30.0) as client:
+    with cluster(disk, 1) as one, one.client() as client:
         (member,) = one.members
         member_id = client.status().header.member_id
         fill(disk, 80 << 20)
@@ -114,7 +116,7 @@ def test_a_nearly_full_disk_raises_the_alarm_and_what_makes_space_is_served(disk
         assert (refused.value.code, refused.value.message) == NO_SPACE
         # Without space the alarm comes back.
         disarm(client, member_id)
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + START_SECONDS
         while not alarms(client):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -130,13 +132,19 @@ def test_a_nearly_full_disk_raises_the_alarm_and_what_makes_space_is_served(disk
 
 
 def test_others_who_fill_the_disk_to_the_last_byte_amid_writes_cost_nothing_that_was_acknowledged(disk: Path) -> None:
-    with cluster(disk, 1) as one, Client(one.endpoints, timeout=30.0) as client:
+    with cluster(disk, 1) as one, one.client() as client:
         (member,) = one.members
         member_id = client.status().header.member_id
         written = {key: client.put(key, VALUE).header.revision for key in (f"a{number:04}" for number in range(50))}
-        # What waits to be written to the store will find no space; the log has its space already.
-        fill(disk, 0)
-        written |= put_until_refused(client, "b")
+        # Amid puts: what waits to be written to the store will find no space; the log has its space already.
+        with ThreadPoolExecutor(1) as pool:
+            putting = pool.submit(put_until_refused, client, "b")
+            while client.range("b", prefix=True, count_only=True).count < 5:
+                assert not putting.done()
+            member.pause()
+            fill(disk, 0)
+            member.signal(signal.SIGCONT)
+            written |= putting.result()
         wait_log(member, "cannot write the store")
         assert alarms(client) == [(member_id, rpc_pb2.NOSPACE)]
         check(client, written)
@@ -161,9 +169,9 @@ def test_a_follower_whose_disk_is_nearly_full_is_named_and_puts_are_refused_by_a
     (tmp_path / "m1").symlink_to(disk, target_is_directory=True)
     with cluster(tmp_path, 3) as three:
         follower = three.members[1]
-        with Client(follower.endpoint, timeout=30.0) as client:
+        with follower.client() as client:
             member_id = client.status().header.member_id
-        with Client([three.members[0].endpoint, three.members[2].endpoint], timeout=30.0) as client:
+        with three.client(follower) as client:
             fill(disk, 20 << 20)
             written = put_until_refused(client, "k")
             assert alarms(client) == [(member_id, rpc_pb2.NOSPACE)]
@@ -171,5 +179,5 @@ def test_a_follower_whose_disk_is_nearly_full_is_named_and_puts_are_refused_by_a
             disarm(client, member_id)
             written["more"] = client.put("more", VALUE).header.revision
             check(client, written)
-        with Client(follower.endpoint, timeout=30.0) as client:
+        with follower.client() as client:
             check(client, written)

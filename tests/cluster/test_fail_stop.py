@@ -38,7 +38,7 @@ def test_a_message_that_breaks_an_invariant_stops_the_member(tmp_path: Path) -> 
         await server.propose(PUT, rpc_pb2.PutRequest(key=b"k").SerializeToString())
         waiting = server.propose(PUT, rpc_pb2.PutRequest(key=b"k").SerializeToString())
         server.receive(AppendEntries(99, member.member_id, server.node.term, 0, 0, [], 0))
-        assert isinstance(await asyncio.wait_for(member.wait_failed(), 5), InvariantViolation)
+        assert isinstance(await asyncio.wait_for(member.wait_failed(), 60), InvariantViolation)
         with pytest.raises(errors.Stopped):
             await waiting
         with pytest.raises(errors.Stopped):
@@ -58,7 +58,7 @@ def test_an_entry_that_cannot_be_applied_stops_the_member(tmp_path: Path) -> Non
         await server.wait_leader()
         server.node.propose([b"\xff\xff not a batch"])
         server.wake()
-        assert await asyncio.wait_for(member.wait_failed(), 5)
+        assert await asyncio.wait_for(member.wait_failed(), 60)
         await member.stop()
 
     asyncio.run(scenario())
@@ -81,7 +81,7 @@ def test_work_in_the_background_that_fails_stops_the_member(
             await server.propose(COMPACTION, rpc_pb2.CompactionRequest(revision=2).SerializeToString())
         else:
             monkeypatch.setattr(type(server.reads), "tick", fail)
-        assert "on purpose" in str(await asyncio.wait_for(member.wait_failed(), 5))
+        assert "on purpose" in str(await asyncio.wait_for(member.wait_failed(), 60))
         await member.stop()
 
     asyncio.run(scenario())

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.client import Client
 from raftkv.disk import OsDisk
 from raftkv.flags import parse
 from raftkv.mvcc import LmdbBackend, Store
@@ -40,7 +39,7 @@ def test_two_of_three_serve_and_the_third_joins_late(unstarted: Cluster) -> None
     for member in early:
         member.start()
     unstarted.wait_ready(early[0])
-    with Client([member.endpoint for member in early]) as client:
+    with unstarted.client() as client:
         for number in range(100):
             client.put(f"key-{number}", "v")
     early[0].kill()
@@ -50,12 +49,12 @@ def test_two_of_three_serve_and_the_third_joins_late(unstarted: Cluster) -> None
     assert not (late.data / "wal").exists()
     early[0].start()
     unstarted.wait_ready(late)
-    with Client(late.endpoint) as client:
+    with late.client() as client:
         assert client.range("key-", prefix=True).count == 100
 
 
 def test_a_member_that_lost_its_data_is_refused(three: Cluster) -> None:
-    with Client(three.endpoints) as client:
+    with three.client() as client:
         client.put("key", "v")
     wiped = three.members[0]
     wiped.kill()
@@ -67,7 +66,7 @@ def test_a_member_that_lost_its_data_is_refused(three: Cluster) -> None:
     assert "it took part in this cluster" in line
     assert "remove the member" in line
     assert not wiped.data.exists()
-    with Client([member.endpoint for member in three.members[1:]]) as client:
+    with three.client() as client:
         assert client.get("key") is not None
 
 
@@ -76,7 +75,7 @@ def acknowledged_by_the_leader_and_one_follower(running: Cluster) -> tuple[Proce
     leader = running.leader()
     holder, behind = (member for member in running.members if member is not leader)
     behind.kill()
-    with Client([leader.endpoint, holder.endpoint]) as client:
+    with running.client() as client:
         client.put("key", "acknowledged")
     leader.kill()
     holder.kill()
@@ -91,7 +90,7 @@ def test_the_wiped_follower_does_not_help_to_forget_an_acknowledged_write(three:
     assert wiped.wait() == 1
     leader.start()
     three.wait_ready(behind)
-    with Client(behind.endpoint) as client:
+    with behind.client() as client:
         found = client.get("key")
     assert found is not None
     assert found.value == b"acknowledged"
@@ -104,7 +103,7 @@ def test_without_the_question_the_acknowledged_write_would_be_lost(three: Cluste
     behind.start()
     wiped.start()
     three.wait_ready(behind)
-    with Client(behind.endpoint) as client:
+    with behind.client() as client:
         assert client.get("key") is None
 
 
@@ -168,13 +167,13 @@ def test_a_caller_that_gives_up_does_not_disturb_the_next(tmp_path: Path) -> Non
     class SlowDisk(OsDisk):
         def rename(self, source: str, target: str) -> None:
             entered.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
             super().rename(source, target)
 
     async def scenario() -> None:
         heard = Heard(SlowDisk(), str(tmp_path))
         first = asyncio.ensure_future(heard.remember(3))
-        await asyncio.to_thread(entered.wait, 10)
+        await asyncio.to_thread(entered.wait, 60)
         first.cancel()
         second = asyncio.ensure_future(heard.remember(4))
         await asyncio.sleep(0)

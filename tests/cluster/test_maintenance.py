@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.client import Client, ClientError
+from raftkv.client import ClientError
 from raftkv.client.requests import HASH_KV, MOVE_LEADER, Rpc
 from raftkv.pb import rpc_pb2
 from raftkv.status import Code
-from tests.support.processes import Cluster, Process, cluster
+from tests.support.processes import START_SECONDS, Cluster, Process, cluster
 
 HASH = Rpc("/etcdserverpb.Maintenance/Hash", rpc_pb2.HashRequest, rpc_pb2.HashResponse, read=True)
 
@@ -22,12 +22,12 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def member_id(member: Process) -> int:
-    with Client(member.endpoint, timeout=5.0) as client:
+    with member.client() as client:
         return client.status().header.member_id
 
 
 def move(member: Process, target: int) -> None:
-    with Client(member.endpoint, timeout=15.0) as client:
+    with member.client() as client:
         client.call(MOVE_LEADER, rpc_pb2.MoveLeaderRequest(targetID=target))
 
 
@@ -35,51 +35,67 @@ def hashes(three: Cluster, revision: int) -> list[rpc_pb2.HashKVResponse]:
     """Of every member, once each has applied the revision."""
     found = []
     for member in three.members:
-        deadline = time.monotonic() + 10.0
-        with Client(member.endpoint, timeout=10.0) as client:
-            while client.status().header.revision < revision:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        with member.client() as client:
+            client.get("a linearizable read waits until all is applied here")
+            assert client.status().header.revision >= revision
             found.append(client.call(HASH_KV, rpc_pb2.HashKVRequest(revision=revision)))
     return found
 
 
 def test_leadership_moves_where_it_is_told_to(three: Cluster) -> None:
-    leader = three.leader()
-    target = next(member for member in three.members if member is not leader)
-    move(leader, member_id(target))
-    assert three.leader() is target
-    with Client(leader.endpoint) as client:
-        client.put("after", "the move")
+    def moved(leader: Process) -> None:
+        target = next(member for member in three.members if member is not leader)
+        move(leader, member_id(target))
+        assert three.leader() is target
+        with leader.client() as client:
+            client.put("after", "the move")
+
+    three.steadily(moved)
 
 
 def test_a_follower_cannot_hand_leadership_over(three: Cluster) -> None:
-    leader = three.leader()
-    follower = next(member for member in three.members if member is not leader)
-    with pytest.raises(ClientError) as refused:
-        move(follower, member_id(follower))
-    assert (refused.value.code, refused.value.message) == (Code.FAILED_PRECONDITION, "etcdserver: not leader")
+    def refused(leader: Process) -> None:
+        follower = next(member for member in three.members if member is not leader)
+        assert problem_of(follower, member_id(follower)) == (Code.FAILED_PRECONDITION, "etcdserver: not leader")
+
+    three.steadily(refused)
+
+
+def problem_of(member: Process, target: int) -> tuple[Code, str] | None:
+    try:
+        move(member, target)
+    except ClientError as error:
+        return error.code, error.message
+    return None
 
 
 def test_leadership_goes_to_nobody_but_a_voter(three: Cluster) -> None:
-    with pytest.raises(ClientError) as refused:
-        move(three.leader(), 12345)
-    assert refused.value.message == "etcdserver: bad leader transferee"
+    def refused(leader: Process) -> None:
+        problem = problem_of(leader, 12345)
+        assert problem is not None
+        assert problem[1] == "etcdserver: bad leader transferee"
+
+    three.steadily(refused)
 
 
 def test_leadership_moved_to_the_leader_stays(three: Cluster) -> None:
-    leader = three.leader()
-    move(leader, member_id(leader))
-    assert three.leader() is leader
+    def moved(leader: Process) -> None:
+        move(leader, member_id(leader))
+        assert three.leader() is leader
+
+    three.steadily(moved)
 
 
 def test_status_tells_all_that_etcd_tells(three: Cluster) -> None:
-    leader = three.leader()
-    with Client(leader.endpoint, timeout=10.0) as client:
+    three.steadily(lambda leader: check_status(three, leader))
+
+
+def check_status(three: Cluster, leader: Process) -> None:
+    with leader.client() as client:
         client.put("status", "x")
     leader_id = member_id(leader)
     for member in three.members:
-        with Client(member.endpoint, timeout=10.0) as client:
+        with member.client() as client:
             client.get("status")
             found = client.status()
         assert (found.version, found.storageVersion) == ("3.6.0", "3.6.0")
@@ -96,7 +112,7 @@ def test_status_tells_all_that_etcd_tells(three: Cluster) -> None:
 def test_the_hash_of_everything_is_equal_on_all_members_and_changes_with_a_write(three: Cluster) -> None:
     before = whole_hashes(three)
     assert len(before) == 1
-    with Client(three.endpoints, timeout=10.0) as client:
+    with three.client() as client:
         client.put("hashed", "now")
     after = whole_hashes(three)
     assert len(after) == 1
@@ -106,14 +122,14 @@ def test_the_hash_of_everything_is_equal_on_all_members_and_changes_with_a_write
 def whole_hashes(three: Cluster) -> set[int]:
     found = set()
     for member in three.members:
-        with Client(member.endpoint, timeout=10.0) as client:
+        with member.client() as client:
             client.get("a linearizable read waits until all is applied here")
             found.add(client.call(HASH, rpc_pb2.HashRequest()).hash)
     return found
 
 
 def test_members_hash_alike_at_every_revision_and_after_compaction_and_restart(three: Cluster) -> None:
-    with Client(three.endpoints) as client:
+    with three.client() as client:
         for number in range(30):
             client.put(f"key{number % 5}", f"value{number}" * 50)
             if number % 10 == 9:
@@ -121,7 +137,7 @@ def test_members_hash_alike_at_every_revision_and_after_compaction_and_restart(t
         last = client.put("last", "one").header.revision
     for revision in (last - 20, last):
         assert len({answer.hash for answer in hashes(three, revision)}) == 1
-    with Client(three.endpoints) as client:
+    with three.client() as client:
         client.compact(last - 10, physical=True)
     follower = next(member for member in three.members if member is not three.leader())
     follower.kill()
@@ -133,10 +149,10 @@ def test_members_hash_alike_at_every_revision_and_after_compaction_and_restart(t
 
 
 def test_history_is_given_up_after_its_time(tmp_path: Path) -> None:
-    with cluster(tmp_path, 1, "--auto-compaction-retention=1s") as one, Client(one.endpoints) as client:
+    with cluster(tmp_path, 1, "--auto-compaction-retention=1s") as one, one.client() as client:
         first = client.put("key", "old").header.revision
         client.put("key", "new")
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + START_SECONDS
         while True:
             try:
                 client.range("key", revision=first)

@@ -18,7 +18,7 @@ from raftkv.client.requests import HASH_KV
 from raftkv.pb import kv_pb2, rpc_pb2
 from tests.cli.zygote import Zygote
 from tests.cluster.test_membership import add
-from tests.support.processes import Cluster, cluster, wait_log
+from tests.support.processes import START_SECONDS, Cluster, cluster, wait_log
 from tests.support.restoring import changes, everything, raftctl, restore_flags, restored
 
 KEYS = 2_000
@@ -31,7 +31,7 @@ class Saved:
 
     def __init__(self, directory: Path, keys: int) -> None:
         self.file = directory / "backup.db"
-        with cluster(directory, 1) as running, Client(running.endpoints, timeout=30.0) as client:
+        with cluster(directory, 1) as running, running.client() as client:
             fill(client, keys)
             self.revision = client.status().header.revision
             self.compacted = self.revision - 60
@@ -69,7 +69,7 @@ def check(running: Cluster, saved: Saved) -> None:
     """Every member has all that was saved, and together they go on."""
     members = set()
     for member in running.members:
-        with Client(member.endpoint, timeout=30.0) as client:
+        with member.client() as client:
             assert everything(client) == saved.keys
             assert everything(client, saved.compacted) == saved.before
             assert changes(client, saved.compacted, saved.revision) == saved.events
@@ -81,7 +81,7 @@ def check(running: Cluster, saved: Saved) -> None:
             assert header.cluster_id != saved.cluster_id
             members.add(header.member_id)
     assert len(members) == len(running.members)
-    with Client(running.endpoints) as client:
+    with running.client() as client:
         assert client.put("/k/000001", "after").header.revision == saved.revision + 1
         kv = client.get("/k/000001")
         assert kv is not None
@@ -97,7 +97,7 @@ def test_a_restored_cluster_has_what_was_saved(saved: Saved, tmp_path: Path, siz
         for member in running.members:
             member.kill()
         running.start()
-        with Client(running.endpoints) as client:
+        with running.client() as client:
             assert client.put("/k/000001", "and again").header.revision == saved.revision + 2
 
 
@@ -141,13 +141,13 @@ def test_a_restored_member_that_lags_is_sent_the_store(saved: Saved, tmp_path: P
         for member in running.members[:2]:
             member.start()
         running.wait_ready(running.members[0])
-        with Client(running.members[0].endpoint) as client:
+        with running.members[0].client() as client:
             for number in range(100):
                 client.put("/late", str(number))
             expected = everything(client)
         running.members[2].start()
         running.wait_ready(running.members[2])
-        with Client(running.members[2].endpoint) as client:
+        with running.members[2].client() as client:
             assert everything(client) == expected
     finally:
         running.kill()
@@ -155,18 +155,18 @@ def test_a_restored_member_that_lags_is_sent_the_store(saved: Saved, tmp_path: P
 
 def test_a_member_added_later_is_given_what_was_restored(saved: Saved, tmp_path: Path) -> None:
     """The log does not say what was restored: it begins behind an entry that stands for it."""
-    with restored(tmp_path, 1, saved.file) as running, Client(running.endpoints) as client:
+    with restored(tmp_path, 1, saved.file) as running, running.client() as client:
         newcomer, _ = add(running, client, "m1")
         running.wait_ready(newcomer)
         assert "goes on from a snapshot" in newcomer.log()
-        with Client(newcomer.endpoint) as theirs:
+        with newcomer.client() as theirs:
             assert everything(theirs) == saved.keys
             assert changes(theirs, saved.compacted, saved.revision) == saved.events
 
 
 def test_watchers_of_the_old_cluster_are_told_to_begin_anew(saved: Saved, tmp_path: Path) -> None:
     bump = ("--bump-revision", "1000000", "--mark-compacted")
-    with restored(tmp_path, 1, saved.file, *bump) as running, Client(running.endpoints) as client:
+    with restored(tmp_path, 1, saved.file, *bump) as running, running.client() as client:
         revision = saved.revision + 1_000_000
         assert client.status().header.revision == revision
         assert everything(client) == saved.keys
@@ -192,7 +192,7 @@ def test_watchers_of_the_old_cluster_are_told_to_begin_anew(saved: Saved, tmp_pa
 
 
 def test_without_a_bump_a_watch_goes_on_where_it_was(saved: Saved, tmp_path: Path) -> None:
-    with restored(tmp_path, 1, saved.file) as running, Client(running.endpoints) as client:
+    with restored(tmp_path, 1, saved.file) as running, running.client() as client:
         with client.watch("/k/", prefix=True, start_revision=saved.revision + 1) as watch:
             client.put("/k/new", "1")
             found: list[kv_pb2.Event] = list(next(watch).events)
@@ -334,7 +334,7 @@ def on_a_terminal(*words: str) -> tuple[int, str]:
             pass
         finally:
             os.close(ours)
-        return run.wait(30), shown.decode()
+        return run.wait(START_SECONDS), shown.decode()
 
 
 def test_progress_is_shown_on_a_terminal_only(saved: Saved, tmp_path: Path) -> None:

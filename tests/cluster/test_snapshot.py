@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.client import Client
 from tests.cluster.test_kill import check_agreement, check_writes
 from tests.cluster.test_membership import until
 from tests.support.objects import Writers
-from tests.support.processes import Cluster, Process, cluster, wait_log
+from tests.support.processes import START_SECONDS, Cluster, Process, cluster, in_one_of, wait_log
 from tests.support.watching import Stream
 
 FLAGS = ("--snapshot-count", "20", "--snapshot-catchup-entries", "5")
@@ -71,10 +70,15 @@ def samples(name: str, text: str) -> float:
 
 def wait_compacted(member: Process, index: int) -> None:
     """Wait until a member's log begins behind this index."""
-    deadline = time.monotonic() + 20
-    while max(map(int, re.findall(COMPACTED + r" (\d+)", member.log())), default=0) < index:
+    deadline = time.monotonic() + START_SECONDS
+    while first_index(member) < index:
         assert time.monotonic() < deadline, member.log()
         time.sleep(0.05)
+
+
+def first_index(member: Process) -> int:
+    """Behind which index a member's log begins, as it says itself."""
+    return max(map(int, re.findall(COMPACTED + r" (\d+)", member.log())), default=0)
 
 
 def arm(member: Process, *names: str) -> None:
@@ -85,7 +89,7 @@ def leave_behind(running: Cluster, follower: Process, writers: Writers) -> None:
     """Stop a follower until the others have compacted what it needs."""
     follower.kill()
     others = [member for member in running.members if member is not follower]
-    with Client([member.endpoint for member in others], timeout=20.0) as client:
+    with running.client() as client:
         index = max(client.status(member.endpoint).raftIndex for member in others)
     writers.wait(writers.acknowledged + 200)
     for member in others:
@@ -121,23 +125,23 @@ def test_a_leader_killed_while_it_sends_is_followed_by_one_that_sends(three: Clu
     follower = a_follower(three)
     leave_behind(three, follower, writers)
     leader = three.leader()
-    others = [member for member in three.members if member not in (follower, leader)]
-    for member in (*others, leader):
+    armed = sorted((member for member in three.members if member is not follower), key=lambda one: one is leader)
+    for member in armed:
         member.kill()
         arm(member, step)
         member.start()
         three.wait_ready(member)
-    leader = three.leader()
     follower.start()
-    assert leader.wait() == -signal.SIGKILL
+    # Whoever leads by then.
+    until(lambda: not all(member.running() for member in armed), "nobody is killed while it sends")
+    assert {member.wait() for member in armed if not member.running()} == {-signal.SIGKILL}
     if step == SENT_IN_PART:
         # What has arrived is given up.
         until(lambda: samples("receive_failures", scrape(follower)) >= 1, follower.log())
-    for member in three.members:
-        if member is not follower:
-            member.kill()
-            arm(member)
-            member.start()
+    for member in armed:
+        member.kill()
+        arm(member)
+        member.start()
     wait_log(follower, INSTALLED)
     writers.end()
     check_writes(check_agreement(three), writers)
@@ -162,7 +166,7 @@ def test_a_member_killed_between_the_point_in_its_log_and_the_removal_of_what_li
 
 def test_the_log_stays_bounded_and_a_compacted_one_is_restarted_from(tmp_path: Path) -> None:
     value = bytes(1 << 20)
-    with cluster(tmp_path, 1) as running, Client(running.endpoints, timeout=20.0) as client:
+    with cluster(tmp_path, 1) as running, running.client() as client:
         (member,) = running.members
         for number in range(520):
             client.put(f"k{number % 20}", value)
@@ -174,7 +178,7 @@ def test_the_log_stays_bounded_and_a_compacted_one_is_restarted_from(tmp_path: P
         member.kill()
         member.start()
         running.wait_ready(member)
-        with Client(running.endpoints, timeout=20.0) as again:
+        with running.client() as again:
             assert len(again.range("k", prefix=True, keys_only=True).kvs) == 20
             found = again.get("k0")
             assert found is not None
@@ -183,9 +187,8 @@ def test_the_log_stays_bounded_and_a_compacted_one_is_restarted_from(tmp_path: P
 
 
 def test_a_watch_on_a_follower_that_is_reset_hears_every_change_once(three: Cluster) -> None:
-    leader, follower = three.leader(), a_follower(three)
-    writers_at = [member.endpoint for member in three.members if member is not follower]
-    with Client(writers_at, timeout=20.0) as client, Stream(follower.endpoint) as stream:
+    follower = a_follower(three)
+    with three.client(follower) as client, Stream(follower.endpoint) as stream:
         stream.create(key=b"k", range_end=b"l")
         assert stream.next().created
         first = client.put("k", "0").header.revision
@@ -195,7 +198,8 @@ def test_a_watch_on_a_follower_that_is_reset_hears_every_change_once(three: Clus
             # More than what is on its way to the follower already, 256 messages at most.
             for number in range(1, 600):
                 client.put("k", str(number))
-            wait_compacted(leader, 500)
+            for member in three.living():
+                wait_compacted(member, 500)
         finally:
             follower.signal(signal.SIGCONT)
         wait_log(follower, INSTALLED)
@@ -211,27 +215,36 @@ def said_at(member: Process, words: str) -> float:
     return datetime.fromisoformat(line.split()[0]).timestamp()
 
 
+SENT_BYTES, SENT_RATE = 4_000_000, 1 << 20
+
+
 @pytest.mark.alone
 def test_heartbeats_and_writes_do_not_wait_behind_a_snapshot(tmp_path: Path) -> None:
-    size, rate = 4_000_000, 1 << 20
-    with cluster(tmp_path, 3, *FLAGS, f"--snapshot-send-bytes-per-second={rate}") as three:
-        leader, follower = three.leader(), a_follower(three)
-        with Client([member.endpoint for member in three.members if member is not follower], timeout=20.0) as client:
-            follower.kill()
-            for number in range(40):
-                client.put(f"k{number}", os.urandom(size // 40))
-            wait_compacted(leader, 30)
-            follower.start()
-            wait_log(follower, "sends a snapshot")
-            writes = 0
-            while INSTALLED not in follower.log():
-                client.put("k0", str(writes))
-                writes += 1
-            last = client.put("last", "x").header.revision
-        # It is paced, and took several times as long as the silence after which a follower campaigns.
-        assert said_at(follower, INSTALLED) - said_at(follower, "sends a snapshot") > 0.9 * size / rate
-        assert writes > 20
-        assert "has no leader" not in follower.log()[follower.log().rindex("sends a snapshot") :]
-        with Client(follower.endpoint, timeout=20.0) as client:
-            found = client.range("", prefix=True)
-        assert (found.header.revision, found.count) == (last, 41)
+    with cluster(tmp_path, 3, *FLAGS, f"--snapshot-send-bytes-per-second={SENT_RATE}") as three:
+        in_one_of(3, lambda: write_behind_a_snapshot(three))
+
+
+def write_behind_a_snapshot(three: Cluster) -> None:
+    follower = a_follower(three)
+    before = follower.log().count(INSTALLED)
+    with three.client(follower) as client:
+        follower.kill()
+        index = max(client.status(member.endpoint).raftIndex for member in three.living())
+        for number in range(40):
+            client.put(f"k{number}", os.urandom(SENT_BYTES // 40))
+        while any(first_index(member) < index for member in three.living()):
+            client.put("k0", os.urandom(SENT_BYTES // 40))
+        follower.start()
+        wait_log(follower, "sends a snapshot", before + 1)
+        writes = 0
+        while follower.log().count(INSTALLED) == before:
+            client.put("k0", str(writes))
+            writes += 1
+        last = client.put("last", "x").header.revision
+    # It is paced, and took several times as long as the silence after which a follower campaigns.
+    assert said_at(follower, INSTALLED) - said_at(follower, "sends a snapshot") > 0.9 * SENT_BYTES / SENT_RATE
+    assert writes > 20
+    assert "has no leader" not in follower.log()[follower.log().rindex("sends a snapshot") :]
+    with follower.client() as client:
+        found = client.range("", prefix=True)
+    assert (found.header.revision, found.count) == (last, 41)

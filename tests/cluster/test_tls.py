@@ -54,19 +54,22 @@ class Secured:
             *(f"--{prefix or 'client-'}cert-allowed-hostname", "localhost"),
         )
 
-    def ctl(self, *arguments: str, pair: Pair | None = None, member: int | None = None) -> tuple[int, str]:
+    def ctl(
+        self, *arguments: str, pair: Pair | None = None, member: int | None = None, seconds: int = 60
+    ) -> tuple[int, str]:
         assert ETCDCTL is not None
         certificate, key = pair or self.alice
         members = self.cluster.members if member is None else [self.cluster.members[member]]
         result = subprocess.run(
             [
                 *(ETCDCTL, "--endpoints", ",".join(f"https://{one.endpoint}" for one in members)),
+                *("--command-timeout", f"{seconds}s", "--dial-timeout", f"{seconds}s"),
                 *("--cacert", str(self.ca.file), "--cert", str(certificate), "--key", str(key)),
                 *arguments,
             ],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=180,
             env={**os.environ, "ETCDCTL_API": "3"},
         )
         return result.returncode, result.stdout + result.stderr
@@ -76,7 +79,7 @@ class Secured:
             member.start()
         for number, member in enumerate(self.cluster.members):
             deadline = time.monotonic() + START_SECONDS
-            while self.ctl("get", "ready", *self.flags, member=number)[0]:
+            while self.ctl("get", "ready", *self.flags, member=number, seconds=5)[0]:
                 assert time.monotonic() < deadline, member.log()
 
     flags: tuple[str, ...] = ()
@@ -124,7 +127,7 @@ def shaken(port: int, pair: Pair | None, ca: Path, host: str = "127.0.0.1", said
         context.load_cert_chain(*pair)
     try:
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
             context.wrap_socket(plain, server_hostname=host) as connection,
         ):
             connection.sendall(said)
@@ -141,7 +144,7 @@ def test_clients_of_ours_speak_tls(secured: Secured) -> None:
         ClientTls(ca=secured.ca.file, certificate=certificate, key=key, server_name="localhost"),
         ClientTls(certificate=certificate, key=key, verify=False),
     ):
-        with Client(member.endpoint, tls=tls) as client:
+        with member.client(tls=tls) as client:
             client.put("ours", "v")
             found = client.get("ours")
             assert found is not None
@@ -156,10 +159,10 @@ def test_clients_of_ours_speak_tls(secured: Secured) -> None:
             client.get("ours")
     flags = ["--endpoints", member.endpoint, "--cacert", str(secured.ca.file), "--cert", str(certificate)]
     result = subprocess.run(
-        [sys.executable, "-m", "cli.raftctl", *flags, "--key", str(key), "get", "ours"],
+        [sys.executable, "-m", "cli.raftctl", "--command-timeout", "60s", *flags, "--key", str(key), "get", "ours"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     assert result.stdout == "ours\nv\n", result.stderr
 
@@ -184,7 +187,7 @@ def test_ghsa_3wh4_j44w_pg92_every_listener_refuses_who_does_not_belong(secured:
     assert not shaken(port, secured.ca.issue("far", ["far.example"]), ca, said=said)
     assert not shaken(port, secured.alice, other.file, said=said)
     assert not shaken(port, secured.alice, ca, host="elsewhere", said=said)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
         plain.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         assert not plain.recv(100).startswith(b"HTTP/1.1")
 
@@ -220,7 +223,7 @@ def post(secured: Secured, port: int, pair: Pair) -> bytes:
     context = ssl.create_default_context(cafile=secured.ca.file)
     context.load_cert_chain(*pair)
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
     ):
         body = b'{"key":"eA=="}'
@@ -240,4 +243,4 @@ def test_members_with_certificates_of_their_own(tmp_path: Path) -> None:
         assert made.ctl("put", "a", "b", *made.flags) == (0, "OK\n")
         for number in range(3):
             assert made.ctl("get", "a", *made.flags, member=number) == (0, "a\nb\n")
-        assert made.ctl("get", "a")[0] != 0
+        assert made.ctl("get", "a", seconds=5)[0] != 0

@@ -105,7 +105,7 @@ def revision_of(client: Client) -> int:
 
 
 def watched_through_kills(running: Cluster, kills: int) -> None:
-    with Client(running.endpoints, timeout=20.0, dial_timeout=10.0) as client:
+    with running.client() as client:
         listeners = [Listener(running.endpoints, number) for number in range(WATCHERS)]
         writer = Writer(running.endpoints, seed=kills)
         for thread in (*listeners, writer):
@@ -127,9 +127,10 @@ def watched_through_kills(running: Cluster, kills: int) -> None:
                 client.compact(compacted, physical=True)
         writer.stop()
         ends = [pb.RequestOp(request_put=pb.PutRequest(key=prefix + END)) for prefix in PREFIXES]
-        last = client.txn(pb.TxnRequest(success=ends)).header.revision
+        with running.client() as anew:
+            last = anew.txn(pb.TxnRequest(success=ends)).header.revision
         for listener in listeners:
-            listener.join(60)
+            listener.join(SECONDS)
             assert not listener.is_alive()
             assert listener.error is None
         rest = [by_revision(history(member, compacted, last)) for member in running.members]
@@ -199,7 +200,7 @@ def test_without_a_leader_streams_that_want_one_end(three: Cluster) -> None:
         for member in others:
             member.start()
         three.wait_ready(survivor)
-        with Client(three.endpoints, timeout=20.0, dial_timeout=10.0) as client:
+        with three.client() as client:
             client.put("k", "back")
         assert patient.next().events[0].kv.value == b"back"
 
@@ -225,10 +226,10 @@ def test_a_member_that_goes_silent_is_left_for_another(three: Cluster) -> None:
         listener = threading.Thread(target=lambda: told.append(next(watch).events[0].kv.value), daemon=True)
         silent.signal(signal.SIGSTOP)
         try:
-            with Client([member.endpoint for member in rest], timeout=20.0) as elsewhere:
+            with three.client() as elsewhere:
                 elsewhere.put("k", "v")
             listener.start()
-            listener.join(45)
+            listener.join(SECONDS)
             assert told == [b"v"]
         finally:
             silent.signal(signal.SIGCONT)
@@ -238,7 +239,7 @@ def test_a_member_that_catches_up_tells_what_it_missed(three: Cluster) -> None:
     """A watcher on a member that was away: from a revision that this member has not reached yet."""
     away = next(member for member in three.members if member is not three.leader())
     away.kill()
-    with Client(three.endpoints, timeout=20.0, dial_timeout=10.0) as client:
+    with three.client() as client:
         for number in range(100):
             client.put("k", str(number))
         away.start()

@@ -105,18 +105,20 @@ async def compaction(clients: list[aetcd.Client]) -> None:
 
 async def status_and_members(clients: list[aetcd.Client]) -> None:
     await clients[0].put(b"s", b"1")
-    leaders, terms = set(), set()
-    for client in clients:
-        status = await client.status()
+    # An election between two answers is no fault, and there are not many of them.
+    for _ in range(5):
+        found = [await client.status() for client in clients]
+        if len({(status.leader.id, status.raft_term) for status in found}) == 1:
+            break
+    else:
+        raise AssertionError("they follow different leaders")
+    for client, status in zip(clients, found, strict=True):
         assert status.version == "3.6.0"
         assert status.db_size > 0
-        leaders.add(status.leader.id)
-        terms.add(status.raft_term)
         members = [member async for member in client.members()]
         assert len(members) == 3
         assert all(len(member.peer_urls) == len(member.client_urls) == 1 for member in members)
         assert sorted(member.name for member in members) == ["m0", "m1", "m2"]
-    assert len(leaders) == len(terms) == 1
 
 
 async def watches(clients: list[aetcd.Client]) -> None:
@@ -201,7 +203,7 @@ async def main(name: str, ports: str) -> None:
     [scenario] = [scenario for scenario in SCENARIOS if scenario.__name__ == name]
     async with contextlib.AsyncExitStack() as stack:
         clients = [
-            await stack.enter_async_context(aetcd.Client("127.0.0.1", int(port), timeout=10))
+            await stack.enter_async_context(aetcd.Client("127.0.0.1", int(port), timeout=60))
             for port in ports.split(",")
         ]
         await scenario(clients)

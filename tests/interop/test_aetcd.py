@@ -25,6 +25,6 @@ def test_aetcd(scenario: str, three: Cluster) -> None:
     ports = ",".join(member.endpoint.rpartition(":")[2] for member in three.members)
     # Isolated from this tree: only what is installed can be imported.
     command = [sys.executable, "-I", str(SESSION), scenario, ports]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.client import Client
 from tests.cli.test_lock import ETCDCTL, RAFTCTL, queued, running
 from tests.support.processes import Cluster, cluster
 
@@ -26,7 +25,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.mark.parametrize("tools", ORDERS, ids=["etcdctl first", "raftctl first"])
 def test_one_tool_waits_for_the_lock_of_the_other(tools: tuple[tuple[str, ...], ...], three: Cluster) -> None:
     one, other, _ = (member.endpoint for member in three.members)
-    with Client(three.endpoints) as client, running(one, "lock", "shared", tool=tools[0]) as holder:
+    with three.client() as client, running(one, "lock", "shared", tool=tools[0]) as holder:
         assert holder.line().startswith(b"shared/")
         with running(other, "lock", "shared", "--", "echo", "mine", tool=tools[1]) as waiting:
             queued(client, "shared", 2)
@@ -41,7 +40,7 @@ def test_one_tool_waits_for_the_lock_of_the_other(tools: tuple[tuple[str, ...], 
 def test_both_hear_of_leaders_of_both(tools: tuple[tuple[str, ...], ...], three: Cluster) -> None:
     one, other, third = (member.endpoint for member in three.members)
     with (
-        Client(three.endpoints) as client,
+        three.client() as client,
         running(third, "elect", "-l", "post", tool=ETCDCTL) as their_ear,
         running(third, "elect", "-l", "post", tool=RAFTCTL) as our_ear,
         running(one, "elect", "post", "first", tool=tools[0]) as first,
@@ -62,7 +61,7 @@ def test_both_hear_of_leaders_of_both(tools: tuple[tuple[str, ...], ...], three:
 
 
 def test_etcdctl_keeps_a_lease_and_an_office_though_the_leader_is_killed(tmp_path: Path) -> None:
-    with cluster(tmp_path, 3) as three, Client(three.endpoints, timeout=20.0) as client:
+    with cluster(tmp_path, 3) as three, three.client() as client:
         everywhere = three.endpoints
         lease = client.lease_grant(TTL)
         client.put("kept", "v", lease=lease.ID)

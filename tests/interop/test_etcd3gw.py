@@ -20,7 +20,7 @@ def test_its_own_tests_pass(tmp_path: Path) -> None:
     with serve("raftkv", tmp_path / "raftkv") as endpoint:
         # Isolated from this tree: only what is installed can be imported.
         command = [sys.executable, "-I", str(SUITE), endpoint.rpartition(":")[2]]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     [ran] = re.findall(r"^Ran (\d+) tests", done.stderr, re.MULTILINE)
     assert int(ran) >= TESTS

@@ -151,9 +151,8 @@ def test_compaction_is_refused_twice_alike(three: Cluster) -> None:
 
 
 def test_a_long_range_is_printed_page_by_page_at_one_revision(three: Cluster, tmp_path: Path) -> None:
-    from raftkv.client import Client
 
-    with Client(three.endpoints) as client:
+    with three.client() as client:
         for number in range(2_500):
             client.put(f"/long/{number:05d}", "v")
     code, output, _ = run(raftctl, "get /long/ --prefix --keys-only", three.endpoints)

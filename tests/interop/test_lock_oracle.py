@@ -18,7 +18,7 @@ from tests.cli.servers import KINDS, serve, wait_ready
 from tests.support.processes import Process, free_ports
 
 LOCK, ELECTION = "/v3lockpb.Lock/", "/v3electionpb.Election/"
-BOUND_SECONDS = 30.0
+BOUND_SECONDS = 120.0
 NAME, A, B, C = b"name", 0xA1, 0xB2, 0xC3
 ANSWERS = {
     "Lock": lock.LockResponse,

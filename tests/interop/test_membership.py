@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raftkv.client import Client
+from tests.cluster.test_auth import PATIENT
 from tests.cluster.test_membership import FAST, until
 from tests.support.processes import START_SECONDS, Cluster, Process, cluster
 
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.skipif(shutil.which("etcdctl") is None, reason="etcdctl
 def etcdctl(running: Cluster, *words: str) -> tuple[int, str, str]:
     """Exit status, output and the last line of complaint."""
     done = subprocess.run(
-        ["etcdctl", f"--endpoints={running.members[0].endpoint}", *words],
+        ["etcdctl", f"--endpoints={running.members[0].endpoint}", *PATIENT, *words],
         env={**os.environ, "ETCDCTL_API": "3"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     return done.returncode, done.stdout, done.stderr.strip().rpartition("\n")[2]
 
@@ -51,7 +51,7 @@ def test_etcdctl_adds_promotes_updates_and_removes(tmp_path: Path) -> None:
             running, "member", "add", "m1", f"--peer-urls={newcomer.peer_url}", "--learner"
         )
         assert status == 0, complaint
-        with Client(running.members[0].endpoint) as client:
+        with running.members[0].client() as client:
             listed = client.member_list()
         added = next(member.ID for member in listed.members if member.isLearner)
         own = next(member.ID for member in listed.members if not member.isLearner)
@@ -92,7 +92,7 @@ def test_an_update_promotes_a_learner(tmp_path: Path) -> None:
     """etcd 3.4 lets a learner vote when its peer URL is updated; ours stays one."""
     with cluster(tmp_path, 1, *FAST) as running:
         etcdctl(running, "member", "add", "m1", "--peer-urls=http://127.0.0.1:9", "--learner")
-        with Client(running.members[0].endpoint) as client:
+        with running.members[0].client() as client:
             (learner,) = [member.ID for member in client.member_list().members if member.isLearner]
             etcdctl(running, "member", "update", f"{learner:x}", "--peer-urls=http://127.0.0.1:19")
             (member,) = [member for member in client.member_list().members if learner == member.ID]

@@ -15,10 +15,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from raftkv import errors
-from raftkv.client import Client
 from raftkv.pb import rpc_pb2
 from tests.cli.servers import serve
-from tests.support.processes import START_SECONDS, Process, cluster, free_ports
+from tests.support.processes import START_SECONDS, Cluster, Process, cluster, free_ports
 
 SECRET = "hunter2"
 
@@ -86,7 +85,7 @@ ALERTS = [
 
 
 def scrape(endpoint: str) -> str:
-    with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=60) as answer:
         assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         return str(answer.read().decode())
 
@@ -149,7 +148,7 @@ def test_every_name_has_etcds_type(member: Process, tmp_path: Path) -> None:
 
 def test_numbers_follow_what_clients_do(member: Process, metrics_port: int) -> None:
     before = values(scrape(member.endpoint))
-    with Client(member.endpoint) as client:
+    with member.client() as client:
         client.put("metrics/1", "12345")
         client.put("metrics/2", "12345")
         client.range("metrics/1")
@@ -201,8 +200,8 @@ def test_requests_are_counted_by_the_version_a_client_names(member: Process) -> 
     with grpc.insecure_channel(member.endpoint) as channel:
         get = channel.unary_unary("/etcdserverpb.KV/Range")
         for version in ("3.5", "3.5", "x" * 100, *map(str, range(100))):
-            get(request, metadata=(("client-api-version", version),), timeout=10)
-        watch = channel.stream_stream("/etcdserverpb.Watch/Watch")(iter([create]), timeout=10)
+            get(request, metadata=(("client-api-version", version),), timeout=60)
+        watch = channel.stream_stream("/etcdserverpb.Watch/Watch")(iter([create]), timeout=60)
         assert next(watch)
         watch.cancel()
     after = values(scrape(member.endpoint))
@@ -217,7 +216,7 @@ def test_requests_are_counted_by_the_version_a_client_names(member: Process) -> 
 
 def test_rare_work_is_timed(member: Process) -> None:
     before = values(scrape(member.endpoint))
-    with Client(member.endpoint) as client:
+    with member.client() as client:
         client.put("timed", "1")
         revision = client.put("timed", "2").header.revision
         client.compact(revision, physical=True)
@@ -249,7 +248,7 @@ def test_watches_and_leases_are_counted(member: Process) -> None:
         assert b'"created":true' in watch.readline()
         assert b'"created":true' in watch.readline()
         during = values(scrape(member.endpoint))
-        with Client(member.endpoint) as client:
+        with member.client() as client:
             client.put("a", "1")
         assert b'"events"' in watch.readline()
         after = values(scrape(member.endpoint))
@@ -268,12 +267,12 @@ def test_watches_and_leases_are_counted(member: Process) -> None:
 
 def post(member: Process, path: str, body: bytes, **headers: str) -> bytes:
     request = urllib.request.Request(f"http://{member.endpoint}{path}", body, headers)
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return bytes(answer.read())
 
 
 def test_no_log_line_and_no_page_holds_a_value_or_a_secret(member: Process) -> None:
-    with Client(member.endpoint) as client:
+    with member.client() as client:
         client.put("secrets/1", SECRET)
         client.range("secrets/", prefix=True)
     post(member, "/v3/kv/txn", b'{"success":[{"request_put":{"key":"c2VjcmV0cy8y","value":"aHVudGVyMg=="}}]}')
@@ -284,7 +283,7 @@ def test_no_log_line_and_no_page_holds_a_value_or_a_secret(member: Process) -> N
     assert any(line.get("key") == "secrets/1" and line["operation"] == "put" for line in slow)
     assert any(line["operation"] == "txn" and line["success"] == 1 for line in slow)
     assert all({"took", "queue", "commit", "apply", "last-fsync", "expected-duration"} <= line.keys() for line in slow)
-    stacks = urllib.request.urlopen(f"http://{member.endpoint}/debug/stacks", timeout=10).read().decode()
+    stacks = urllib.request.urlopen(f"http://{member.endpoint}/debug/stacks", timeout=60).read().decode()
     assert "Stack for <Task" in stacks
     for text in (member.log(), scrape(member.endpoint), stacks):
         assert SECRET not in text
@@ -293,22 +292,28 @@ def test_no_log_line_and_no_page_holds_a_value_or_a_secret(member: Process) -> N
 
 def test_members_count_each_other(tmp_path: Path) -> None:
     with cluster(tmp_path, 3, "--metrics", "extensive") as three:
-        with Client(three.endpoints) as client:
-            client.put("a", "1" * 1000)
-        leader = three.leader()
-        text = scrape(leader.endpoint)
-        found = values(text)
-        assert {name: kind for name, kind in types(text).items() if name in WITH_PEERS} == WITH_PEERS
-        samples = {line.partition("{")[0].partition(" ")[0] for line in text.splitlines()}
-        assert [name for name in ALERTS if name not in samples] == []
-        for prefix in ("etcd_network_active_peers", "etcd_network_known_peers"):
-            assert [value for name, value in found.items() if name.startswith(prefix)] == [1, 1]
-        sent = [value for name, value in found.items() if name.startswith("etcd_network_peer_sent_bytes_total")]
-        assert len(sent) == 2
-        assert min(sent) > 1000
-        with Client(three.endpoints) as client:
-            ids = {one.endpoint: client.status(one.endpoint).header.member_id for one in three.members}
-        for name in ("sent_bytes_total", "sent_failures_total", "round_trip_time_seconds_count"):
-            to = re.findall(rf'^etcd_network_peer_{name}{{To="(\w+)"}} ', text, re.MULTILINE)
-            assert sorted(to) == sorted(f"{ids[one.endpoint]:x}" for one in three.members if one is not leader)
-        assert [values(scrape(member.endpoint))["etcd_server_is_leader"] for member in three.members].count(1) == 1
+        three.steadily(lambda leader: check_peers(three, leader))
+
+
+def check_peers(three: Cluster, leader: Process) -> None:
+    with leader.client() as client:
+        client.put("a", "1" * 1000)
+    for member in three.members:
+        # It has what was put.
+        three.wait_ready(member)
+    text = scrape(leader.endpoint)
+    found = values(text)
+    assert {name: kind for name, kind in types(text).items() if name in WITH_PEERS} == WITH_PEERS
+    samples = {line.partition("{")[0].partition(" ")[0] for line in text.splitlines()}
+    assert [name for name in ALERTS if name not in samples] == []
+    for prefix in ("etcd_network_active_peers", "etcd_network_known_peers"):
+        assert [value for name, value in found.items() if name.startswith(prefix)] == [1, 1]
+    sent = [value for name, value in found.items() if name.startswith("etcd_network_peer_sent_bytes_total")]
+    assert len(sent) == 2
+    assert min(sent) > 1000
+    with three.client() as client:
+        ids = {one.endpoint: client.status(one.endpoint).header.member_id for one in three.members}
+    for name in ("sent_bytes_total", "sent_failures_total", "round_trip_time_seconds_count"):
+        to = re.findall(rf'^etcd_network_peer_{name}{{To="(\w+)"}} ', text, re.MULTILINE)
+        assert sorted(to) == sorted(f"{ids[one.endpoint]:x}" for one in three.members if one is not leader)
+    assert [values(scrape(member.endpoint))["etcd_server_is_leader"] for member in three.members].count(1) == 1

@@ -16,6 +16,7 @@ from raftkv.client import requests as rpc
 from raftkv.pb import kv_pb2
 from raftkv.pb import rpc_pb2 as pb
 from tests.cli.zygote import Zygote
+from tests.cluster.test_auth import PATIENT
 from tests.interop.test_mvcc_oracle import started_etcd_endpoint
 from tests.support.processes import Cluster
 from tests.support.restoring import changes, everything, raftctl, restored
@@ -97,8 +98,8 @@ def save(endpoint: str, directory: Path) -> Path:
 
 
 def etcdctl(endpoint: str, *words: str) -> bytes:
-    command = ["etcdctl", "--endpoints", endpoint, *words]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=True, env={**os.environ, "ETCDCTL_API": "3"})
+    command = ["etcdctl", "--endpoints", endpoint, *PATIENT, *words]
+    done = subprocess.run(command, capture_output=True, timeout=180, check=True, env={**os.environ, "ETCDCTL_API": "3"})
     return done.stdout
 
 
@@ -110,7 +111,7 @@ def migrated(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def moved(migrated: Cluster) -> Iterator[Client]:
-    with Client(migrated.endpoints) as client:
+    with migrated.client() as client:
         yield client
 
 
@@ -150,7 +151,7 @@ def test_history_goes_on(source: Source, tmp_path: Path) -> None:
     """The next write has the next revision, a key goes on with its version, and a lease takes its keys along."""
     with (
         restored(tmp_path, 1, source.file, "--from-etcd") as running,
-        Client(running.endpoints) as client,
+        running.client() as client,
     ):
         before = source.past[source.revision][-1]
         assert client.put(before.key, "new").header.revision == source.revision + 1
@@ -170,7 +171,7 @@ def test_three_members(source: Source, tmp_path: Path) -> None:
     with restored(tmp_path, 3, source.file, "--from-etcd") as running:
         hashes = set()
         for member in running.members:
-            with Client(member.endpoint) as client:
+            with member.client() as client:
                 assert everything(client) == source.past[source.revision]
                 answer = client.call(rpc.HASH_KV, pb.HashKVRequest())
                 hashes.add((answer.hash, answer.compact_revision))

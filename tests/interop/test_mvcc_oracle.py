@@ -18,7 +18,7 @@ from raftkv.client import requests as rpc
 from raftkv.mvcc import LmdbBackend, Store, validate
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.status import StatusError
-from tests.support.processes import free_ports
+from tests.support.processes import CALL_SECONDS, START_SECONDS, free_ports
 from tests.unit.mvcc.requests import ENDS, Requests
 
 pytestmark = pytest.mark.skipif(shutil.which("etcd") is None, reason="no etcd to compare with")
@@ -34,7 +34,7 @@ def etcd(tmp_path: Path) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def started_etcd(tmp_path: Path, *flags: str) -> Iterator[Client]:
-    with started_etcd_endpoint(tmp_path, *flags) as endpoint, Client(endpoint, timeout=5.0) as client:
+    with started_etcd_endpoint(tmp_path, *flags) as endpoint, Client(endpoint, timeout=CALL_SECONDS) as client:
         yield client
 
 
@@ -48,8 +48,9 @@ def started_etcd_endpoint(tmp_path: Path, *flags: str) -> Iterator[str]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with Client(client_url, timeout=5.0) as client:
-            deadline = time.monotonic() + 20
-            while time.monotonic() < deadline:
+            deadline = time.monotonic() + START_SECONDS
+            while True:
+                assert time.monotonic() < deadline, "etcd does not start"
                 with contextlib.suppress(ClientError, grpc.RpcError):
                     client.range("ready")
                     break

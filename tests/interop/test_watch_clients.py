@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.client import Client, ClientError
-from tests.cli.test_watch import Running
+from tests.cli.test_watch import BOUND_SECONDS, Running
 from tests.support.processes import Cluster, cluster
 
 Heard = tuple[int, bytes, bytes]
@@ -55,17 +55,17 @@ def events(line: bytes) -> list[Heard]:
 @pytest.mark.skipif(shutil.which("etcdctl") is None, reason="etcdctl is not installed")
 def test_no_event_is_lost_or_doubled_while_the_leader_is_killed(tmp_path: Path) -> None:
     """Twice; each change is heard exactly once, in order, with the previous value."""
-    with cluster(tmp_path, 3) as running, Client(running.endpoints, timeout=20.0, dial_timeout=10.0) as client:
+    with cluster(tmp_path, 3) as running, running.client() as client:
         first = client.put("w/k", "begin").header.revision
         programs = (["etcdctl"], [sys.executable, "-m", "cli.raftctl"])
         followers = [Follower(program, running.endpoints, first) for program in programs]
         for follower in followers:
             follower.start()
-            assert follower.begun.wait(30)
+            assert follower.begun.wait(BOUND_SECONDS)
         write_through_kills(running, client)
         last = client.put("w/k", "end").header.revision
         for follower in followers:
-            follower.join(60)
+            follower.join(BOUND_SECONDS)
             assert not follower.is_alive()
     for follower in followers:
         assert [revision for revision, _, _ in follower.heard] == list(range(first, last + 1))

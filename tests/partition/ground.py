@@ -15,7 +15,7 @@ from tests.partition.disks import Ext4, Small
 from tests.partition.messages import Messages, Weather
 from tests.partition.namespaces import CLIENTS, Namespaces
 from tests.partition.proxies import Proxies
-from tests.support.processes import Cluster, Process
+from tests.support.processes import Cluster, Process, stopped
 
 HEARTBEAT_MS, ELECTION_MS = 50, 500
 ELECTION_SECONDS = ELECTION_MS / 1000
@@ -223,15 +223,6 @@ class Ground(Cluster):
             for disk in filter(None, (self.ext4, self.small)):
                 stack.callback(disk.close)
             stack.callback(self.kill)
-
-
-def stopped(pid: int) -> bool:
-    """Whether every thread of a process stands still."""
-    try:
-        states = [path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/task").glob("*/status")]
-    except OSError:
-        return False
-    return all("State:\tT" in state or "State:\tt" in state for state in states)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ class Writers(threading.Thread):
     def end(self) -> None:
         """Stop after the puts under way."""
         self._ended = True
-        self.join(60)
+        self.join(120)
         assert not self.is_alive()
 
     def finish(self, seconds: float) -> None:
@@ -64,7 +64,7 @@ class Writers(threading.Thread):
         self.join(seconds)
         assert not self.is_alive(), f"{self.acknowledged} of {len(self.written)} acknowledged"
 
-    def wait(self, count: int, seconds: float = 60.0) -> None:
+    def wait(self, count: int, seconds: float = 300.0) -> None:
         """Wait until so many objects are acknowledged."""
         deadline = time.monotonic() + seconds
         while self.acknowledged < count:

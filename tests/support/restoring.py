@@ -48,7 +48,7 @@ def start_guarded(running: Cluster) -> None:
         member.start()
     deadline = time.monotonic() + START_SECONDS
     for member in running.members:
-        with Client(member.endpoint, timeout=1.0) as client:
+        with member.client(timeout=5.0, dial_timeout=5.0) as client:
             while True:
                 try:
                     client.range("ready")

@@ -10,7 +10,7 @@ import grpc
 from raftkv.pb import rpc_pb2 as pb
 
 PATH = "/etcdserverpb.Watch/Watch"
-SECONDS = 30.0
+SECONDS = 90.0
 
 Answer = pb.WatchResponse | grpc.RpcError
 

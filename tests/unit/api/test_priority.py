@@ -132,4 +132,4 @@ def test_who_gives_up_takes_no_turn() -> None:
         assert order == [1, 3]
         await turns.turn()
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), 90))

@@ -29,7 +29,7 @@ from raftkv.server.server import Server
 from raftkv.status import StatusError
 from raftkv.watch import Hub
 
-BOUND_SECONDS = 10.0
+BOUND_SECONDS = 90.0
 CONTEXT = Context([], None, None)
 A, B = 0xA, 0xB
 

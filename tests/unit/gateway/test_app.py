@@ -93,7 +93,7 @@ class Exchange:
         self._incoming.put_nowait({"type": "http.disconnect"})
 
     async def event(self) -> dict[str, Any]:
-        return await asyncio.wait_for(self._outgoing.get(), 10)
+        return await asyncio.wait_for(self._outgoing.get(), 90)
 
     async def start(self) -> tuple[int, dict[bytes, bytes]]:
         event = await self.event()
@@ -139,7 +139,7 @@ def run(scenario: Callable[[Service, Ask, App], Awaitable[None]]) -> None:
             return exchange
 
         await scenario(service, ask, app)
-        await asyncio.wait_for(asyncio.gather(*(exchange.task for exchange in exchanges)), 10)
+        await asyncio.wait_for(asyncio.gather(*(exchange.task for exchange in exchanges)), 90)
 
     asyncio.run(main())
 
@@ -288,7 +288,7 @@ def test_a_stream_outlives_its_requests_until_the_client_leaves() -> None:
         assert await exchange.line() == {"result": {"created": True}}
         assert not service.ended.is_set()
         exchange.leave()
-        await asyncio.wait_for(service.ended.wait(), 10)
+        await asyncio.wait_for(service.ended.wait(), 90)
 
     run(scenario)
 

@@ -27,10 +27,10 @@ def test_a_client_that_leaves_is_noticed_and_one_that_stays_is_not(
                 await served[-1].start()
             writers = [await watch(host, server) for server in served]
             leave(writers[0])
-            await asyncio.wait_for(service.ended.wait(), 20)
+            await asyncio.wait_for(service.ended.wait(), 90)
             assert not staying.ended.is_set()
             writers[1].close()
-            await asyncio.wait_for(staying.ended.wait(), 20)
+            await asyncio.wait_for(staying.ended.wait(), 90)
         finally:
             for server in served:
                 await server.stop()
@@ -45,6 +45,6 @@ async def watch(host: str, server: HttpServer) -> asyncio.StreamWriter:
     writer.write(b"POST /v3/watch HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     line = b""
     while not line.startswith(b"{"):
-        line = await asyncio.wait_for(reader.readline(), 20)
+        line = await asyncio.wait_for(reader.readline(), 90)
     assert json.loads(line) == {"result": {"created": True}}
     return writer

@@ -17,7 +17,7 @@ END, WHOLE = frames.END_STREAM, frames.END_HEADERS
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    asyncio.run(asyncio.wait_for(scenario(), 90))
 
 
 def raw(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

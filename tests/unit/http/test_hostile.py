@@ -19,7 +19,7 @@ from raftkv.http import HttpServer, Load, Tls, frames, handshakes, listen
 from raftkv.http import server as module
 from tests.unit.http.memory import GET, POST, App, plain, wait
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 90.0
 HELLO = frames.PREFACE + frames.settings([])
 
 

@@ -15,7 +15,7 @@ from raftkv.http.asgi import CERTIFICATE_USER, Receive, Scope, Send
 from raftkv.http.tls import DialTls, Guard, Refused, common_name, is_for
 from tests.support.certificates import Authority
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 90.0
 Pair = tuple[Path, Path]
 
 

@@ -14,7 +14,7 @@ import uvloop
 from raftkv.peer import call as call_module
 from raftkv.peer.call import Call
 
-BOUND_SECONDS = 20.0
+BOUND_SECONDS = 90.0
 
 
 class Server:

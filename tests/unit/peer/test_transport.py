@@ -17,7 +17,7 @@ from raftkv.raft import AppendEntries, Entry, EntryKind, Heartbeat, Message
 from raftkv.rpc import App
 
 CLUSTER = 0xC1
-BOUND_SECONDS = 20.0
+BOUND_SECONDS = 90.0
 
 
 class Host:

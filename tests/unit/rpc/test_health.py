@@ -15,7 +15,7 @@ from tests.unit.rpc.hosts import raftkv_host
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-WAIT_SECONDS = 20
+WAIT_SECONDS = 90
 
 
 class State:

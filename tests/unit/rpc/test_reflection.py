@@ -39,7 +39,7 @@ async def asking(version: str) -> AsyncIterator[Any]:
 
         async def ask(**request: str) -> ServerReflectionResponse:
             await call.write(ServerReflectionRequest(host="here", **request))
-            answer = await asyncio.wait_for(call.read(), 20)
+            answer = await asyncio.wait_for(call.read(), 90)
             assert isinstance(answer, ServerReflectionResponse)
             assert (answer.valid_host, answer.original_request.host) == ("here", "here")
             return answer

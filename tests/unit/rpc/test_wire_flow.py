@@ -118,7 +118,7 @@ def test_a_handler_that_does_not_read_holds_its_client_and_no_other_call() -> No
     async def scenario() -> None:
         async with wired("raftkv") as (service, wire):
             held = await wire.open(HOLD)
-            await asyncio.wait_for(service.entered.wait(), 20)
+            await asyncio.wait_for(service.entered.wait(), 90)
             piece, sent = message(b"x" * 16_000), 0
             while sent < 8 * STREAM_WINDOW_BYTES:
                 if wire.room(held) < len(piece):

@@ -14,7 +14,7 @@ import h2.events
 import h2.settings
 
 Headers = list[tuple[str, str]]
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 90.0
 
 
 @dataclass
