@@ -51,6 +51,10 @@ MIX = (
 )
 
 
+CROWDS = (30, 100)
+CROWD_NUMBER = 300
+
+
 class Clients:
     """All clients of a run."""
 
@@ -91,6 +95,15 @@ class Clients:
         if MEMBERS in options.faults:
             self.operator = Operator(self.cluster)
             self.tasks.append(loop.create_task(self.operator.run()))
+
+    def crowd(self, rng: random.Random, seconds: float) -> None:
+        """Have many operations begin within some seconds, whatever becomes of those before them."""
+        self.cluster.clients.run_in(self._crowd, rng, seconds)
+
+    def _crowd(self, rng: random.Random, seconds: float) -> None:
+        for _ in range(rng.choice(CROWDS)):
+            client = Client(self, CROWD_NUMBER + len(self.tasks))
+            self.tasks.append(self.cluster.clients.create_task(client.ask_once(rng.random() * seconds)))
 
     @property
     def stopping(self) -> bool:
@@ -190,6 +203,12 @@ class Client(_Base):
         while not self.clients.stopping:
             await asyncio.sleep(self.rng.expovariate(1 / mean))
             await doing[self.rng.choice(kinds)]()
+
+    async def ask_once(self, seconds: float) -> None:
+        """Do one operation after some time; not one that makes more of them."""
+        await asyncio.sleep(seconds)
+        if not self.clients.stopping:
+            await self.rng.choice((self._put, self._put, self._txn, self._range, self._delete))()
 
     async def _put(self) -> None:
         request = rpc_pb2.PutRequest(key=self.key(), prev_kv=self.rng.random() < 0.3)

@@ -73,6 +73,7 @@ class Cluster:
             on_wire=options.on_wire,
             changing=MEMBERS in options.faults,
             message_bytes=options.message_bytes,
+            bounds=options.bounds,
         )
 
     def _config(self, number: int) -> Config:

@@ -13,7 +13,7 @@ from functools import partial
 
 from raftkv.raft import Role
 from raftkv.simulation.cluster import Cluster
-from raftkv.simulation.options import MEMBERS, Options
+from raftkv.simulation.options import MEMBERS, OVERLOAD, Options
 from raftkv.simulation.staged import KINDS as STAGED
 from raftkv.simulation.staged import Staged
 
@@ -41,6 +41,7 @@ KINDS = (
     "flush",
     "clocks",
     MEMBERS,
+    OVERLOAD,
     *STAGED,
 )
 STATIC = frozenset({"clocks", MEMBERS})
@@ -89,6 +90,8 @@ class Nemesis:
         self._faults = faults
         self._staged = Staged(cluster, self._later)
         self.told: Callable[[str, int, float], None] = lambda *_: None
+        self.crowd: Callable[[random.Random, float], None] = lambda *_: None
+        """Lets many clients ask at once, for some seconds."""
         self._healed = False
         self.happened = 0
 
@@ -351,6 +354,12 @@ class Nemesis:
         if machine.process is None and flipped is not None:
             machine.disk.flip(*flipped)
         self._cluster.start(number)
+
+    # Clients
+
+    def _overload(self, rng: random.Random, seconds: float) -> Happened:
+        self.crowd(rng, min(seconds, 1.0))
+        return -1, None
 
     # Orders
 

@@ -47,6 +47,7 @@ from raftkv.simulation.calls import Caller, Exchange, Served
 from raftkv.simulation.disk import FaultyDisk, PowerCut
 from raftkv.simulation.durable import ObservedWal
 from raftkv.simulation.network import Network
+from raftkv.simulation.options import AS_SHIPPED, Bounds
 from raftkv.simulation.scheduler import SECOND, Event, ProcessLoop, Scheduler
 from raftkv.status import Code, StatusError
 from raftkv.wal import CorruptLog, Wal, WalContents
@@ -122,6 +123,7 @@ class Machine:
         on_wire: bool = False,
         changing: bool = False,
         message_bytes: int = 1 << 20,
+        bounds: Bounds = AS_SHIPPED,
     ) -> None:
         """`members` are the places of all members by id, new ones too if `changing`; `find` gives the process at a
         place."""
@@ -143,6 +145,7 @@ class Machine:
         self.on_wire = on_wire
         self.changing = changing
         self.message_bytes = message_bytes
+        self.bounds = bounds
         self.turn_ns = 20_000
         self.rng = random.Random(f"{seed}/machine/{number}")
         self.disk = FaultyDisk(f"{seed}/{number}")
@@ -371,6 +374,7 @@ class Process(Served):
             hold_log=lambda: transfers.holding,
             connected=lambda peer: self.machine.members.get(peer) not in self._silent,
         )
+        server.proposals.max_pending_bytes = self.machine.bounds.pending_bytes
         self._serve(server)
         server.failed.add_done_callback(lambda failed: self.machine.died(self, repr(failed.result())))
         server.standing.removed.add_done_callback(lambda _: self.machine.died(self, "it was removed"))
@@ -387,11 +391,15 @@ class Process(Served):
         store: Store,
         membership: Membership,
     ) -> RaftNode:
+        bounds = self.machine.bounds
         config = RaftConfig(
             id=member_id,
             random=self._rng,
             election_ticks=election_ticks,
             max_message_bytes=self.machine.message_bytes,
+            max_inflight_messages=bounds.inflight_messages,
+            max_inflight_bytes=bounds.inflight_bytes,
+            max_uncommitted_bytes=bounds.uncommitted_bytes,
         )
         return restored_node(config, contents, store, membership)
 

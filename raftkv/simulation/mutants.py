@@ -14,6 +14,7 @@ from raftkv.mvcc.txn import Txn
 from raftkv.raft import Entry, RaftNode, RequestVote, RequestVoteResponse, quorum
 from raftkv.raft.leader import Leader
 from raftkv.raft.log import RaftLog
+from raftkv.raft.progress import Progress
 from raftkv.raft.read_only import Read
 from raftkv.server import server as server_module
 from raftkv.server.apply import _APPLIED, _APPLIED_FORMAT, Applier
@@ -151,6 +152,34 @@ def commits_old_terms_by_counting() -> None:
         return True
 
     _replace(Leader, "_maybe_commit", lambda _: maybe_commit)
+
+
+@_mutant
+def leaks_uncommitted_bytes() -> None:
+    """What was committed still counts as uncommitted, until nothing more is taken (raft a370b6f)."""
+    original = Leader._maybe_commit
+
+    def maybe_commit(self: Any) -> bool:
+        before = self._uncommitted_bytes
+        news = original(self)
+        self._uncommitted_bytes = before
+        return news
+
+    _replace(Leader, "_maybe_commit", lambda _: maybe_commit)
+
+
+@_mutant
+def leaks_inflight_bytes() -> None:
+    """What a follower has taken still counts as on its way, until nothing more is sent (raft e419ba5)."""
+    original = Progress.accepted
+
+    def accepted(self: Any, index: int) -> bool:
+        before = self._inflight_bytes
+        news = original(self, index)
+        self._inflight_bytes = before
+        return news
+
+    _replace(Progress, "accepted", lambda _: accepted)
 
 
 @_mutant

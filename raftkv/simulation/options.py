@@ -11,6 +11,22 @@ MEMBERS = "members"
 """The kind of fault, if it is one, that somebody changes the members all the time."""
 TORN = "torn-change"
 """One that does not go without such a somebody, who starts and removes whom it leaves."""
+OVERLOAD = "overload"
+"""Many requests at one moment, at members that bear less than those that are shipped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a member bears, as it ships or less: bytes of waiting proposals and of uncommitted entries, and appends on
+    their way to one follower, in messages and bytes."""
+
+    pending_bytes: int = 256 << 20
+    uncommitted_bytes: int = 256 << 20
+    inflight_messages: int = 256
+    inflight_bytes: int = 64 << 20
+
+
+AS_SHIPPED = Bounds()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +57,7 @@ class Options:
     """Messages between members are encoded and decoded."""
     message_bytes: int = 1 << 20
     """How much data an append carries; at least one entry."""
+    bounds: Bounds = AS_SHIPPED
     weather: Weather = field(default_factory=Weather)
     rates: list[float] = field(default_factory=list)
     offsets: list[float] = field(default_factory=list)
@@ -65,15 +82,16 @@ def draw(
     """Draw a run from its seed; what is given is not drawn. `kinds` are the faults there are."""
     rng = random.Random(f"{seed}/options")
     drawn = rng.choice((3, 3, 3, 5))
-    chosen = frozenset(
-        kind for kind in kinds if kind not in (MEMBERS, TORN) and rng.random() < rng.choice((0.1, 0.3, 0.6))
-    )
-    # From dice of its own: the other seeds stay as they are.
-    dice = random.Random(f"{seed}/members")
+    first = [kind for kind in kinds if kind not in (MEMBERS, TORN, OVERLOAD)]
+    chosen = frozenset(kind for kind in first if rng.random() < rng.choice((0.1, 0.3, 0.6)))
+    # From dice of their own: the other seeds stay as they are.
+    dice, crowd = random.Random(f"{seed}/members"), random.Random(f"{seed}/overload")
     if dice.random() < 0.3 and MEMBERS in kinds:
         chosen |= {MEMBERS}
         if TORN in kinds and random.Random(f"{seed}/torn").random() < 0.3:
             chosen |= {TORN}
+    if crowd.random() < 0.15 and OVERLOAD in kinds:
+        chosen |= {OVERLOAD}
     active = chosen if faults is None else faults
     if TORN in active:
         active |= {MEMBERS}
@@ -89,7 +107,7 @@ def draw(
     heartbeat_ms, election_ticks = rng.choice((50, 100, 100, 200)), rng.choice((3, 5, 10, 10))
     small_log = rng.random() < 0.5
     skewed = "clocks" in active
-    return Options(
+    options = Options(
         seed=seed,
         turn_work=random.Random(f"{seed}/turns").choice((1, 10, TURN_WORK)),
         nodes=count,
@@ -114,4 +132,18 @@ def draw(
         calm_seconds=rng.choice((0.7, 2.0, 5.0)),
         renewers=rng.choice((0, 1, 2)),
         message_bytes=rng.choice((1, 2000, 1 << 20)),
+    )
+    if OVERLOAD in active:
+        options.bounds = _bounds(crowd, options.value_bytes)
+    return options
+
+
+def _bounds(rng: random.Random, value_bytes: int) -> Bounds:
+    """Draw bounds that a crowd of clients reaches, and one request does not."""
+    largest = 6 * (value_bytes + 60) + 200
+    return Bounds(
+        pending_bytes=rng.choice((2, 8)) * largest,
+        uncommitted_bytes=rng.choice((4 << 10, 32 << 10)),
+        inflight_messages=rng.choice((1, 2, 8)),
+        inflight_bytes=rng.choice((2 << 10, 16 << 10)),
     )

@@ -72,6 +72,7 @@ class Simulation:
         self.history = History()
         self.clients = Clients(self.cluster, self.history)
         self.nemesis = Nemesis(self.cluster, self.plan)
+        self.nemesis.crowd = self.clients.crowd
         self.result = Result(options.seed, plan=self.plan)
 
     def run(self) -> Result:

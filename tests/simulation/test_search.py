@@ -17,6 +17,21 @@ def test_a_bug_is_found(mutant: str) -> None:
     assert "look at one: raftkv sim --seed" in done.stderr
 
 
+@pytest.mark.parametrize("mutant", ["leaks-uncommitted-bytes", "leaks-inflight-bytes"])
+def test_a_counter_that_leaks_is_found_where_crowds_ask(mutant: str) -> None:
+    done = sim("--mutant", mutant, "--seeds", "30", "--seconds", "10", "--faults", "overload,isolate,crash")
+    assert done.returncode == 1, done.stderr
+    assert "I23" in done.stderr
+
+
+def test_a_crowd_is_refused_what_is_too_much() -> None:
+    seed = "103"
+    done = sim("--seed", seed, "--seconds", "8", "--faults", "overload,isolate,slow-disk", "--trace")
+    assert done.returncode == 0, done.stderr
+    assert "fault  overload" in done.stdout
+    assert "too many requests" in done.stdout
+
+
 def test_a_plan_shrinks_to_the_faults_that_matter() -> None:
     plan = [Fault(float(number), "crash", 1.0, number) for number in range(20)]
     needed = {plan[3], plan[17]}
