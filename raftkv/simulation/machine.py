@@ -400,6 +400,7 @@ class Process(Served):
             max_inflight_messages=bounds.inflight_messages,
             max_inflight_bytes=bounds.inflight_bytes,
             max_uncommitted_bytes=bounds.uncommitted_bytes,
+            max_apply_bytes=self.machine.message_bytes,
         )
         return restored_node(config, contents, store, membership)
 

@@ -337,6 +337,19 @@ def txn_ranges_are_not_checked() -> None:
 
 
 @_mutant
+def skips_between_pages() -> None:
+    """What does not fit into one page of committed entries is in none (raft 8ecce32)."""
+
+    def take(self: RaftLog, max_bytes: int) -> list[Entry]:
+        entries: list[Entry] = original(self, max_bytes)
+        self.handed_to_apply = max(self.handed_to_apply, min(self.commit, self.durable))
+        return entries
+
+    original = RaftLog.take_to_apply
+    _replace(RaftLog, "take_to_apply", lambda _: take)
+
+
+@_mutant
 def stale_state_after_a_snapshot() -> None:
     """The applied index in memory outlives the installation of a snapshot (etcd PR 13933)."""
     original = Applier.load

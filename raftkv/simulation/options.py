@@ -56,7 +56,7 @@ class Options:
     on_wire: bool = False
     """Messages between members are encoded and decoded."""
     message_bytes: int = 1 << 20
-    """How much data an append carries; at least one entry."""
+    """How much data an append carries, and a page of committed entries; at least one entry."""
     bounds: Bounds = AS_SHIPPED
     weather: Weather = field(default_factory=Weather)
     rates: list[float] = field(default_factory=list)
