@@ -7,8 +7,6 @@ table of how many seeds each one survives. What no mutant can reach, no seed pro
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raftkv.api.turns import Turn
-from raftkv.lease import Lessor
 from raftkv.mvcc.store import Store
 from raftkv.mvcc.txn import Txn
 from raftkv.raft import Entry, RaftNode, RequestVote, RequestVoteResponse, quorum
@@ -18,16 +16,16 @@ from raftkv.raft.progress import Progress
 from raftkv.raft.read_only import Read
 from raftkv.server import server as server_module
 from raftkv.server.apply import _APPLIED, _APPLIED_FORMAT, Applier
-from raftkv.server.leases import Leases
 from raftkv.server.reads import Reads
 from raftkv.server.server import Server
+from raftkv.simulation.lease_mutants import LEASE_MUTANTS
 from raftkv.simulation.member_mutants import MEMBER_MUTANTS
 from raftkv.wal import Wal
 from raftkv.wal import format as wal_format
 from raftkv.wal import log as wal_log
 from raftkv.watch import Hub
 
-MUTANTS: dict[str, Callable[[], None]] = {**MEMBER_MUTANTS}
+MUTANTS: dict[str, Callable[[], None]] = {**LEASE_MUTANTS, **MEMBER_MUTANTS}
 """Name to what puts the bug in."""
 
 
@@ -419,51 +417,3 @@ def compaction_forgets_deletions() -> None:
 
     original = Store._compact_key
     _replace(Store, "_compact_key", lambda _: compact_key)
-
-
-# Leases and locks
-
-
-@_mutant
-def renews_without_asking_a_quorum() -> None:
-    """A leader promises a renewal without making sure that it still leads."""
-
-    async def renew_here(self: Any, lease_ids: Sequence[int]) -> list[int]:
-        await self._primary_term()
-        for lease_id in lease_ids:
-            self.lessor.renew(lease_id)
-        leases = [self.store.get(lease_id) for lease_id in lease_ids]
-        return [0 if lease is None else lease.ttl for lease in leases]
-
-    _replace(Leases, "renew_here", lambda _: renew_here)
-
-
-@_mutant
-def new_leaders_do_not_extend_leases() -> None:
-    """A new leader counts leases from their grant, as if nobody had renewed them."""
-
-    def take_up(self: Any, lease: Any) -> None:
-        if lease.id not in self._expiry:
-            self._set_expiry(lease.id, self._now() + lease.known / 3)
-
-    _replace(Lessor, "_take_up", lambda _: take_up)
-
-
-@_mutant
-def leases_expire_too_soon() -> None:
-    """The primary's clock runs a tenth too fast."""
-    original = Lessor._now
-    _replace(Lessor, "_now", lambda _: lambda self: original(self) * 1.1)
-
-
-@_mutant
-def locks_are_given_to_the_dead() -> None:
-    """Whoever waited for a lock is given it although its lease has ended meanwhile (etcd #11456)."""
-
-    async def wait(self: Any) -> bool:
-        await original(self)
-        self.revision = self._server.store.revision
-        return True
-
-    original = Turn.wait
-    _replace(Turn, "wait", lambda _: wait)
