@@ -17,7 +17,7 @@ from raftkv.client import Client, ClientError
 from raftkv.client import requests as req
 from raftkv.pb import rpc_pb2
 from tests.partition.disks import Ext4, Small, syncs
-from tests.partition.ground import ELECTION_SECONDS, Ground, until
+from tests.partition.ground import ELECTION_SECONDS, PATIENCE_SECONDS, Ground, until
 from tests.partition.messages import Messages, Weather
 from tests.partition.recorder import Recorder
 
@@ -152,7 +152,8 @@ def messages_in_any_order(ground: Ground, recorder: Recorder) -> None:
         serves(recorder, "after the leader came back")
         return all(network.counts["doubled", kind] for kind in DOUBLED) and network.count("overtaken") > OVERTAKEN
 
-    until(came_twice, f"messages of all kinds come twice: {DOUBLED}")
+    # An election has few messages: on a busy machine it takes a while until one of each kind came twice.
+    until(came_twice, f"messages of all kinds come twice: {DOUBLED}", 4 * PATIENCE_SECONDS)
     assert min(map(network.count, ("late", "lost"))) > WRITES, network.kind
 
 
