@@ -1,6 +1,7 @@
 """What every command shares: the global flags, a client, a printer."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -84,13 +85,19 @@ def check_tls_files(files: Mapping[str, str], prefix: str = "--") -> None:
     """Refuse paths (of TLS_FILES, by the flags' names without `prefix`) that cannot be used.
 
     Raises:
-        Failure: a file cannot be read, or a certificate or a key is alone.
+        Failure: a file cannot be read, a certificate or a key is alone, or the key is encrypted.
     """
     for name in TLS_FILES:
         if files[name] and not os.access(files[name], os.R_OK):
             raise Failure(f"{prefix}{name}: cannot read {files[name]}", BAD_ARGUMENTS)
     if bool(files["cert"]) != bool(files["key"]):
         raise Failure(f"{prefix}cert and {prefix}key are used together", BAD_ARGUMENTS)
+    if key := files["key"]:
+        from raftkv.client.secure import is_encrypted
+
+        if is_encrypted(Path(key).read_bytes()):
+            remedy = f"openssl pkey -in {shlex.quote(key)} -out NEW"
+            raise Failure(f"{prefix}key: {key} is encrypted; write it without a password: {remedy}", BAD_ARGUMENTS)
 
 
 def make_tls(files: Mapping[str, str], *, plain: bool, verify: bool = True) -> "ClientTls | None":

@@ -9,6 +9,11 @@ import grpc.aio
 from raftkv.client.requests import CHANNEL_OPTIONS
 
 
+def is_encrypted(key: bytes) -> bool:
+    """Whether a private key in PEM wants a password. gRPC could not ask for it, and would only fail to connect."""
+    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in key or b"Proc-Type: 4,ENCRYPTED" in key
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientTls:
     """Whom a client trusts and what it shows; files are PEM, and read for each connection that is made anew."""
@@ -26,10 +31,12 @@ class ClientTls:
         """A channel to host:port.
 
         Raises:
-            OSError: a file cannot be read; or, unverified, nobody is there.
+            OSError: a file cannot be read, the key is encrypted; or, unverified, nobody is there.
         """
         files = (self.ca, self.key, self.certificate)
         roots, key, chain = (path.read_bytes() if path else None for path in files)
+        if key and is_encrypted(key):
+            raise OSError(f"the key {self.key} is encrypted; write it without a password")
         name = self.server_name
         if not self.verify:
             from raftkv.http.tls import DialTls, pinned

@@ -19,6 +19,7 @@ from raftkv.http.patience import FrameWatch, PingWatch
 from raftkv.http.requests import HeaderReader, Malformed, Request
 from raftkv.http.sending import Sender
 from raftkv.http.stream import Stream
+from raftkv.http.turns import PART, is_gone
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,14 @@ MAX_BLOCK_BYTES = 256 << 10
 MAX_BLOCK_FRAMES = 128
 """Sixteen would do for the largest block; a flood of tiny ones costs far more here than where it comes from."""
 TURN_WORK = 128
-"""What one connection may have done in a turn of the loop, or others would wait for it: a block of headers counts as
-one, and as one more for every 64 bytes. The rest is taken in the next turn."""
-TURN_FRAMES = 320
-"""So many frames, however small, are a turn's work as well: a millisecond."""
+"""What one connection may have done in the turn of the loop that brings it, or others would wait for it: a block of
+headers counts as one, and as one more for every 64 bytes. The rest is taken later, see `Turns`."""
+FIRST_WORK = 8
+"""The same for what comes first. A client that comes back for each flood is a new connection each time."""
+WORK_FRAMES = 2.5
+"""So many frames, however small, count as a block of headers as well."""
+_SETTINGS_BYTES = 1 << 10
+"""So much of a frame of settings counts as a block of headers."""
 
 
 class Connection(Sender):
@@ -113,14 +118,25 @@ class Connection(Sender):
         if not self._closed:
             self._received = self._received + data if self._received else data
             if not self._resting:
-                self._turn()
+                self.load.turns.begun += self._turn(TURN_WORK if self._greeted else FIRST_WORK)
 
-    def _turn(self) -> None:
-        """Take what was received, but not more than a turn's work."""
+    def _go_on(self) -> int:
+        """Take more of what was received; how much work that was."""
         if self._closed:
-            return
+            return 0
+        assert self._transport is not None
+        if is_gone(self._transport):
+            self._closed = True
+            self._received = b""
+            self._drop_all()
+            self._transport.close()
+            return 0
+        return self._turn(PART)
+
+    def _turn(self, work: int) -> int:
+        """Take what was received, but not more than so much work; how much it was."""
         self._corked = True
-        self._work = TURN_WORK
+        self._work = work
         received = self._received
         try:
             self._received = rest = self._take_all(received)
@@ -134,8 +150,10 @@ class Connection(Sender):
         self._begin()
         self._corked = False
         self._write_out()
+        done = work - self._work
         if self._resting or self._work <= 0:
             self._rest()
+        return done
 
     def _incomplete(self) -> tuple[int, int] | None:
         """See `FrameWatch`; while nothing is read, nothing can be completed."""
@@ -147,10 +165,10 @@ class Connection(Sender):
         self._fail(ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "a frame or a block of headers that does not end"))
 
     def _rest(self) -> None:
-        """Go on in the next turn if there is more, and read nothing until then."""
+        """Go on when it is our turn if there is more, and read nothing until then."""
         resting = self._work <= 0 and not self._closed
         if resting:
-            self._loop.call_soon(self._turn)
+            self.load.turns.wait(self._go_on)
         if resting != self._resting:
             self._resting = resting
             self.heed()
@@ -161,6 +179,7 @@ class Connection(Sender):
     def connection_lost(self, exc: Exception | None) -> None:
         """End every request."""
         self._closed = self._lost = True
+        self._received = b""
         if self._ending is not None:
             self._ending.over()
         self._frames.stop()
@@ -185,7 +204,7 @@ class Connection(Sender):
             if data[start + 3] != frames.SETTINGS:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client begins with its settings")
             self._greeted = True
-        unpack, left = frames.HEAD.unpack_from, TURN_FRAMES
+        unpack, left = frames.HEAD.unpack_from, int(self._work * WORK_FRAMES)
         while size - start >= frames.HEAD.size:
             high, low, kind, flags, stream = unpack(data, start)
             if high or low > frames.FRAME_BYTES:
@@ -362,6 +381,7 @@ class Connection(Sender):
         _check_size(not (payload if flags & frames.ACK else len(payload) % frames.SETTING.size))
         if flags & frames.ACK:
             return
+        self._work -= len(payload) // _SETTINGS_BYTES
         for name, value in frames.SETTING.iter_unpack(payload):
             if name == frames.INITIAL_WINDOW_SIZE:
                 self.set_initial_window(value)

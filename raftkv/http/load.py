@@ -3,19 +3,29 @@
 import resource
 import sys
 
+from raftkv.http.turns import Turns
+
 UNBOUNDED = 1 << 62
 OWN_FILES = 128
 """Open files that are not connections of clients: the log, the store, other members."""
 
 
 class Load:
-    """Plain numbers, which several servers and applications share.
+    """Plain numbers, which several servers and applications share, and whose turn it is.
 
     `bytes` counts messages that arrive or are worked on, and answers that wait for a client to take them; one that
     leaves at once does not count.
     """
 
-    __slots__ = ("bytes", "connections", "max_bytes", "max_connections", "refused_calls", "refused_connections")
+    __slots__ = (
+        "bytes",
+        "connections",
+        "max_bytes",
+        "max_connections",
+        "refused_calls",
+        "refused_connections",
+        "turns",
+    )
 
     def __init__(self, max_bytes: int = UNBOUNDED, max_connections: int = UNBOUNDED) -> None:
         self.bytes = 0
@@ -24,6 +34,7 @@ class Load:
         self.max_connections = max_connections
         self.refused_calls = 0
         self.refused_connections = 0
+        self.turns = Turns()
 
 
 def connections_allowed() -> int:

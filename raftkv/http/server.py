@@ -6,10 +6,10 @@ import socket
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from raftkv.http.arrivals import Arrivals
 from raftkv.http.asgi import ASGIApp
 from raftkv.http.connection import MAX_STREAMS, Connection, address
 from raftkv.http.frames import PREFACE
-from raftkv.http.handshakes import Handshakes
 from raftkv.http.http1 import Http1
 from raftkv.http.load import Load
 from raftkv.http.tls import Guard, Refused, Tls
@@ -64,21 +64,16 @@ class HttpServer:
         self.load = load or Load()
         self._ping_seconds = ping_seconds
         self._guard = Guard(tls) if tls else None
-        self._server: asyncio.Server | None = None
-        self._handshakes: Handshakes[_Unknown] | None = None
+        self._arrivals: Arrivals[_Unknown] | None = None
         self._stopping = False
         self._connections: set[AnyConnection] = set()
         self._empty = asyncio.Event()
 
     async def start(self) -> None:
         """Accept connections from here on."""
-        if self._guard is None:
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(self._accept, sock=self._listener, backlog=_BACKLOG)
-            return
-        self._handshakes = Handshakes(
+        self._arrivals = Arrivals(
             self._listener,
-            self._guard.context,
+            self._guard.context if self._guard else None,
             FIRST_BYTES_SECONDS,
             arrive=self._arrive,
             crowded=self._crowded,
@@ -87,16 +82,11 @@ class HttpServer:
 
     async def stop(self) -> None:
         """Send GOAWAY, end streams, let other requests under way finish, close. Safe to call twice."""
-        server, self._server = self._server, None
-        handshakes, self._handshakes = self._handshakes, None
-        self._stopping = True
-        if server is not None:
-            server.close()
-        elif handshakes is not None:
-            await handshakes.close()
-        else:
+        again, self._stopping = self._stopping, True
+        if again or self._arrivals is None:
             self._listener.close()
             return
+        await self._arrivals.close()
         for connection in tuple(self._connections):
             connection.leave()
         stop_streams: Callable[[], None] | None = getattr(self._app, "stop_streams", None)
@@ -121,11 +111,8 @@ class HttpServer:
             self._empty.clear()
             await self._empty.wait()
 
-    def _accept(self) -> asyncio.Protocol:
-        return _Unknown(self)
-
     def _arrive(self) -> "_Unknown | None":
-        """What waits for a handshake, which counts as a connection from its beginning."""
+        """What waits for its first bytes, or for a handshake, and counts as a connection from its beginning."""
         if not self._has_room():
             return None
         unknown = _Unknown(self)
@@ -163,13 +150,12 @@ class HttpServer:
 
     def admit(self, connection: "_Unknown", transport: asyncio.Transport) -> str | None:
         """The user that a client's certificate names, or nothing; None: it may not come in."""
+        if self._arrivals is None or connection not in self._connections:
+            # It was dropped in the moment in which it was ready.
+            return None
+        self._arrivals.shaken(connection)
         if self._guard is None:
-            if not self._has_room():
-                return None
-            self.made(connection)
             return ""
-        if self._handshakes is not None:
-            self._handshakes.shaken(connection)
         try:
             return self._guard.admit(transport.get_extra_info("ssl_object"))
         except Refused as error:
@@ -215,11 +201,12 @@ class _Unknown(asyncio.Protocol):
         protocol = self._server.protocol(self._received, self._user)
         if protocol is None:
             return
+        received, self._received = self._received, b""
         self._end()
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
         self._server.made(protocol)
-        protocol.data_received(self._received)
+        protocol.data_received(received)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""

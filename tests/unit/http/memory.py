@@ -205,4 +205,10 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
+async def rested(client: Client) -> None:
+    """Let the loop turn until all that was sent is taken."""
+    while client.connection._resting:
+        await asyncio.sleep(0)
+
+
 Event = MutableMapping[str, Any]

@@ -10,7 +10,7 @@ from raftkv.http import connection as module
 from raftkv.http import frames
 from raftkv.http.asgi import DIRECT, Receive, Scope, Send
 from raftkv.http.frames import ErrorCode
-from tests.unit.http.memory import GET, POST, App, Client, plain, read_all, turns, wait
+from tests.unit.http.memory import GET, POST, App, Client, plain, read_all, rested, turns, wait
 
 H, D = frames.HEADERS, frames.DATA
 END, WHOLE = frames.END_STREAM, frames.END_HEADERS
@@ -116,8 +116,9 @@ STREAM = {
 
 
 @pytest.mark.parametrize("name", STREAM)
-def test_what_ends_one_stream_disturbs_no_other(name: str) -> None:
+def test_what_ends_one_stream_disturbs_no_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     headers, data, code = STREAM[name]
+    monkeypatch.setattr(module, "WORK_FRAMES", 10.0)
 
     async def scenario() -> None:
         app = App(wait)
@@ -177,6 +178,7 @@ def test_headers_that_make_no_request_cost_their_stream(headers: list[tuple[str,
         for stream in (1, 3, 5):
             client.send(client.headers(stream, headers))
             assert client.resets() == [(stream, PROTOCOL)]
+            await rested(client)
         assert app.requests == []
         client.send(client.headers(7, GET))
         await turns()
@@ -409,11 +411,12 @@ def test_a_client_that_does_not_read_is_not_read_either() -> None:
         while client.transport.reading and sent < 100:
             client.send(ping)
             client.send(*[client.headers(sent * 200 + n * 2 + 1, GET[1:]) for n in range(100)])
-            await turns()
+            await rested(client)
             sent += 1
         assert not client.transport.reading
         assert len(client.transport.written) < module.STREAM_WINDOW_BYTES
         client.transport.read()
+        await rested(client)
         assert client.transport.reading
         client.send(client.headers(100_001, GET))
         await turns()

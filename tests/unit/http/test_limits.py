@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from raftkv.http import HttpServer, Load, connection, frames, listen, patience
-from tests.unit.http.memory import GET, App, Client, plain, turns
+from raftkv.http.turns import PART
+from tests.unit.http.memory import GET, App, Client, plain, rested, turns
 from tests.unit.http.test_hostile import HELLO, WAIT_SECONDS, ask, dialled, ended, requests, say, serving
 
 CALM = frames.ErrorCode.ENHANCE_YOUR_CALM
@@ -182,11 +183,12 @@ def test_small_frames_leave_turns_to_others(small: bytes) -> None:
         client = Client(App())
         await turns()
         client.received()
-        client.send(small * (3 * connection.TURN_FRAMES), ping())
+        client.send(small * int((connection.TURN_WORK + 6 * PART) * connection.WORK_FRAMES), ping())
         for _ in range(3):
             assert not client.transport.reading
             assert not [frame for frame in client.received() if frame.kind == frames.PING]
-            await turns(1)
+            await turns(2)
+        await rested(client)
         assert client.transport.reading
         assert client.received()[-1].kind == frames.PING
 

@@ -1,8 +1,9 @@
-"""TLS handshakes on a listener: bounded in time and in number, which the event loop's own servers are not.
+"""Connections that arrive at a listener: one in a turn of the loop, and TLS handshakes bounded in time and in number.
 
-Each costs the buffers of Python's TLS before its client has proved anything. So where there are as many as may be, the
-one that began first makes room for the next: who means to come in needs two round trips, and who only holds a place is
-found at the front.
+The event loop's own servers take as many in a turn as there are, for which all others wait. A handshake costs the
+buffers of Python's TLS before its client has proved anything. So where there are as many as may be, the one that began
+first makes room for the next: who means to come in needs two round trips, and who only holds a place is found at the
+front.
 """
 
 import asyncio
@@ -22,13 +23,13 @@ PAUSE_SECONDS = 1.0
 Arrived = TypeVar("Arrived", bound=asyncio.Protocol)
 
 
-class Handshakes(Generic[Arrived]):
-    """Accepts the connections of one listener in the running event loop, one in a turn, and shakes hands on them."""
+class Arrivals(Generic[Arrived]):
+    """Accepts the connections of one listener in the running event loop, and shakes hands on them if it speaks TLS."""
 
     def __init__(
         self,
         listener: socket.socket,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | None,
         seconds: float,
         *,
         arrive: Callable[[], Arrived | None],
@@ -37,8 +38,8 @@ class Handshakes(Generic[Arrived]):
     ) -> None:
         """`arrive` makes what a connection is given to when hands were shaken, within `seconds`; None refuses it.
 
-        While `crowded`, and when there are `MAX_HANDSHAKES`, the oldest makes room first. `lost` is told of what was
-        made and gets no connection; what gets one is told so by its `connection_made`, and calls `shaken`.
+        While `crowded`, and when there are `MAX_HANDSHAKES`, the oldest handshake makes room first. `lost` is told of
+        what was made and gets no connection; what gets one is told so by its `connection_made`, and calls `shaken`.
         """
         self._loop = asyncio.get_running_loop()
         self._listener = listener
@@ -83,7 +84,7 @@ class Handshakes(Generic[Arrived]):
             self._pause = self._loop.call_later(PAUSE_SECONDS, self._listen)
             return
         connection.setblocking(False)
-        if self._tasks and (len(self._tasks) >= MAX_HANDSHAKES or self._crowded()):
+        if self._context and self._tasks and (len(self._tasks) >= MAX_HANDSHAKES or self._crowded()):
             if not self.dropped & (self.dropped - 1):
                 # The first, the second, the fourth: a flood of connections is no flood of lines.
                 logger.warning("%d TLS handshakes are under way; the oldest makes room for the next", len(self._tasks))
@@ -98,10 +99,13 @@ class Handshakes(Generic[Arrived]):
     async def _shake(self, connection: socket.socket, arrived: Arrived) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                lambda: arrived, connection, ssl=self._context, ssl_handshake_timeout=self._seconds
+                lambda: arrived,
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=self._seconds if self._context else None,
             )
         except OSError as error:
-            logger.debug("a TLS handshake failed: %s", error)
+            logger.debug("a connection failed at once, or its TLS handshake: %s", error)
         finally:
             if self._tasks.pop(arrived, None) is not None:
                 self._lost(arrived)
