@@ -79,7 +79,9 @@ logger = logging.getLogger(__name__)
 REQUEST_OVERHEAD_BYTES = 512 << 10
 """etcd accepts this much more than --max-request-bytes on the wire, so that its own error can answer."""
 
-PEER_MESSAGE_BYTES = (1 << 31) - 1
+PEER_MESSAGE_BYTES = 512 << 20
+"""Of the stream of a member that was let in, as in etcd: one with a larger --max-request-bytes may lead. All else that
+the peer port is asked is read before it is known who asks, and is small."""
 
 
 class Member:
@@ -415,11 +417,11 @@ class Member:
         methods = {
             introduction.INTRODUCE: introduction.method(self.cluster_id, self.member_id, self._acquaintance),
             joining.MEMBERS: joining.method(self._known_members),
-            MESSAGES: Method.client_stream(self._receive),
+            MESSAGES: Method.client_stream(self._receive, PEER_MESSAGE_BYTES),
             SNAPSHOT: Method.client_stream(self._receive_snapshot),
             **api.peer_methods(self.cluster_id, self.member_id, lambda: self._server),
         }
-        app = App(methods, max_receive_bytes=PEER_MESSAGE_BYTES)
+        app = App(methods)
         self.peer_addresses = await self._serve(app, listeners, "peer", self.config.listen_peer_urls)
 
     async def _receive(self, batches: Requests, context: Context) -> bytes:

@@ -149,7 +149,7 @@ class App:
             if self._load.bytes >= self._load.max_bytes:
                 self._refuse_unless_urgent(path)
             if method.kind is not Kind.UNARY:
-                deframer = Deframer(encoding, self._max_receive_bytes)
+                deframer = Deframer(encoding, method.max_receive_bytes or self._max_receive_bytes)
                 code = await self._stream(method, direct, receive, send, deframer, context)
                 return
             if direct is not None and not direct.request_ended:

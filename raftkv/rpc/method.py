@@ -112,6 +112,8 @@ class Method:
     kind: Kind
     handler: Callable[..., Any]
     calls: Calls = field(default_factory=Calls, compare=False)
+    max_receive_bytes: int = 0
+    """How large a message of a stream may be; 0: as large as any other call's."""
 
     @classmethod
     def unary(cls, handler: Unary) -> "Method":
@@ -122,8 +124,8 @@ class Method:
         return cls(Kind.SERVER_STREAM, handler)
 
     @classmethod
-    def client_stream(cls, handler: ClientStream) -> "Method":
-        return cls(Kind.CLIENT_STREAM, handler)
+    def client_stream(cls, handler: ClientStream, max_receive_bytes: int = 0) -> "Method":
+        return cls(Kind.CLIENT_STREAM, handler, max_receive_bytes=max_receive_bytes)
 
     @classmethod
     def bidi(cls, handler: Bidi) -> "Method":

@@ -15,6 +15,7 @@ from raftkv.pb import rpc_pb2 as pb
 from tests.cluster.test_auth import CHEAP, PASSWORD, call, client_of, set_up, token_of
 from tests.support.processes import Cluster, Process, cluster
 
+CHANNEL = [("grpc.max_send_message_length", -1)]
 NEVER = 1e-6
 """A second call of this rate comes in days: what follows is decided by counting, not by time."""
 RATES = f"*/Put={NEVER}:3,root/Put=1000000,ann/Range={NEVER}:2,*/LeaseKeepAlive={NEVER}:2,*/Watch={NEVER}:1"
@@ -113,3 +114,32 @@ def test_a_rule_that_cannot_be_meant_is_refused_at_start(tmp_path: Path, rate: s
         assert member.wait() == 1
         assert problem in member.log()
         assert len(member.log().splitlines()) == 1
+
+
+PEER_CALLS = [
+    "Introduce",
+    "Members",
+    "ChangeMembers",
+    "LeaseRenew",
+    "LeaseTimeToLive",
+    "HashKV",
+    "Messages",
+    "Snapshot",
+]
+
+
+@pytest.mark.parametrize("name", PEER_CALLS)
+def test_ghsa_6vch_q96h_7gc3_a_body_on_the_peer_port_is_bounded(name: str, member: Process) -> None:
+    """It is refused by what it says of its length, before it is kept; a stream before anything of it is read."""
+    most = member.most_resident_bytes()
+    with grpc.insecure_channel(member.peer_url.removeprefix("http://"), CHANNEL) as channel:
+        ask = channel.stream_unary(f"/raftkvpb.Peer/{name}")
+        with pytest.raises(grpc.RpcError) as refusal:
+            ask(iter([bytes(128 << 20)]), timeout=60)
+    stream = name in ("Messages", "Snapshot")
+    assert refusal.value.code() is (
+        grpc.StatusCode.FAILED_PRECONDITION if stream else grpc.StatusCode.RESOURCE_EXHAUSTED
+    ), refusal.value
+    assert member.most_resident_bytes() - most < 48 << 20
+    with client_of(member, "root") as root:
+        root.put("a", "x")

@@ -190,9 +190,16 @@ class Process:
 
     def resident_bytes(self) -> int:
         """Memory it holds now."""
+        return self._memory("VmRSS:")
+
+    def most_resident_bytes(self) -> int:
+        """The most it ever held."""
+        return self._memory("VmHWM:")
+
+    def _memory(self, line: str) -> int:
         assert self._process is not None
         status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
-        return int(status.partition("VmRSS:")[2].split()[0]) << 10
+        return int(status.partition(line)[2].split()[0]) << 10
 
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
