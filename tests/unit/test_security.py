@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from raftkv.config import ConfigError
 from raftkv.flags import parse
@@ -182,3 +183,17 @@ def test_only_the_owner_may_read_a_key_that_was_made(tmp_path: Path) -> None:
     assert ensure(certificate, key, ["localhost"], years=1)
     assert key.stat().st_mode & 0o777 == 0o600
     assert certificate.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("years", [1, 3])
+def test_a_certificate_that_was_made_is_good_for_so_many_years(tmp_path: Path, years: int) -> None:
+    config = parse([*SECURE, "--auto-tls", f"--self-signed-cert-validity={years}"], {})
+    certificate = tmp_path / "cert.pem"
+    assert ensure(certificate, tmp_path / "key.pem", ["localhost"], years=config.self_signed_cert_validity)
+    made = x509.load_pem_x509_certificate(certificate.read_bytes())
+    assert (made.not_valid_after_utc - made.not_valid_before_utc).days // 365 == years
+
+
+def test_the_lifetime_of_tokens_is_a_flag() -> None:
+    assert parse([], {}).auth_token_ttl_seconds == 300
+    assert parse(["--auth-token-ttl=7"], {}).auth_token_ttl_seconds == 7
