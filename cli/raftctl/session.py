@@ -62,6 +62,7 @@ SETTINGS = (
     Setting("key", "", "Its key, without a password.", "", "FILE"),
     Setting("insecure-transport", "true", "false: endpoints without a scheme are https://."),
     Setting("insecure-skip-tls-verify", "false", "Take whatever certificate a member shows; for tests only."),
+    Setting("tls-server-name", "", "The name in members' certificates, instead of the endpoint's host.", "", "NAME"),
     Setting("discovery-srv", "", "Refused: endpoints are not looked up in the DNS.", "d", "DOMAIN"),
     Setting("discovery-srv-name", "", "Refused with --discovery-srv.", "", "NAME"),
     Setting("insecure-discovery", "true", "Accepted."),
@@ -100,14 +101,17 @@ def check_tls_files(files: Mapping[str, str], prefix: str = "--") -> None:
             raise Failure(f"{prefix}key: {key} is encrypted; write it without a password: {remedy}", BAD_ARGUMENTS)
 
 
-def make_tls(files: Mapping[str, str], *, plain: bool, verify: bool = True) -> "ClientTls | None":
-    """TLS with these paths (of TLS_FILES). None: nothing asks for it, and endpoints without a scheme are `plain`."""
+def make_tls(files: Mapping[str, str], *, plain: bool, verify: bool = True, name: str = "") -> "ClientTls | None":
+    """TLS with these paths (of TLS_FILES), of servers of a `name`, if not by their hosts'.
+
+    None: nothing asks for it, and endpoints without a scheme are `plain`.
+    """
     from raftkv.client.secure import ClientTls
 
     cert, key, ca = (Path(files[name]) if files[name] else None for name in TLS_FILES)
-    if not (ca or cert) and verify and plain:
+    if not (ca or cert or name) and verify and plain:
         return None
-    return ClientTls(ca=ca, certificate=cert, key=key, verify=verify)
+    return ClientTls(ca=ca, certificate=cert, key=key, server_name=name, verify=verify)
 
 
 class Session:
@@ -215,7 +219,8 @@ class Session:
     def tls(self) -> "ClientTls | None":
         """How to speak TLS; None: only to https:// endpoints, with the authorities that gRPC trusts."""
         verify = not self.on("insecure-skip-tls-verify")
-        return make_tls(self._tls_files(), plain=self.on("insecure-transport"), verify=verify)
+        name = self.value("tls-server-name")
+        return make_tls(self._tls_files(), plain=self.on("insecure-transport"), verify=verify, name=name)
 
     def _tls_files(self) -> dict[str, str]:
         return {name: self.value(name) for name in TLS_FILES}

@@ -158,13 +158,15 @@ def test_clients_of_ours_speak_tls(secured: Secured) -> None:
         with Client(member.endpoint, tls=tls, timeout=2.0, dial_timeout=1.0) as client, pytest.raises(ClientError):
             client.get("ours")
     flags = ["--endpoints", member.endpoint, "--cacert", str(secured.ca.file), "--cert", str(certificate)]
-    result = subprocess.run(
-        [sys.executable, "-m", "cli.raftctl", "--command-timeout", "60s", *flags, "--key", str(key), "get", "ours"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.stdout == "ours\nv\n", result.stderr
+    for name, found in (("", True), ("localhost", True), ("elsewhere", False)):
+        result = subprocess.run(
+            [sys.executable, "-m", "cli.raftctl", *flags, "--key", str(key), "get", "ours"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "RAFTCTL_TLS_SERVER_NAME": name, "RAFTCTL_COMMAND_TIMEOUT": "60s" if found else "2s"},
+        )
+        assert (result.returncode == 0, result.stdout) == (found, "ours\nv\n" if found else ""), result.stderr
 
 
 @pytest.mark.parametrize("which", ["client", "gateway", "peer", "metrics"])
