@@ -17,7 +17,7 @@ from tests.cli.zygote import raftctl
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 UNANSWERED = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DIFFERS = [
-    (re.compile(r"\b[0-9a-f]{15,16}\b"), "ID"),
+    (re.compile(r"\b[0-9a-f]{12,16}\b"), "ID"),
     (re.compile(r"\b\d{17,20}\b"), "ID"),
     (re.compile(r"(localhost|127\.0\.0\.1):\d{4,5}"), "ADDRESS"),
     (re.compile(r"\bm0\b"), "default"),
