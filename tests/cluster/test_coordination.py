@@ -33,6 +33,8 @@ async def kill_the_leader(three: Cluster, killed: asyncio.Event) -> None:
     leader.kill()
     leader.start()
     killed.set()
+    # The next one is killed when all are there again.
+    await asyncio.to_thread(three.wait_ready, leader)
 
 
 async def lead(three: Cluster, number: int, killed: asyncio.Event, elected: list[tuple[int, bytes]]) -> None:

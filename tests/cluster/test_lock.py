@@ -135,6 +135,7 @@ def test_etcdctl_lock_never_lets_two_in(three: Cluster, tmp_path: Path) -> None:
         leader = three.leader()
         leader.kill()
         leader.start()
+        three.wait_ready(leader)
         for process in running:
             process.wait(max(1.0, deadline - time.monotonic()))
     finally:

@@ -94,7 +94,7 @@ class Recorder:
         self._loop.close()
 
     def _on_loop(self, coroutine: Awaitable[None]) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)  # type: ignore[arg-type]
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(90)  # type: ignore[arg-type]
 
     async def _finish(self, tasks: "list[asyncio.Task[None]]") -> None:
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):

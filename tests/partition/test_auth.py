@@ -14,7 +14,7 @@ from raftkv.pb import rpc_pb2 as pb
 from tests.cluster.test_auth import PASSWORD, set_up, stored
 from tests.partition.ground import Ground, ground, until
 
-SURE_SECONDS = 60.0
+SURE_SECONDS = 240.0
 
 
 async def surely(work: Callable[[], Awaitable[object]]) -> None:
