@@ -135,7 +135,7 @@ def test_the_first_renewal_of_a_lease_is_recorded(member: Process, log: Path) ->
         method = channel.stream_stream("/etcdserverpb.Lease/LeaseKeepAlive")
         renewal = pb.LeaseKeepAliveRequest(ID=lease).SerializeToString()
         metadata = (("token", token_of(member.endpoint, "root")),)
-        assert len(list(method(iter([renewal] * 5), timeout=10, metadata=metadata))) == 5
+        assert len(list(method(iter([renewal] * 5), timeout=60, metadata=metadata))) == 5
     await_line(log, of("LeaseKeepAlive", stage="end", code="OK"))
     renewed = [line for line in lines(log) if of("LeaseKeepAlive", stage="message")(line)]
     assert [line["request"]["ID"] for line in renewed] == [lease]

@@ -76,11 +76,13 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 SERVED = sorted(RULES)
 
 
-def call(endpoint: str, path: str, token: str, request: bytes = b"") -> tuple[grpc.StatusCode, str]:
+def call(
+    endpoint: str, path: str, token: str, request: bytes = b"", *, seconds: float = 60.0
+) -> tuple[grpc.StatusCode, str]:
     """How a call with an empty request ends; OK when it has begun to answer."""
     with grpc.insecure_channel(endpoint) as channel:
         method = channel.stream_stream(path)
-        answers = method(iter([request]), timeout=10, metadata=(("token", token),) if token else ())
+        answers = method(iter([request]), timeout=seconds, metadata=(("token", token),) if token else ())
         try:
             answer = next(answers)
         except StopIteration:
@@ -204,7 +206,7 @@ def test_locks_and_elections_of_a_user(one: Process) -> None:
             method = channel.unary_unary(
                 path, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
             )
-            return method(request, timeout=20, metadata=(("token", token),))
+            return method(request, timeout=60, metadata=(("token", token),))
 
     prefix = "/v3electionpb.Election/"
     held = ask("/v3lockpb.Lock/Lock", lock.LockRequest(name=b"/ann/lock"), lock.LockResponse)
@@ -259,7 +261,7 @@ def test_the_json_gateway_asks_too(one: Process) -> None:
         headers = {"Authorization": token} if token else {}
         request = urllib.request.Request(f"http://{one.endpoint}/v3/{path}", json.dumps(body).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=10) as response:
+            with urllib.request.urlopen(request, timeout=60) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)

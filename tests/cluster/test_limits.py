@@ -59,7 +59,7 @@ def test_json_is_limited_like_grpc(member: Process) -> None:
         f"http://{member.endpoint}/v3/kv/put", b'{"key":"L2Fubi9h","value":""}', {"Authorization": token}
     )
     with pytest.raises(urllib.error.HTTPError) as problem:
-        urllib.request.urlopen(request, timeout=10)
+        urllib.request.urlopen(request, timeout=60)
     assert problem.value.code == 429
     assert "rate limit exceeded" in json.load(problem.value)["error"]
 
@@ -73,7 +73,7 @@ def test_each_request_of_a_stream_counts(member: Process) -> None:
         method = channel.stream_stream("/etcdserverpb.Lease/LeaseKeepAlive")
         metadata = (("token", token_of(member.endpoint, "root")),)
         with pytest.raises(grpc.RpcError) as problem:  # noqa: PT012
-            for _ in method(iter([renewal] * 5), timeout=10, metadata=metadata):
+            for _ in method(iter([renewal] * 5), timeout=60, metadata=metadata):
                 answers += 1
     assert answers == 2
     assert problem.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]

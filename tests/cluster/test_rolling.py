@@ -52,7 +52,7 @@ class Load:
         total = int(time.monotonic() - self.started)
         self._ended.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(90)
         return len({second for second in self.seconds if second < total}) / max(1, total)
 
 
@@ -78,7 +78,7 @@ class Killer(threading.Thread):
 
     def end(self) -> None:
         self._ended.set()
-        self.join(30)
+        self.join(90)
 
 
 def through(running: Cluster, attempt: "Attempt") -> None:
@@ -146,7 +146,7 @@ def grow(running: Cluster, name: str) -> None:
 def shrink(running: Cluster, gone: Process) -> None:
     running.members.remove(gone)
     through(running, Remove(gone.name))
-    gone.wait(60)
+    gone.wait()
 
 
 def hashes(running: Cluster) -> set[int]:

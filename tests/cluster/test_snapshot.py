@@ -58,7 +58,7 @@ def test_a_follower_that_was_away_is_given_the_store_while_writes_go_on(three: C
 
 
 def scrape(member: Process) -> str:
-    with urllib.request.urlopen(f"http://{member.endpoint}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{member.endpoint}/metrics", timeout=60) as answer:
         return str(answer.read().decode())
 
 

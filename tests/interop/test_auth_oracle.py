@@ -52,7 +52,7 @@ class Server:
             )
             token = self._tokens.get(user)
             try:
-                return call(request, timeout=20, metadata=(("token", token),) if token else ())
+                return call(request, timeout=60, metadata=(("token", token),) if token else ())
             except grpc.RpcError as error:
                 details = str(error.details())  # type: ignore[attr-defined]
                 if details != errors.InvalidAuthToken.TEXT:

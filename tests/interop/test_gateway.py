@@ -35,10 +35,10 @@ def raftkv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield endpoint
 
 
-def curl(endpoint: str, path: str, *options: str, seconds: str = "10") -> tuple[int, bytes]:
+def curl(endpoint: str, path: str, *options: str, seconds: str = "60") -> tuple[int, bytes]:
     """Status and body."""
     command = ["curl", "--silent", "--max-time", seconds, "--write-out", "%{stderr}%{http_code}", *options]
-    done = subprocess.run([*command, f"http://{endpoint}{path}"], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([*command, f"http://{endpoint}{path}"], capture_output=True, timeout=120, check=False)
     return int(done.stderr), done.stdout
 
 
@@ -265,7 +265,7 @@ def test_a_watch_streams_lines_until_the_client_leaves(version: str, etcd: str, 
     lines = {}
     for endpoint in (etcd, raftkv):
         asked = version if endpoint == raftkv else "--http1.1"
-        command = ["curl", "--silent", "--no-buffer", "--max-time", "20", asked]
+        command = ["curl", "--silent", "--no-buffer", "--max-time", "90", asked]
         command += ["--data-binary", f'{{"create_request":{{"key":"{key}"}}}}', f"http://{endpoint}/v3/watch"]
         watching = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert watching.stdout is not None
@@ -320,7 +320,7 @@ def until(endpoint: str, body: str, limit: str) -> tuple[int, bytes]:
 
 def test_over_http2_a_watch_takes_requests_while_it_answers(raftkv: str) -> None:
     host, port = raftkv.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         http = H2Connection()
         http.initiate_connection()
         pairs = {"method": "POST", "path": "/v3/watch", "scheme": "http", "authority": raftkv}

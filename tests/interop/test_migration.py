@@ -80,7 +80,7 @@ def change(client: Client, rng: random.Random, txns: int) -> None:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     directory = tmp_path_factory.mktemp("etcd")
-    with started_etcd_endpoint(directory) as endpoint, Client(endpoint, timeout=20.0) as client:
+    with started_etcd_endpoint(directory) as endpoint, Client(endpoint, timeout=60.0) as client:
         compacted = fill(client, random.Random(4))
         revision = client.status().header.revision
         revisions = [compacted, compacted + 1, (compacted + revision) // 2, revision - 1, revision]
