@@ -36,8 +36,8 @@ T = TypeVar("T")
 
 
 async def _ready(channel: grpc.aio.Channel, seconds: float) -> bool:
-    """Wait for a connection; False when it is refused or takes longer."""
-    with contextlib.suppress(TimeoutError):
+    """Wait for a connection; False when it is refused or takes longer, or when another call gave the channel up."""
+    with contextlib.suppress(TimeoutError, grpc.aio.UsageError):
         async with asyncio.timeout(seconds):
             while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
                 if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
@@ -155,7 +155,8 @@ class AsyncClient:
         if await _ready(channel, until - time.monotonic()):
             return channel
         # Its files, or the certificate that was expected, may be others by the next attempt.
-        if self._channels.pop(target, None) is not None:
+        if self._channels.get(target) is channel:
+            del self._channels[target]
             await channel.close(None)
         return None
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 BOUND_SECONDS = 180
+PATIENT = ("--command-timeout", "60s", "--dial-timeout", "30s")
+"""Flags of both tools, for what a live server is asked."""
 
 
 class Result(NamedTuple):

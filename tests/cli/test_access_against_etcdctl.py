@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.cli.raftctl import Result, etcdctl
+from tests.cli.raftctl import PATIENT, Result, etcdctl
 from tests.cli.servers import serve
 from tests.cli.test_against_etcdctl import normal
 from tests.cli.zygote import Zygote
@@ -125,7 +125,7 @@ Said = list[Result]
 
 def _run_all(tool: Callable[..., Result], kind: str, directory: Path, ports: tuple[int, int]) -> Said:
     with serve(kind, directory, ports) as live:
-        return [tool("--endpoints", live, *shlex.split(case.line), stdin=case.stdin) for case in CASES]
+        return [tool("--endpoints", live, *PATIENT, *shlex.split(case.line), stdin=case.stdin) for case in CASES]
 
 
 @pytest.fixture(scope="module")

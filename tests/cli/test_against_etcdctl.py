@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.cli.raftctl import Result, etcdctl
+from tests.cli.raftctl import PATIENT, Result, etcdctl
 from tests.cli.servers import KINDS, serve
 from tests.cli.zygote import Zygote
 from tests.support.processes import free_ports
@@ -223,8 +223,8 @@ CASES = [
     Case("txn", b"\nget k --nosuch\n\n\n")._replace(first_error=True),
     Case("txn extra"),
     # An id is the server's choice: what is compared of a new lease is the form.
-    both("lease grant 100"),
-    *(both(f"lease grant 100 -w {form}") for form in ("json", "fields", "protobuf")),
+    both("lease grant 1000000"),
+    *(both(f"lease grant 1000000 -w {form}") for form in ("json", "fields", "protobuf")),
     both("lease grant 9000000000"),
     both("lease grant 9000000001"),
     both("lease grant"),
@@ -368,7 +368,7 @@ def _run_all(
         for number, case in cases(kind):
             words = shlex.split(case.line.format(live=live, dead=dead))
             if number < len(CASES):
-                words = ["--endpoints", live, *words]
+                words = ["--endpoints", live, *(() if dead in words else PATIENT), *words]
             results[number] = tool(*words, stdin=case.stdin)
     return results
 

@@ -10,7 +10,7 @@ import pytest
 from cli.raftctl.checking import verdicts_of
 from cli.raftctl.load import Outcome
 from raftkv.client import Client
-from tests.cli.raftctl import etcdctl
+from tests.cli.raftctl import PATIENT, etcdctl
 from tests.cli.servers import KINDS, serve, serve_tls
 from tests.cli.zygote import raftctl
 from tests.support.certificates import Authority
@@ -105,7 +105,7 @@ def test_datascale_reads_the_memory_of_a_member_with_tls(tmp_path: Path, *, veri
     certificate, key = authority.issue("checker")
     trust = ("--cacert", str(authority.file)) if verified else ("--insecure-skip-tls-verify",)
     with serve_tls(tmp_path / "member", authority) as endpoint:
-        own = ("--endpoints", endpoint, *trust, "--cert", str(certificate), "--key", str(key))
+        own = ("--endpoints", endpoint, *PATIENT, *trust, "--cert", str(certificate), "--key", str(key))
         done = raftctl(*own, "check", "datascale")
     assert done.status == 0, (done.stdout, done.stderr)
     assert re.search(rb"PASS: Approximate system memory used : \d", done.stdout)

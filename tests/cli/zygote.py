@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from types import TracebackType
 from typing import IO
 
@@ -75,6 +76,9 @@ def _child(arguments: list[str], variables: dict[str, str], files: list[IO[bytes
         main()
     except SystemExit as ended:
         status = ended.code
+    except BaseException:
+        # As Python would: what happens in `finally` leaves no time for that.
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         sys.stdout.flush()

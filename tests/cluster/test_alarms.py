@@ -15,6 +15,7 @@ from raftkv.client import ClientError
 from raftkv.client.requests import ALARM
 from raftkv.pb import rpc_pb2
 from raftkv.status import Code
+from tests.cli.raftctl import PATIENT
 from tests.support.processes import START_SECONDS, Cluster, Process, cluster
 
 QUOTA = 600_000
@@ -64,7 +65,6 @@ def tell(tool: list[str], endpoint: str, *words: str) -> bytes:
     return done.stdout
 
 
-PATIENT = ("--command-timeout", "60s", "--dial-timeout", "30s")
 RAFTCTL = [sys.executable, "-m", "cli.raftctl"]
 
 

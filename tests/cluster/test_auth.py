@@ -25,13 +25,12 @@ from raftkv.pb import auth_pb2
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.pb import v3election_pb2 as election
 from raftkv.pb import v3lock_pb2 as lock
+from tests.cli.raftctl import PATIENT
 from tests.support.processes import Cluster, Process, cluster
 
 PASSWORD = "correct horse"
 READ, WRITE, READWRITE = auth_pb2.Permission.READ, auth_pb2.Permission.WRITE, auth_pb2.Permission.READWRITE
 CHEAP = ("--bcrypt-cost", "4")
-PATIENT = ("--command-timeout", "60s", "--dial-timeout", "30s")
-"""Flags of etcdctl."""
 
 
 def set_up(client: Client) -> None:

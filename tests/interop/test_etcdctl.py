@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.raftctl import Result, etcdctl
+from tests.cli.raftctl import PATIENT, Result, etcdctl
 from tests.cli.zygote import raftctl
 from tests.support.processes import Cluster, cluster
 
@@ -26,7 +26,9 @@ Tool = Callable[..., Result]
 
 
 def run_raw(tool: Tool, arguments: str, endpoints: str, stdin: bytes = b"") -> Result:
-    return tool(*shlex.split(arguments), stdin=stdin, ETCDCTL_ENDPOINTS=endpoints, RAFTCTL_ENDPOINTS=endpoints)
+    return tool(
+        *PATIENT, *shlex.split(arguments), stdin=stdin, ETCDCTL_ENDPOINTS=endpoints, RAFTCTL_ENDPOINTS=endpoints
+    )
 
 
 def last_error(errors: bytes) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.test_auth import PATIENT
+from tests.cli.raftctl import PATIENT
 from tests.cluster.test_membership import FAST, until
 from tests.support.processes import START_SECONDS, Cluster, Process, cluster
 

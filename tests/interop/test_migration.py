@@ -15,8 +15,8 @@ from raftkv.client import Client, Refused, WatchCompacted
 from raftkv.client import requests as rpc
 from raftkv.pb import kv_pb2
 from raftkv.pb import rpc_pb2 as pb
+from tests.cli.raftctl import PATIENT
 from tests.cli.zygote import Zygote
-from tests.cluster.test_auth import PATIENT
 from tests.interop.test_mvcc_oracle import started_etcd_endpoint
 from tests.support.processes import Cluster
 from tests.support.restoring import changes, everything, raftctl, restored

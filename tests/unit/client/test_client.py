@@ -12,9 +12,11 @@ import pytest
 
 from raftkv import errors
 from raftkv.client import AsyncClient, Client, ClientError, NotConnected, OutcomeUnknown, Refused, Unavailable
+from raftkv.client.secure import ClientTls
 from raftkv.pb import rpc_pb2
 from raftkv.status import Code
 from tests.cli.servers import KINDS, serve
+from tests.support.certificates import Authority
 from tests.support.processes import cluster
 from tests.unit.client.faulty import answer, blackhole, close, faulty, refusing, silence
 
@@ -170,6 +172,27 @@ def test_no_endpoint_can_be_reached(connect: Connect) -> None:
             client.get("k")
         with pytest.raises(Unavailable, match=f"could not connect to {one}$"):
             client.status(one)
+
+
+def test_calls_that_wait_for_one_secured_connection_end_alike_when_it_does_not_come(tmp_path: Path) -> None:
+    """The first that gives up closes what the others wait for."""
+    tls = ClientTls(ca=Authority(tmp_path / "ca").file)
+
+    async def call(client: AsyncClient, number: int) -> BaseException | None:
+        await asyncio.sleep(number / 100)
+        try:
+            await client.put("k", "v")
+        except ClientError as error:
+            return error
+        return None
+
+    async def main() -> None:
+        with blackhole() as endpoint:
+            async with AsyncClient(endpoint, tls=tls, dial_timeout=0.3) as client:
+                ended = await asyncio.gather(*(call(client, number) for number in range(20)))
+        assert {type(error) for error in ended} == {NotConnected}
+
+    asyncio.run(main())
 
 
 def test_a_write_whose_connection_broke_is_not_repeated(connect: Connect, live: str, key: str) -> None:
