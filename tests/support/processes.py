@@ -265,7 +265,7 @@ class Cluster:
             own: dict[int, Process] = {}
             terms: list[int] = []
             for member in filter(Process.serving, members):
-                asking = member.client(timeout=2.0, dial_timeout=2.0, **self.credentials)
+                asking = member.client(timeout=5.0, dial_timeout=5.0, **self.credentials)
                 with contextlib.suppress(ClientError), asking as client:
                     status = client.status()
                     own[status.header.member_id] = member
