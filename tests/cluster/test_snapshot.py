@@ -76,6 +76,11 @@ def wait_compacted(member: Process, index: int) -> None:
         time.sleep(0.05)
 
 
+def last_index(member: Process) -> int:
+    with member.client() as client:
+        return client.status().raftIndex
+
+
 def first_index(member: Process) -> int:
     """Behind which index a member's log begins, as it says itself."""
     return max(map(int, re.findall(COMPACTED + r" (\d+)", member.log())), default=0)
@@ -89,8 +94,7 @@ def leave_behind(running: Cluster, follower: Process, writers: Writers) -> None:
     """Stop a follower until the others have compacted what it needs."""
     follower.kill()
     others = [member for member in running.members if member is not follower]
-    with running.client() as client:
-        index = max(client.status(member.endpoint).raftIndex for member in others)
+    index = max(map(last_index, others))
     writers.wait(writers.acknowledged + 200)
     for member in others:
         wait_compacted(member, index)
@@ -229,7 +233,7 @@ def write_behind_a_snapshot(three: Cluster) -> None:
     before = follower.log().count(INSTALLED)
     with three.client(follower) as client:
         follower.kill()
-        index = max(client.status(member.endpoint).raftIndex for member in three.living())
+        index = max(map(last_index, three.living()))
         for number in range(40):
             client.put(f"k{number}", os.urandom(SENT_BYTES // 40))
         while any(first_index(member) < index for member in three.living()):
