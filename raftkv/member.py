@@ -226,7 +226,7 @@ class Member:
                     rules = listener_tls(config, port, url)
                     if rules is not None:
                         Guard(rules)
-            if config.peer_cert_file or config.peer_trusted_ca_file:
+            if config.peer_cert_file or config.peer_client_cert_file or config.peer_trusted_ca_file:
                 dial_tls(config).context()
         except ValueError as error:
             raise StartError(str(error)) from error

@@ -173,6 +173,22 @@ async def admit(server: Server, rule: Rule, context: Context) -> None:
         server.auth.check_root(caller(context))
     elif not caller(context).user:
         raise errors.UserEmpty
+    elif rule is Rule.USER:
+        await check_user(server, caller(context))
+
+
+async def check_user(server: Server, who: Caller) -> None:
+    """See that a caller is a user still: tokens that are signed, and certificates, outlive those whom they name.
+
+    Raises:
+        UserEmpty, AuthOldRevision, PermissionDenied
+    """
+    try:
+        server.auth.check_user(who)
+    except errors.PermissionDenied:
+        # This member may not have heard of the user yet.
+        await server.linearizable()
+        server.auth.check_user(who)
 
 
 async def identify_again(server: Server, context: Context) -> None:

@@ -106,12 +106,14 @@ class ElectionService:
                     await changes.next()
                 continue
             if (leader.key, leader.mod_revision) != told:
+                turns.check_read_still(server, prefix, context)
                 yield turns.answer(server, pb.LeaderResponse(kv=leader), revision)
             # It leads as long as its key is there: whoever comes is younger.
             told = leader.key, leader.mod_revision
             with turns.Changes(server, leader.key, after=revision) as changes:
                 async for kv in _said(changes):
                     told = kv.key, kv.mod_revision
+                    turns.check_read_still(server, prefix, context)
                     yield turns.answer(server, pb.LeaderResponse(kv=kv), server.store.revision)
 
 

@@ -4,7 +4,7 @@ Writes are checked here and replicated as the client's own bytes; the response c
 Reads wait until they are linearizable, unless a serializable one was asked for, and are joined from stored bytes.
 """
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -66,15 +66,24 @@ class KVService:
         wanted = decode(rpc_pb2.RangeRequest, request)
         validate.check_range(wanted)
         server = self._server
-        if self._is_large(wanted):
+        if wanted.range_end and self._is_large(wanted):
             return self._range_in_turn(wanted, context)
         current = server.current if wanted.serializable else server.linearizable()
         return Later(current, partial(self._range, wanted, context))
 
-    def _is_large(self, wanted: rpc_pb2.RangeRequest) -> bool:
-        if not wanted.range_end or wanted.count_only or 0 < wanted.limit <= LARGE_KEYS:
-            return False
-        return self._store.count(interval(wanted.key, wanted.range_end)) > LARGE_KEYS
+    def _is_large(self, *wanted: rpc_pb2.RangeRequest) -> bool:
+        """Whether these ranges together may read more than one turn of the loop should."""
+        return sum(map(self._most_keys, wanted)) > LARGE_KEYS
+
+    def _most_keys(self, wanted: rpc_pb2.RangeRequest) -> int:
+        if not wanted.range_end or wanted.count_only:
+            return 1
+        if 0 < wanted.limit <= LARGE_KEYS:
+            return wanted.limit
+        if wanted.revision > 0:
+            # How many keys there were is not known before they are read.
+            return LARGE_KEYS + 1
+        return self._store.count(interval(wanted.key, wanted.range_end))
 
     async def _range_in_turn(self, wanted: rpc_pb2.RangeRequest, context: Context) -> list[bytes]:
         if not wanted.serializable:
@@ -123,8 +132,17 @@ class KVService:
         server = self._server
         if not validate.txn_is_read_only(wanted):
             return self._propose_costly(proposals.TXN, request, context, validate.put_cost(wanted))
-        current = server.current if validate.txn_is_serializable(wanted) else server.linearizable()
+        serializable = validate.txn_is_serializable(wanted)
+        if self._is_large(*_ranges(wanted)):
+            return self._read_txn_in_turn(wanted, context, serializable)
+        current = server.current if serializable else server.linearizable()
         return Later(current, partial(self._read_txn, wanted, context))
+
+    async def _read_txn_in_turn(self, wanted: rpc_pb2.TxnRequest, context: Context, serializable: bool) -> list[bytes]:
+        if not serializable:
+            await self._server.linearizable()
+        await self._slices.turn()
+        return self._read_txn(wanted, context)
 
     def _read_txn(self, wanted: rpc_pb2.TxnRequest, context: Context) -> list[bytes]:
         if self._auth.enabled:
@@ -157,3 +175,13 @@ class KVService:
         if len(request) > self._max_request_bytes:
             raise errors.RequestTooLarge
         return self._server.propose(operation, request, context.caller)
+
+
+def _ranges(wanted: rpc_pb2.TxnRequest) -> Iterator[rpc_pb2.RangeRequest]:
+    """The ranges of a transaction that only reads, of both branches."""
+    for branch in (wanted.success, wanted.failure):
+        for op in branch:
+            if op.HasField("request_txn"):
+                yield from _ranges(op.request_txn)
+            else:
+                yield op.request_range

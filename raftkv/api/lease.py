@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from raftkv import errors
-from raftkv.api.access import caller
+from raftkv.api.access import caller, check_user
 from raftkv.api.kv import decode
 from raftkv.lease import MAX_TTL_SECONDS
 from raftkv.mvcc import validate
@@ -107,6 +107,7 @@ class LeaseService:
         return [header, await asyncio.to_thread(_listed, soonest_first)]
 
     async def _check_all_leases(self, context: Context) -> None:
+        await check_user(self._server, caller(context))
         for place, lease in enumerate(list(self._leases.store.leases.values()), 1):
             self._check_keys(context, lease.keys or ())
             if not place % LEASES_PER_TURN:

@@ -201,6 +201,22 @@ async def check_read(server: Server, prefix: bytes, context: Context) -> None:
         server.auth.check_read(access.caller(context), interval(prefix, prefix_end(prefix)))
 
 
+def check_read_still(server: Server, prefix: bytes, context: Context) -> None:
+    """See, before one more answer of a stream, that what `check_read` allowed is allowed still; no error has a code.
+
+    Raises:
+        StatusError: as `check_read`.
+    """
+    if not server.auth.enabled:
+        return
+    user = access.caller(context).user
+    with codeless():
+        if not user:
+            raise errors.UserEmpty
+        if not server.auth.rights_of(user).may_read(interval(prefix, prefix_end(prefix))):
+            raise errors.PermissionDenied
+
+
 async def transact(server: Server, request: rpc_pb2.TxnRequest, context: Context) -> rpc_pb2.TxnResponse:
     """Run a transaction through the log."""
     with codeless():

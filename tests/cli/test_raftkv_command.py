@@ -182,6 +182,14 @@ def test_a_port_in_use_is_named_and_no_directory_is_made(tmp_path: Path, flag: s
     assert "in use" in message.lower()
 
 
+def test_what_members_are_dialled_with_is_looked_at_before_anything_is_made(tmp_path: Path) -> None:
+    pair = ("--peer-client-cert-file", "/none.pem", "--peer-client-key-file", "/none.key")
+    urls = ("--listen-peer-urls", "https://127.0.0.1:0", "--initial-advertise-peer-urls", "https://127.0.0.1:1")
+    cluster = ("--initial-cluster", "default=https://127.0.0.1:1", "--peer-auto-tls")
+    line = refused(tmp_path, *ANY_PORTS[:4], *urls, *cluster, *pair)
+    assert "/none.pem" in line
+
+
 def test_a_locked_directory_names_the_process(tmp_path: Path) -> None:
     directory = tmp_path / "d"
     directory.mkdir()

@@ -145,6 +145,26 @@ def test_cve_2026_33413_no_way_in_without_a_user_or_the_right(path: str, one: Pr
         assert errors.PermissionDenied.TEXT in text
 
 
+def test_cve_2026_33413_no_way_in_for_a_user_that_is_gone(tmp_path: Path) -> None:
+    """A signed token outlives its user; there are no leases here whose keys could be asked for."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"k" * 64)
+    jwt = ("--auth-token", f"jwt,sign-method=HS256,priv-key={secret},ttl=1h")
+    with cluster(tmp_path, 1, *CHEAP, *jwt) as running:
+        with client_of(running) as client:
+            set_up(client)
+        [member] = running.members
+        token = token_of(member.endpoint, "ann")
+        assert call(member.endpoint, "/etcdserverpb.Cluster/MemberList", token)[0] is grpc.StatusCode.OK
+        with client_of(running, "root") as root:
+            root.call(access.USER_DELETE, pb.AuthUserDeleteRequest(name="ann"))
+        for path in SERVED:
+            if RULES[path] is not Rule.OPEN:
+                code, text = call(member.endpoint, path, token, asked(path))
+                # A watch is refused in an answer.
+                assert code is not grpc.StatusCode.OK or text, path
+
+
 def test_a_member_does_not_start_with_an_rpc_that_has_no_rule() -> None:
     check_rules(RULES)
     with pytest.raises(RuntimeError, match=r"etcdserverpb\.KV/Forgotten"):
@@ -253,6 +273,40 @@ def test_a_watch_ends_with_the_right_to_it(one: Process) -> None:
             root.put("lent", "not told")
             ann.put("/ann/w", "told")
             assert next(own).events[0].kv.value == b"told"
+
+
+def test_who_observes_an_election_hears_nothing_after_the_right_to_it_ended(one: Process) -> None:
+    prefix = "/v3electionpb.Election/"
+
+    def tokens(user: str) -> tuple[tuple[str, str], ...]:
+        return (("token", token_of(one.endpoint, user)),)
+
+    with grpc.insecure_channel(one.endpoint) as channel, client_of(one, "root") as root:
+
+        def ask(path: str, request: Any, response: Any) -> Any:
+            method = channel.unary_unary(
+                prefix + path,
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=response.FromString,
+            )
+            return method(request, timeout=60, metadata=tokens("root"))
+
+        observe = channel.unary_stream(
+            prefix + "Observe",
+            request_serializer=election.LeaderRequest.SerializeToString,
+            response_deserializer=election.LeaderResponse.FromString,
+        )
+        grant(root, "r", b"seen/", b"seen0")
+        stands = election.CampaignRequest(name=b"seen", value=b"before")
+        leader = ask("Campaign", stands, election.CampaignResponse).leader
+        answers = observe(election.LeaderRequest(name=b"seen"), timeout=60, metadata=tokens("ann"))
+        assert next(answers).kv.value == b"before"
+        ask("Proclaim", election.ProclaimRequest(leader=leader, value=b"allowed"), election.ProclaimResponse)
+        assert next(answers).kv.value == b"allowed"
+        revoke(root, "r", b"seen/", b"seen0")
+        ask("Proclaim", election.ProclaimRequest(leader=leader, value=b"not told"), election.ProclaimResponse)
+        with pytest.raises(grpc.RpcError, match=errors.PermissionDenied.TEXT):
+            next(answers)
 
 
 def test_the_json_gateway_asks_too(one: Process) -> None:

@@ -1,7 +1,7 @@
 """Who goes first: large ranges hold up a renewal, a revoke or a peer's message by one slice, however many there are."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
@@ -36,7 +36,9 @@ class World:
         self.most = 0
         times = {True: SimpleNamespace(observe=lambda _: None), False: SimpleNamespace(observe=lambda _: None)}
         slow = SimpleNamespace(clock=lambda: 0.0, ranged=lambda *_: None)
-        counting: Any = SimpleNamespace(range=self._range, range_stream=self._range_stream, count=store.count)
+        counting: Any = SimpleNamespace(
+            range=self._range, range_stream=self._range_stream, read_txn=self._read_txn, count=store.count
+        )
         server: Any = SimpleNamespace(
             store=counting,
             auth=SimpleNamespace(enabled=False),
@@ -59,11 +61,20 @@ class World:
             self.pieces += 1
             yield part
 
+    def _read_txn(self, request: pb.TxnRequest) -> bytes:
+        self.pieces += 1
+        return self._store.read_txn(request)
+
     async def stream(self) -> int:
         return len([part async for part in self.service.range_stream(ALL.SerializeToString(), context())])
 
     async def whole(self) -> int:
         return len(await self.service.range(ALL.SerializeToString(), context()))
+
+    async def in_a_transaction(self) -> int:
+        nested = pb.TxnRequest(success=[pb.RequestOp(request_range=ALL)])
+        request = pb.TxnRequest(failure=[pb.RequestOp(request_txn=nested)])
+        return len(await self.service.txn(request.SerializeToString(), context()))
 
     async def during(self, work: "asyncio.Future[Any]") -> list[int]:
         """How many pieces were read when, in each turn of the loop, a peer's message and a renewal could be served."""
@@ -92,10 +103,11 @@ def test_between_two_slices_of_streamed_ranges_everybody_else_has_a_turn(readers
     asyncio.run(scenario())
 
 
-def test_large_ranges_at_one_moment_are_read_one_in_a_turn() -> None:
+@pytest.mark.parametrize("ask", [World.whole, World.in_a_transaction])
+def test_large_ranges_at_one_moment_are_read_one_in_a_turn(ask: Callable[[World], Coroutine[Any, Any, int]]) -> None:
     async def scenario() -> None:
         world = World()
-        work = asyncio.gather(*[world.whole() for _ in range(20)])
+        work = asyncio.gather(*[ask(world) for _ in range(20)])
         seen = await world.during(work)
         assert world.pieces == 20
         assert max(after - before for before, after in pairwise(seen)) == 1
@@ -103,7 +115,7 @@ def test_large_ranges_at_one_moment_are_read_one_in_a_turn() -> None:
     asyncio.run(scenario())
 
 
-def test_small_ranges_do_not_wait_for_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_ranges_do_not_wait_for_large_ones() -> None:
     world = World()
     for request, large in (
         (ALL, True),
@@ -111,8 +123,14 @@ def test_small_ranges_do_not_wait_for_large_ones(monkeypatch: pytest.MonkeyPatch
         (pb.RangeRequest(key=b"\0", range_end=b"\0", limit=10), False),
         (pb.RangeRequest(key=b"\0", range_end=b"\0", count_only=True), False),
         (pb.RangeRequest(key=b"k000001", range_end=b"k000099"), False),
+        (pb.RangeRequest(key=b"k000001", range_end=b"k000099", revision=2), True),
+        (pb.RangeRequest(key=b"k000001", range_end=b"k000099", revision=2, limit=500), False),
+        (pb.RangeRequest(key=b"k000001", revision=2), False),
     ):
         assert world.service._is_large(request) == large
+    page = pb.RangeRequest(key=b"\0", range_end=b"\0", limit=500)
+    assert world.service._is_large(*[page] * 5)
+    assert not world.service._is_large(*[page] * 4)
 
 
 def test_who_gives_up_takes_no_turn() -> None:
