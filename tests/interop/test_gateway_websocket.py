@@ -1,5 +1,6 @@
 """WebSockets to etcd's gateway and to raftkv's: the same messages, while requests and answers alternate."""
 
+import contextlib
 import shutil
 import socket
 import time
@@ -102,8 +103,15 @@ def test_a_watch_and_renewals(tmp_path: Path) -> None:
     assert found[-1] is CloseConnection
     assert b'"created":true' in found[1]  # type: ignore[operator]
     if shutil.which("etcd"):
-        with serve("etcd", tmp_path / "etcd") as endpoint:
-            assert talk(endpoint) == found
+        assert talk_to_etcd(tmp_path) == found
+
+
+def talk_to_etcd(directory: Path) -> list[object]:
+    """What etcd says. It closes with a message unread, and now and then what it said last is lost in the reset."""
+    for attempt in range(5):
+        with contextlib.suppress(ConnectionResetError), serve("etcd", directory / f"etcd{attempt}") as endpoint:
+            return talk(endpoint)
+    raise AssertionError("etcd reset a connection each time")
 
 
 def test_a_client_that_leaves_ends_its_watch(tmp_path: Path) -> None:
