@@ -34,7 +34,7 @@ MAX_BLOCK_FRAMES = 128
 TURN_WORK = 128
 """What one connection may have done in the turn of the loop that brings it, or others would wait for it: a block of
 headers counts as one, and as one more for every 64 bytes. The rest is taken later, see `Turns`."""
-FIRST_WORK = 8
+FIRST_WORK = 16
 """The same for what comes first. A client that comes back for each flood is a new connection each time."""
 WORK_FRAMES = 2.5
 """So many frames, however small, count as a block of headers as well."""
