@@ -156,8 +156,13 @@ def _results(wanted: Wanted, seeds: range, jobs: int) -> Iterator[Result]:
     # A worker has everything imported, and ends before its garbage is worth collecting.
     gc.collect()
     gc.freeze()
+    # A worker that is told to end while it begins would not hear it, with our handler, and be waited for for ever.
+    os.register_at_fork(after_in_child=_end_at_once)
     with multiprocessing.get_context("fork").Pool(jobs, gc.disable, maxtasksperchild=2) as pool:
         yield from pool.imap_unordered(_run_seed, work, chunksize=4)
+        # Nothing is left to do: nobody needs to be told.
+        pool.close()
+        pool.join()
 
 
 def _run_seed(work: tuple[Wanted, int]) -> Result:
@@ -180,6 +185,10 @@ def _mutate(mutant: str | None) -> None:
 def _end_cleanly() -> None:
     """Let SIGTERM end a run like an exception: what it has in the file system goes with it."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
+def _end_at_once() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _tell(line: str) -> None:
