@@ -4,7 +4,7 @@ Writes are checked here and replicated as the client's own bytes; the response c
 Reads wait until they are linearizable, unless a serializable one was asked for, and are joined from stored bytes.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -67,7 +67,7 @@ class KVService:
         validate.check_range(wanted)
         server = self._server
         if wanted.range_end and self._is_large(wanted):
-            return self._range_in_turn(wanted, context)
+            return self._in_turn(partial(self._range, wanted, context), wanted.serializable)
         current = server.current if wanted.serializable else server.linearizable()
         return Later(current, partial(self._range, wanted, context))
 
@@ -85,11 +85,11 @@ class KVService:
             return LARGE_KEYS + 1
         return self._store.count(interval(wanted.key, wanted.range_end))
 
-    async def _range_in_turn(self, wanted: rpc_pb2.RangeRequest, context: Context) -> list[bytes]:
-        if not wanted.serializable:
+    async def _in_turn(self, read: Callable[[], list[bytes]], serializable: bool) -> list[bytes]:
+        if not serializable:
             await self._server.linearizable()
         await self._slices.turn()
-        return self._range(wanted, context)
+        return read()
 
     def _range(self, wanted: rpc_pb2.RangeRequest, context: Context) -> list[bytes]:
         if self._auth.enabled:
@@ -133,16 +133,10 @@ class KVService:
         if not validate.txn_is_read_only(wanted):
             return self._propose_costly(proposals.TXN, request, context, validate.put_cost(wanted))
         serializable = validate.txn_is_serializable(wanted)
+        read = partial(self._read_txn, wanted, context)
         if self._is_large(*_ranges(wanted)):
-            return self._read_txn_in_turn(wanted, context, serializable)
-        current = server.current if serializable else server.linearizable()
-        return Later(current, partial(self._read_txn, wanted, context))
-
-    async def _read_txn_in_turn(self, wanted: rpc_pb2.TxnRequest, context: Context, serializable: bool) -> list[bytes]:
-        if not serializable:
-            await self._server.linearizable()
-        await self._slices.turn()
-        return self._read_txn(wanted, context)
+            return self._in_turn(read, serializable)
+        return Later(server.current if serializable else server.linearizable(), read)
 
     def _read_txn(self, wanted: rpc_pb2.TxnRequest, context: Context) -> list[bytes]:
         if self._auth.enabled:

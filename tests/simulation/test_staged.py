@@ -88,6 +88,15 @@ def test_several_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str
     assert found[0] == found[1]
 
 
+def test_a_worker_can_be_ended_from_its_first_moment_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the handler of its parent it would not hear the signal while it begins, and be waited for for ever."""
+    assert command.main(["--seeds", "2", "--seconds", "1", "--jobs", "2"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(signal.getsignal, (signal.SIGTERM,)) is signal.SIG_DFL
+    assert json.loads(capsys.readouterr().out)["violations"] == []
+
+
 def test_every_check_holds_under_everything_at_once() -> None:
     for seed in range(MIXED_SEEDS):
         result = run(draw(seed, kinds=KINDS, faults=frozenset(KINDS), seconds=6.0))
