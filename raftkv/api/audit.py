@@ -27,7 +27,11 @@ NOT_WRITTEN = StatusError(Code.UNAVAILABLE, "raftkv: the audit log cannot be wri
 
 
 def audited(path: str, method: Method, log: AuditLog, revision: Callable[[], int]) -> Method:
-    """Wrap a method so that its calls are recorded; `revision` is the store's, for streams."""
+    """Wrap a method so that its calls are recorded; `revision` is the store's, for streams.
+
+    Raises:
+        RuntimeError: how to record a method of this kind is not known; the member must not start.
+    """
     if not path.startswith(AUDITED):
         return method
     kind = request_type(path)
@@ -49,7 +53,9 @@ def audited(path: str, method: Method, log: AuditLog, revision: Callable[[], int
         return Method.unary(unary)
     if method.kind is Kind.SERVER_STREAM:
         return Method.server_stream(server_stream)
-    return Method.bidi(bidi)
+    if method.kind is Kind.BIDI:
+        return Method.bidi(bidi)
+    raise RuntimeError(f"raftkv.api.audit cannot record {path}, a {method.kind.value} call")
 
 
 class _Record:

@@ -61,7 +61,11 @@ def refuse_of_learner(path: str, request: bytes = b"") -> None:
 
 
 def guarded(server: Server, path: str, method: Method) -> Method:
-    """Wrap a method so that the checks common to all calls run first."""
+    """Wrap a method so that the checks common to all calls run first.
+
+    Raises:
+        RuntimeError: there are no checks for a method of this kind with its rule; the member must not start.
+    """
     handler = method.handler
     node, standing = server.node, server.standing
     auth = server.auth
@@ -97,10 +101,10 @@ def guarded(server: Server, path: str, method: Method) -> Method:
         responses: AsyncIterator[bytes] = handler(request, context)
         return responses
 
-    if method.kind is Kind.UNARY:
-        return Method.unary(unary)
-    if method.kind is Kind.SERVER_STREAM:
-        return Method.server_stream(stream)
-    if method.kind is Kind.BIDI:
+    if method.kind is Kind.BIDI and not restricted:
         return Method.bidi(bidi)
-    return method
+    if method.kind is Kind.UNARY and rule is not Rule.EACH:
+        return Method.unary(unary)
+    if method.kind is Kind.SERVER_STREAM and rule is not Rule.EACH:
+        return Method.server_stream(stream)
+    raise RuntimeError(f"raftkv.api.guard cannot check {path}, a {method.kind.value} call with the rule {rule.name}")

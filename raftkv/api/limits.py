@@ -66,7 +66,9 @@ def limited(server: Server, path: str, method: Method, rates: Rates) -> Method:
         return Method.unary(unary)
     if method.kind is Kind.SERVER_STREAM:
         return Method.server_stream(stream)
-    return Method.bidi(bidi)
+    if method.kind is Kind.BIDI:
+        return Method.bidi(bidi)
+    raise RuntimeError(f"raftkv.api.limits cannot count {path}, a {method.kind.value} call")
 
 
 def count(rates: Rates, method: str, context: Context) -> None:

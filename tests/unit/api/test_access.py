@@ -15,7 +15,7 @@ from raftkv.auth import AuthStore, Caller
 from raftkv.mvcc import Store
 from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import rpc_pb2 as pb
-from raftkv.rpc import Context, Method
+from raftkv.rpc import Context, Kind, Method
 from raftkv.server.authority import Authority
 from raftkv.server.server import Server
 
@@ -99,6 +99,87 @@ def test_what_only_root_may_does_not_begin_for_others(path: str) -> None:
     assert not begun
     run(method.handler(b"", context("root")))
     assert begun
+
+
+class Handler:
+    """A handler of any kind; says whether it began."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    async def answer(self, request: Any, context: Context) -> bytes:
+        self.begun += 1
+        return b""
+
+    async def stream(self, request: Any, context: Context) -> AsyncIterator[bytes]:
+        self.begun += 1
+        yield b""
+
+    def method(self, kind: Kind) -> Method:
+        return Method(kind, self.answer if kind in (Kind.UNARY, Kind.CLIENT_STREAM) else self.stream)
+
+
+async def called(method: Method, user: str) -> None:
+    """Call it, whatever its kind is."""
+    if method.kind in (Kind.UNARY, Kind.CLIENT_STREAM):
+        await method.handler(b"", context(user))
+    else:
+        async for _ in method.handler(b"", context(user)):
+            pass
+
+
+@pytest.mark.parametrize("rule", Rule)
+@pytest.mark.parametrize("kind", Kind)
+def test_a_method_of_any_kind_is_checked_by_its_rule_or_keeps_the_member_from_starting(
+    kind: Kind, rule: Rule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No RPC is of some of these kinds yet: the one that will be must not be open by accident."""
+    world, handler = World(), Handler()
+    world.auth.enable()
+    monkeypatch.setitem(RULES, RANGE, rule)
+    by_itself = rule in (Rule.OPEN, Rule.EACH)
+    known = by_itself if kind is Kind.BIDI else kind is not Kind.CLIENT_STREAM and rule is not Rule.EACH
+    if not known:
+        with pytest.raises(RuntimeError, match=f"cannot check {RANGE}, a {kind.value} call with the rule {rule.name}"):
+            guarded(world.server(), RANGE, handler.method(kind))
+        return
+    method = guarded(world.server(), RANGE, handler.method(kind))
+    assert method.kind is kind
+    if by_itself:
+        run(called(method, ""))
+    else:
+        with pytest.raises(errors.UserEmpty):
+            run(called(method, ""))
+        assert not handler.begun
+        run(called(method, "root"))
+    assert handler.begun == 1
+
+
+@pytest.mark.parametrize("kind", [Kind.UNARY, Kind.SERVER_STREAM, Kind.BIDI])
+def test_a_learner_and_a_member_without_a_leader_refuse_calls_of_every_kind(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, handler = World(), Handler()
+    monkeypatch.setitem(RULES, RANGE, Rule.OPEN)
+    method = guarded(world.server(), RANGE, handler.method(kind))
+    world.standing.learner = True
+    with pytest.raises(errors.NotSupportedForLearner):
+        run(called(method, ""))
+    world.standing.learner = False
+    world.node.leader = 0
+
+    async def demanding() -> None:
+        wanted = Context([(b"hasleader", b"true")], None, None)
+        if kind is Kind.UNARY:
+            await method.handler(b"", wanted)
+        else:
+            await anext(method.handler(b"", wanted))
+
+    with pytest.raises(errors.NoLeader):
+        run(demanding())
+    assert not handler.begun
+    run(called(method, ""))
+    assert handler.begun == 1
 
 
 def test_what_was_refused_for_a_change_is_asked_again() -> None:

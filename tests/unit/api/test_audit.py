@@ -114,6 +114,11 @@ def test_a_client_that_leaves_a_stream_ends_it_with_a_line() -> None:
     asyncio.run(scenario())
 
 
+def test_a_kind_that_cannot_be_recorded_keeps_the_member_from_starting() -> None:
+    with pytest.raises(RuntimeError, match="cannot record"):
+        wrapped(PUT, Method.client_stream(Call().unary), Log())
+
+
 @pytest.mark.parametrize("kind", ["unary", "server stream", "bidi"])
 def test_nothing_begins_that_cannot_be_recorded(kind: str) -> None:
     async def scenario() -> None:

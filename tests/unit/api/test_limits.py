@@ -105,3 +105,9 @@ def test_each_request_of_a_stream_counts_for_who_calls_or_for_its_address(known:
             await anext(answers)
 
     asyncio.run(scenario())
+
+
+def test_a_kind_that_cannot_be_counted_keeps_the_member_from_starting() -> None:
+    rates = Rates([parse_rate("*=1")], lambda: 0.0)
+    with pytest.raises(RuntimeError, match="cannot count"):
+        limited(cast(Server, None), PUT, Method.client_stream(handler), rates)
