@@ -4,6 +4,7 @@ Of every message only the fields named here are told, so a field that is new is 
 """
 
 import base64
+from functools import cache
 from typing import Any
 
 from google.protobuf import descriptor_pool
@@ -73,6 +74,9 @@ class _Telling:
                 _tell_bytes(told, name, value.encode())
             else:
                 told[name] = value if isinstance(value, int) else list(map(str, value))
+        # The first of an enumeration is not sent, and means as much as the others: READ, say.
+        for name, first in _firsts(message.DESCRIPTOR):
+            told.setdefault(name, first)
         return told
 
     def _enter(self, told: Fields, name: str, value: Any) -> None:
@@ -86,6 +90,13 @@ class _Telling:
                 break
             found.append(self.fields(one))
         told[name] = found
+
+
+@cache
+def _firsts(kind: Any) -> list[tuple[str, str]]:
+    """The fields of a message that are told and whose type is an enumeration, and what it means when none is sent."""
+    fields = [field for field in kind.fields if field.enum_type is not None and field.name in _TOLD]
+    return [(field.name, field.enum_type.values_by_number[0].name) for field in fields]
 
 
 def _enum_name(field: Any, value: int) -> object:

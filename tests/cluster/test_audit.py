@@ -1,6 +1,7 @@
 """The audit log of a real member: who did what to which keys, by every way in; and a disk that is full."""
 
 import base64
+import contextlib
 import json
 import time
 import urllib.error
@@ -183,6 +184,52 @@ def test_the_name_in_a_certificate_is_recorded(tmp_path: Path) -> None:
         assert "user" not in line, "callers need not be users yet"
     finally:
         running.kill()
+
+
+# Rotation
+
+
+def test_the_file_rotates_at_its_size_and_no_line_is_lost_before_the_last_backup_goes(tmp_path: Path) -> None:
+    log, max_bytes, backups, batch = tmp_path / "audit.log", 6000, 3, 10
+    flags = ("--audit-log-max-bytes", str(max_bytes), "--audit-log-backups", str(backups))
+    files = [tmp_path / f"audit.log.{number}" for number in range(backups, 0, -1)] + [log]
+
+    def keys() -> list[str]:
+        """What is in the files, while none of them is being renamed."""
+        found = [line.get("request", {}).get("key", "") for file in files for line in lines(file)]
+        return [key for key in found if key.startswith("rotated/")]
+
+    with cluster(tmp_path, 1, "--audit-log", str(log), *flags) as running, client_of(running) as client:
+        written: list[str] = []
+
+        def written_last() -> bool:
+            with contextlib.suppress(FileNotFoundError):
+                return keys()[-1:] == written[-1:]
+            return False
+
+        def write() -> None:
+            # No more than a batch waits for the thread that writes: it is one piece of the file at most.
+            written.extend(f"rotated/{len(written) + number:04}" for number in range(batch))
+            for key in written[-batch:]:
+                client.put(key, VALUE)
+            deadline = time.monotonic() + START_SECONDS
+            while not written_last():
+                assert time.monotonic() < deadline, written[-1]
+                time.sleep(0.02)
+
+        while not files[0].exists():
+            write()
+            assert len(written) < 1000, "it has not rotated"
+            assert keys() == written, "every line is in one of the files, in order"
+        while keys() == written:
+            write()
+            assert len(written) < 1000, "the oldest is kept"
+    kept = keys()
+    assert kept == written[-len(kept) :], "only the oldest are gone"
+    assert sorted(tmp_path.glob("audit.log*")) == sorted(files)
+    longest = max(len(line) for file in files for line in file.read_text().splitlines()) + 1
+    for file in files[:-1]:
+        assert max_bytes - batch * longest < file.stat().st_size <= max_bytes, file
 
 
 # A disk that is full

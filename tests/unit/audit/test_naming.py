@@ -90,6 +90,13 @@ def test_who_is_given_what() -> None:
     assert told == {"name": "r", "perm": {"permType": "READWRITE", "key": "a", "range_end": "\0"}}
 
 
+def test_the_first_of_an_enumeration_is_told_though_it_is_not_sent() -> None:
+    permission = auth_pb2.Permission(permType=auth_pb2.Permission.READ, key=b"a")
+    told = named_by(pb.AuthRoleGrantPermissionRequest(name="r", perm=permission))
+    assert told == {"name": "r", "perm": {"permType": "READ", "key": "a"}}
+    assert named_by(pb.AlarmRequest()) == {"action": "GET", "alarm": "NONE"}
+
+
 def test_bytes_that_are_no_request() -> None:
     assert named(pb.PutRequest, b"\xff\xff") == {"malformed_bytes": 2}
 
