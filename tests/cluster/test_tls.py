@@ -8,13 +8,15 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from raftkv.client import Client, ClientError
 from raftkv.client.secure import ClientTls
+from raftkv.server.leases import PEER_RENEW
 from tests.support.certificates import Authority
 from tests.support.processes import START_SECONDS, Cluster, free_ports
 
@@ -119,6 +121,11 @@ def test_etcdctl_and_members_speak_tls(secured: Secured) -> None:
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 GATEWAY = b"POST /v3/maintenance/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
 
+WEBSOCKET = (
+    b"GET /v3/watch HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
 
 def shaken(port: int, pair: Pair | None, ca: Path, host: str = "127.0.0.1", said: bytes = METRICS) -> bool:
     """Whether a listener lets this client in: it answers, whatever it answers."""
@@ -169,26 +176,72 @@ def test_clients_of_ours_speak_tls(secured: Secured) -> None:
         assert (result.returncode == 0, result.stdout) == (found, "ours\nv\n" if found else ""), result.stderr
 
 
-@pytest.mark.parametrize("which", ["client", "gateway", "peer", "metrics"])
-def test_ghsa_3wh4_j44w_pg92_every_listener_refuses_who_does_not_belong(secured: Secured, which: str) -> None:
+def called(port: int, pair: Pair | None, ca: Path, path: str) -> bool:
+    """Whether a listener lets this client in: it answers a gRPC call, whatever it answers."""
+    certificate, key = (file.read_bytes() for file in pair) if pair else (None, None)
+    credentials = grpc.ssl_channel_credentials(ca.read_bytes(), key, certificate)
+    with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
+        try:
+            channel.unary_unary(path)(b"", timeout=60)
+        except grpc.RpcError as error:
+            return error.code() is not grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+    return True
+
+
+Asks = Callable[[int, Pair | None, Path], bool]
+
+
+def saying(said: bytes) -> Asks:
+    return lambda port, pair, ca: shaken(port, pair, ca, said=said)
+
+
+def calling(path: str) -> Asks:
+    return lambda port, pair, ca: called(port, pair, ca, path)
+
+
+LISTENERS: dict[str, tuple[str, Asks]] = {
+    "gRPC": ("client", calling("/etcdserverpb.KV/Range")),
+    "JSON": ("client", saying(GATEWAY)),
+    "WebSocket": ("client", saying(WEBSOCKET)),
+    "page": ("client", saying(METRICS)),
+    "metrics page": ("metrics", saying(METRICS)),
+    "gRPC of peers": ("peer", calling(PEER_RENEW)),
+    "page of peers": ("peer", saying(METRICS)),
+}
+"""Every way in: which port, and how it is asked."""
+STRANGERS: dict[str, Callable[[Secured], Pair | None]] = {
+    "no certificate": lambda secured: None,
+    "another authority": lambda secured: Authority(secured.directory / "other").issue("alice"),
+    "expired": lambda secured: secured.ca.issue("late", expired=True),
+    "revoked": lambda secured: secured.revoked,
+    "another host": lambda secured: secured.ca.issue("far", ["far.example"]),
+}
+"""Who does not belong, by what is wrong with the certificate."""
+
+
+def port_of(secured: Secured, which: str) -> int:
     member = secured.cluster.members[0]
-    port = {
-        "client": int(member.endpoint.rpartition(":")[2]),
-        "gateway": int(member.endpoint.rpartition(":")[2]),
-        "peer": int(member.peer_url.rpartition(":")[2]),
-        "metrics": secured.metrics[0],
-    }[which]
-    ca = secured.ca.file
-    other = Authority(secured.directory / "other")
-    said = GATEWAY if which == "gateway" else METRICS
-    assert shaken(port, secured.alice, ca, said=said)
-    assert not shaken(port, None, ca, said=said)
-    assert not shaken(port, other.issue("alice"), ca, said=said)
-    assert not shaken(port, secured.ca.issue("late", expired=True), ca, said=said)
-    assert not shaken(port, secured.revoked, ca, said=said)
-    assert not shaken(port, secured.ca.issue("far", ["far.example"]), ca, said=said)
-    assert not shaken(port, secured.alice, other.file, said=said)
-    assert not shaken(port, secured.alice, ca, host="elsewhere", said=said)
+    urls = {"client": member.endpoint, "peer": member.peer_url, "metrics": f":{secured.metrics[0]}"}
+    return int(urls[which].rpartition(":")[2])
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest.mark.parametrize("listener", LISTENERS)
+def test_ghsa_3wh4_j44w_pg92_every_listener_refuses_who_does_not_belong(
+    listener: str, stranger: str, secured: Secured
+) -> None:
+    which, asks = LISTENERS[listener]
+    port = port_of(secured, which)
+    assert not asks(port, STRANGERS[stranger](secured), secured.ca.file)
+    assert asks(port, secured.alice, secured.ca.file), "and nobody else"
+
+
+@pytest.mark.parametrize("which", ["client", "metrics", "peer"])
+def test_every_listener_shows_its_own_certificate_and_speaks_nothing_but_tls(which: str, secured: Secured) -> None:
+    port, ca = port_of(secured, which), secured.ca.file
+    assert shaken(port, secured.alice, ca)
+    assert not shaken(port, secured.alice, Authority(secured.directory / "other").file)
+    assert not shaken(port, secured.alice, ca, host="elsewhere")
     with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
         plain.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         assert not plain.recv(100).startswith(b"HTTP/1.1")

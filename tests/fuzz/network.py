@@ -24,7 +24,8 @@ from tests.unit.http.test_websocket import UPGRADE, accept, frame
 
 MESSAGE_BYTES = 1000
 LIST_BYTES = 2000
-LONGEST_TURNS = 200
+LONGEST_TURNS = 4000
+"""So many times five turns of the loop: the longest input may be torn into bytes, and each may take a few turns."""
 
 loop = asyncio.new_event_loop()
 
