@@ -15,14 +15,15 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 
-import grpc
-import grpc.aio
+from google.protobuf.message import DecodeError
 
 from raftkv.pb import peer_pb2
-from raftkv.peer.dial import Channels, Dial
+from raftkv.peer.asking import Asking
+from raftkv.peer.dial import Dial
 from raftkv.peer.reception import Reception, call_metadata
 from raftkv.raft import NodeId
 from raftkv.rpc import Context, Method
+from raftkv.status import Code, StatusError
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +34,6 @@ PAUSE_SECONDS = (0.05, 1.0)
 """Between two rounds, at first and at most."""
 LOG_SECONDS = (3.0, 30.0)
 """When it is first said for whom it waits, and how often then."""
-
-_CHANNEL_OPTIONS = [
-    # A member that starts late is found within a second. The minimum is how long one attempt may take.
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.enable_retries", 0),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-]
 
 
 class Acquaintance(Enum):
@@ -99,7 +90,7 @@ async def introduce(
     try:
         await asking.until_allowed()
     finally:
-        await asking.close()
+        asking.close()
 
 
 class _Asking:
@@ -109,7 +100,7 @@ class _Asking:
         self._cluster_id = cluster_id
         self._member_id = member_id
         self._peers = peers
-        self._channels = Channels(dial, _CHANNEL_OPTIONS)
+        self._asking = Asking(dial)
 
     async def until_allowed(self) -> None:
         loop = asyncio.get_running_loop()
@@ -137,29 +128,22 @@ class _Asking:
 
     async def _ask(self, peer: NodeId) -> Acquaintance | None:
         metadata = call_metadata(self._cluster_id, self._member_id, peer)
+        request = peer_pb2.Introduction().SerializeToString()
         for url in self._peers[peer]:
             try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    channel = await self._channels.get(url)
-                call = channel.unary_unary(
-                    INTRODUCE,
-                    request_serializer=peer_pb2.Introduction.SerializeToString,
-                    response_deserializer=peer_pb2.Acquaintance.FromString,
-                )
-                answer = await call(peer_pb2.Introduction(), timeout=ANSWER_SECONDS, metadata=metadata)
-            except grpc.aio.AioRpcError as error:
-                self._channels.failed(url)
-                logger.debug("member %x does not answer: %s", peer, error.details())
-                if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-                    logger.warning("member %x refuses this member: %s", peer, error.details())
-            except OSError as error:
-                logger.debug("member %x cannot be reached: %s", peer, error)
+                encoded = await self._asking.ask(url, INTRODUCE, request, metadata, timeout=ANSWER_SECONDS)
+                answer = peer_pb2.Acquaintance.FromString(encoded)
+            except StatusError as error:
+                level = logging.WARNING if error.code is Code.FAILED_PRECONDITION else logging.DEBUG
+                logger.log(level, "member %x refuses this member: %s", peer, error.message)
+            except (OSError, DecodeError) as error:
+                logger.debug("member %x does not answer: %s", peer, error)
             else:
                 return _decode(answer)
         return None
 
-    async def close(self) -> None:
-        await self._channels.close()
+    def close(self) -> None:
+        self._asking.close()
 
 
 def _decode(answer: peer_pb2.Acquaintance) -> Acquaintance:

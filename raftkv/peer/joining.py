@@ -7,28 +7,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-import grpc
-import grpc.aio
+from google.protobuf.message import DecodeError
 
 from raftkv import errors
 from raftkv.pb import peer_pb2
-from raftkv.peer.dial import Channels, Dial
+from raftkv.peer.asking import Asking
+from raftkv.peer.dial import Dial
 from raftkv.rpc import Context, Method
+from raftkv.status import StatusError
 
 logger = logging.getLogger(__name__)
 
 MEMBERS = "/raftkvpb.Peer/Members"
 ANSWER_SECONDS = 1.0
 PAUSE_SECONDS = 0.2
-
-_CHANNEL_OPTIONS = [
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.enable_retries", 0),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-]
 
 
 def method(known: Callable[[], peer_pb2.KnownMembers | None]) -> Method:
@@ -57,11 +49,11 @@ async def ask_members(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     last: peer_pb2.KnownMembers | None = None
-    channels = Channels(dial or Dial(), _CHANNEL_OPTIONS)
+    asking = Asking(dial or Dial())
     try:
         while True:
             for url in urls:
-                found = await _ask(url, channels)
+                found = await _ask(url, asking)
                 if found is not None and fits(found):
                     return found
                 last = found or last
@@ -69,21 +61,13 @@ async def ask_members(
                 return last
             await asyncio.sleep(PAUSE_SECONDS)
     finally:
-        await channels.close()
+        asking.close()
 
 
-async def _ask(url: str, channels: Channels) -> peer_pb2.KnownMembers | None:
+async def _ask(url: str, asking: Asking) -> peer_pb2.KnownMembers | None:
+    request = peer_pb2.MembersRequest().SerializeToString()
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            call = (await channels.get(url)).unary_unary(
-                MEMBERS,
-                request_serializer=peer_pb2.MembersRequest.SerializeToString,
-                response_deserializer=peer_pb2.KnownMembers.FromString,
-            )
-        found: peer_pb2.KnownMembers = await call(peer_pb2.MembersRequest(), timeout=ANSWER_SECONDS)
-    except (grpc.aio.AioRpcError, OSError) as error:
-        channels.failed(url)
-        problem = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
-        logger.info("%s does not say who the members are: %s", url, problem)
+        return peer_pb2.KnownMembers.FromString(await asking.ask(url, MEMBERS, request, timeout=ANSWER_SECONDS))
+    except (StatusError, OSError, DecodeError) as error:
+        logger.info("%s does not say who the members are: %s", url, error)
         return None
-    return found
