@@ -20,12 +20,15 @@ from raftkv.api.access import RULES, Rule, check_rules
 from raftkv.auth import AuthStore
 from raftkv.client import AsyncClient, Client, access
 from raftkv.client import requests as rpc
+from raftkv.client.secure import ClientTls
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import auth_pb2
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.pb import v3election_pb2 as election
 from raftkv.pb import v3lock_pb2 as lock
 from tests.cli.raftctl import PATIENT
+from tests.cli.servers import serve_tls
+from tests.support.certificates import Authority
 from tests.support.processes import Cluster, Process, cluster
 
 PASSWORD = "correct horse"
@@ -76,10 +79,16 @@ SERVED = sorted(RULES)
 
 
 def call(
-    endpoint: str, path: str, token: str, request: bytes = b"", *, seconds: float = 60.0
+    endpoint: str,
+    path: str,
+    token: str,
+    request: bytes = b"",
+    *,
+    seconds: float = 60.0,
+    tls: grpc.ChannelCredentials | None = None,
 ) -> tuple[grpc.StatusCode, str]:
     """How a call with an empty request ends; OK when it has begun to answer."""
-    with grpc.insecure_channel(endpoint) as channel:
+    with grpc.insecure_channel(endpoint) if tls is None else grpc.secure_channel(endpoint, tls) as channel:
         method = channel.stream_stream(path)
         answers = method(iter([request]), timeout=seconds, metadata=(("token", token),) if token else ())
         try:
@@ -163,6 +172,30 @@ def test_cve_2026_33413_no_way_in_for_a_user_that_is_gone(tmp_path: Path) -> Non
                 code, text = call(member.endpoint, path, token, asked(path))
                 # A watch is refused in an answer.
                 assert code is not grpc.StatusCode.OK or text, path
+
+
+def test_cve_2026_33413_no_way_in_for_the_certificate_of_a_user_that_is_gone(tmp_path: Path) -> None:
+    """It is good until it expires, and whom it names may be gone long before."""
+    authority = Authority(tmp_path / "ca")
+    certificate, key = authority.issue("ann")
+    secured = ClientTls(ca=authority.file, certificate=certificate, key=key)
+    files = (authority.file, key, certificate)
+    credentials = grpc.ssl_channel_credentials(*(path.read_bytes() for path in files))
+    member_list = "/etcdserverpb.Cluster/MemberList"
+    with serve_tls(tmp_path / "m", authority) as endpoint:
+        with Client(endpoint, tls=secured, timeout=60.0, dial_timeout=60.0) as client:
+            set_up(client)
+        assert call(endpoint, member_list, "", tls=credentials)[0] is grpc.StatusCode.OK
+        own = pb.PutRequest(key=b"/ann/a").SerializeToString()
+        assert call(endpoint, "/etcdserverpb.KV/Put", "", own, tls=credentials)[0] is grpc.StatusCode.OK
+        root = {"user": "root", "password": PASSWORD, "timeout": 60.0, "dial_timeout": 60.0}
+        with Client(endpoint, tls=secured, **root) as client:  # type: ignore[arg-type]
+            client.call(access.USER_DELETE, pb.AuthUserDeleteRequest(name="ann"))
+        for path in SERVED:
+            if RULES[path] is not Rule.OPEN:
+                code, text = call(endpoint, path, "", asked(path), tls=credentials)
+                assert code is not grpc.StatusCode.OK or text, path
+        assert call(endpoint, "/etcdserverpb.KV/Put", "", own, tls=credentials)[0] is not grpc.StatusCode.OK
 
 
 def test_a_member_does_not_start_with_an_rpc_that_has_no_rule() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from raftkv import errors
+from raftkv.http.asgi import CERTIFICATE_USER
 from raftkv.raft import ConfState
 from raftkv.web import Checks, Front, client_pages, metrics_pages
 
@@ -216,3 +217,33 @@ def test_stacks_show_places_and_no_values() -> None:
     assert b"in stacks" in body
     assert b"Stack for <Task" in body
     assert secret.encode() not in body
+
+
+def test_the_gateway_refuses_whom_a_certificate_names_while_users_matter() -> None:
+    """The name would not count there, so that one who trusts in it is told, on HTTP and on a WebSocket."""
+    site, users = Site(), [True]
+    front = Front({}, gateway=site._gateway, users_matter=lambda: users[0])
+
+    def events(kind: str, user: str) -> list[dict[str, Any]]:
+        sent: list[dict[str, Any]] = []
+
+        async def send(event: Any) -> None:
+            sent.append(event)
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect" if kind == "websocket" else "http.request", "body": b""}
+
+        scope = {"type": kind, "method": "POST", "path": "/v3/watch", "headers": [], CERTIFICATE_USER: user}
+        asyncio.run(front(scope, receive, send))
+        return sent
+
+    def refused(kind: str, user: str) -> bool:
+        sent = events(kind, user)
+        return sent == [{"type": "websocket.close"}] if kind == "websocket" else sent[0]["status"] == 400
+
+    for kind in ("http", "websocket"):
+        assert refused(kind, "ann")
+        assert not refused(kind, "")
+    users[0] = False
+    for kind in ("http", "websocket"):
+        assert not refused(kind, "ann")
