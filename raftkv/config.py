@@ -62,7 +62,7 @@ class Config:
     max_concurrent_streams: int = 2**32 - 1
     max_connections: int = 0
     max_inflight_bytes: int = 1 << 30
-    grpc_keepalive_min_time_seconds: float = 0.0
+    grpc_keepalive_min_time_seconds: float = 5.0
     rate_limit: tuple[Rate, ...] = ()
     watch_progress_notify_interval_seconds: float = 5.0
     auth_token: str = "simple"

@@ -420,7 +420,7 @@ def _options() -> list[_Option]:
             "grpc-keepalive-min-time",
             _LIMITS,
             _Duration(),
-            "0s",
+            "5s",
             "A client whose pings come sooner, on a connection that does nothing else, is hung up; 0s: none is.",
         ),
         _Option(

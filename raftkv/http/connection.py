@@ -245,7 +245,7 @@ class Connection(Sender):
         if kind == frames.PING:
             _check_size(len(payload) == 8)
             if not flags & frames.ACK:
-                if self._pings.too_many(self._loop.time(), (self._last_begun, self._window)):
+                if self._pings.too_many(self._loop.time(), (self._last_begun, self.sent_bytes())):
                     raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
                 self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif kind == frames.SETTINGS:

@@ -8,7 +8,7 @@ FRAME_SECONDS = 30.0
 ANSWER_SECONDS = 60.0
 """How long a client may take nothing of an answer that is complete and waits for it."""
 PING_STRIKES = 2
-"""So many pings may come too early in a row, as in gRPC."""
+"""So many pings may come too early, as in gRPC for Go."""
 
 
 class FrameWatch:
@@ -48,7 +48,11 @@ class FrameWatch:
 
 
 class PingWatch:
-    """Counts pings that come sooner after the one before than they may, while nothing is sent or begun in between."""
+    """Counts pings that come sooner after the one before than they may, while nothing is sent or begun in between.
+
+    It bears whatever gRPC's server for Go bears as etcd sets it, and more: a ping in good time starts the count
+    anew, and a connection without a stream may ask as often as one that has some; there it is once in two hours.
+    """
 
     __slots__ = ("_last", "_marker", "_seconds", "_strikes")
 

@@ -31,7 +31,7 @@ class Sender(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._closed = False
         self._streams: dict[int, Stream] = {}
-        self._window = self._initial_window = frames.DEFAULT_WINDOW
+        self._window = self._initial_window = self._granted = frames.DEFAULT_WINDOW
         self._grown = False
         self._prefix = b""
         self._paused = False
@@ -109,6 +109,7 @@ class Sender(asyncio.Protocol):
             ProtocolError: it would be too large.
         """
         self._window += size
+        self._granted += size
         if self._window > frames.MAX_WINDOW:
             raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window that cannot be")
         self._pump()
@@ -130,6 +131,10 @@ class Sender(asyncio.Protocol):
         self._window -= size
         stream.credit -= size
         return True
+
+    def sent_bytes(self) -> int:
+        """How much of responses was sent: what was granted and is not there any more."""
+        return self._granted - self._window
 
     # Frames
 

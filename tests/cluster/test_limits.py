@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import grpc
 import pytest
 
 from raftkv.client import Client, ClientError
+from raftkv.http import frames
 from raftkv.pb import rpc_pb2 as pb
 from tests.cluster.test_auth import CHEAP, PASSWORD, call, client_of, set_up, token_of
 from tests.support.processes import Cluster, Process, cluster
@@ -114,6 +116,29 @@ def test_a_rule_that_cannot_be_meant_is_refused_at_start(tmp_path: Path, rate: s
         assert member.wait() == 1
         assert problem in member.log()
         assert len(member.log().splitlines()) == 1
+
+
+def answers_to_pings(endpoint: str, count: int) -> bytes:
+    """What a listener says to so many pings, and nothing else, up to the last answer or its end."""
+    host, _, port = endpoint.rpartition(":")
+    ping = frames.frame(frames.PING, 0, 0, b"12345678")
+    answer = frames.frame(frames.PING, frames.ACK, 0, b"12345678")
+    found = b""
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(frames.PREFACE + frames.settings([]) + ping * count)
+        while found.count(answer) < count and (piece := connection.recv(1 << 16)):
+            found += piece
+    return found
+
+
+def test_who_floods_a_member_with_pings_is_told_to_be_calm_and_other_members_never_are(member: Process) -> None:
+    """By the defaults, frame by frame: three pings are answered, and the fourth is one too many."""
+    assert b"too_many_pings" not in answers_to_pings(member.endpoint, 3)
+    found = answers_to_pings(member.endpoint, 4)
+    calm = frames.goaway(0, frames.ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
+    assert found.count(frames.frame(frames.PING, frames.ACK, 0, b"12345678")) == 3
+    assert found.endswith(calm)
+    assert b"too_many_pings" not in answers_to_pings(member.peer_url.removeprefix("http://"), 1000)
 
 
 PEER_CALLS = [

@@ -6,9 +6,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from raftkv.config import Config
 from raftkv.http import HttpServer, Load, connection, frames, listen, patience
+from raftkv.http.asgi import Receive, Scope, Send
 from raftkv.http.turns import PART
-from tests.unit.http.memory import GET, App, Client, plain, rested, turns
+from tests.support import virtual
+from tests.unit.http.memory import GET, App, Client, plain, rested, turns, wait
 from tests.unit.http.test_hostile import HELLO, WAIT_SECONDS, ask, dialled, ended, requests, say, serving
 
 CALM = frames.ErrorCode.ENHANCE_YOUR_CALM
@@ -249,7 +252,79 @@ def test_pings_between_requests_are_no_flood() -> None:
     run(scenario)
 
 
-def test_pings_far_enough_apart_are_answered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def window(stream: int, size: int) -> bytes:
+    return frames.number(frames.WINDOW_UPDATE, stream, size)
+
+
+def test_pings_after_data_are_no_flood_though_the_window_is_as_it_was() -> None:
+    """A watch that sends an event now and then; clients answer each with a window and a ping."""
+
+    async def scenario() -> None:
+        events: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def watch(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while True:
+                await send({"type": "http.response.body", "body": await events.get(), "more_body": True})
+
+        client = Client(App(watch), ping_seconds=5.0)
+        client.send(client.headers(1, GET), ping())
+        for _ in range(50):
+            events.put_nowait(bytes(100))
+            await turns()
+            client.send(window(0, 100), window(1, 100), ping())
+        assert client.goaway() is None
+        client.send(*[window(0, 1) + window(1, 1) + ping()] * 3)
+        assert client.goaway() == (1, CALM), "windows that grow are no use to anybody by themselves"
+
+    run(scenario)
+
+
+WATCHES = {
+    "as often as may be": (5.0, True),
+    "etcdctl, gRPC for Go at its most impatient, this project's clients": (10.0, True),
+    "Kubernetes": (30.0, True),
+    "without a stream, as often as may be": (5.0, False),
+    "gRPC for Go that may ping without a stream": (10.0, False),
+    "jetcd": (30.0, False),
+}
+
+
+@pytest.mark.parametrize("name", WATCHES)
+def test_clients_that_ping_as_they_should_are_answered_for_a_day(name: str) -> None:
+    seconds, streaming = WATCHES[name]
+
+    async def scenario() -> None:
+        client = Client(App(wait), ping_seconds=Config().grpc_keepalive_min_time_seconds)
+        if streaming:
+            client.send(client.headers(1, GET, end=False))
+        for _ in range(int(86_400 / seconds)):
+            client.send(ping())
+            assert [frame.kind for frame in client.received() if frame.kind != frames.SETTINGS][-1:] == [frames.PING]
+            await asyncio.sleep(seconds)
+        if streaming:
+            client.connection.abort()
+
+    virtual.run(scenario())
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_client_that_pings_each_second_is_told_to_be_calm(streaming: bool) -> None:
+    async def scenario() -> None:
+        client = Client(App(wait), ping_seconds=Config().grpc_keepalive_min_time_seconds)
+        if streaming:
+            client.send(client.headers(1, GET, end=False))
+        told = []
+        for _ in range(4):
+            client.send(ping())
+            told.append(client.goaway())
+            await asyncio.sleep(1.0)
+        assert told == [None, None, None, (int(streaming), CALM)]
+
+    virtual.run(scenario())
+
+
+def test_pings_far_enough_apart_are_answered_for_ever() -> None:
     async def scenario() -> None:
         watch = patience.PingWatch(5.0)
         assert not any(watch.too_many(5.0 * number, (0, 0)) for number in range(100))
