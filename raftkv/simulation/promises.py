@@ -60,10 +60,11 @@ def _check_told(number: int, watched: Watched, told: Told, model: Model) -> None
 def check_leases(
     history: History, model: Model, committed_at: Sequence[int], *, fastest: float, drained_at: int | None
 ) -> None:
-    """No lease has ended by time before its time was up since it was granted or renewed last (I16).
+    """No lease has ended by time before its time was up since it was granted or renewed last, and none is renewed after
+    its end (I16).
 
-    `fastest` is the rate of the fastest clock. From `drained_at` (ns) on nobody has renewed anything, and all leases
-    had the time to end (I17).
+    `committed_at` may be later than each entry was committed; then less is found. `fastest` is the rate of the fastest
+    clock. From `drained_at` (ns) on nobody has renewed anything, and all leases had the time to end (I17).
 
     Raises:
         Violation
@@ -72,9 +73,16 @@ def check_leases(
     for lease_id, ends in model.ended.items():
         grants = model.granted.get(lease_id, [])
         for end in ends:
+            ended = committed_at[end.index - 1]
+            if not any(index > end.index for index, _ in grants):
+                for when, _ in asked.get(lease_id, ()):
+                    if when > ended:
+                        raise Violation(
+                            f"I16: lease {lease_id:x} was renewed at {when / SECOND:.3f} s and had ended at "
+                            f"{ended / SECOND:.3f} s"
+                        )
             if not end.expired:
                 continue
-            ended = committed_at[end.index - 1]
             since = max((index for index, _ in grants if index < end.index), default=0)
             for when, ttl in asked.get(lease_id, ()):
                 if since and when < committed_at[since - 1] - 60 * SECOND:

@@ -8,23 +8,25 @@ that still answered would be noticed.
 
 import asyncio
 import contextlib
-import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from raftkv.client import AsyncClient, AsyncWatch, ClientError, NotConnected, Refused, WatchCompacted
+from raftkv.client import AsyncClient, AsyncWatch, NotConnected, WatchCompacted
 from raftkv.client import requests as req
 from raftkv.pb import kv_pb2, rpc_pb2
-from raftkv.simulation.history import Change, History, Operation, Told, Watched, marked
+from raftkv.simulation.history import Change, History, Told, Watched
 from raftkv.simulation.linearizability import FOREVER, Access
 from raftkv.simulation.revisions import LOGGED
-from raftkv.status import StatusError
+from tests.partition.asking import CALL_SECONDS, Asker
+from tests.partition.holders import LEASERS, LOCKERS, Leaser, Locker, is_gone
 
 CLIENTS = 6
 PAUSE_SECONDS = 0.08
 """Between two operations of a client, on average."""
-CALL_SECONDS = 1.0
+HOLDERS = 50
+"""The number of the first who holds leases."""
+WRITES = LOGGED - {"grant", "revoke"}
 KEYS, REGISTERS = 5, 3
 WATCHED = ((b"\0", b"\0", True), (b"k/", b"k0", False), (b"r/0", b"", True))
 _MIX = (("put", 5), ("get", 4), ("range", 2), ("txn", 3), ("delete", 2), ("register", 8), ("compact", 0.1))
@@ -43,7 +45,9 @@ class Recorder:
         self.revision = 1
         self.stopping = False
         self.began = 0
-        self._seed = seed
+        self.seed = seed
+        self.heard: dict[int, int] = {}
+        """When (ns) some watcher heard of a revision first."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._clients: list[asyncio.Task[None]] = []
@@ -60,6 +64,9 @@ class Recorder:
             self._clients.append(asyncio.ensure_future(_Client(self, number).run()))
         for member in range(len(self.endpoints)):
             self._clients.append(asyncio.ensure_future(_Client(self, CLIENTS + member, reads_at=member).run()))
+        for number in range(HOLDERS, HOLDERS + LEASERS + LOCKERS):
+            kind = Leaser if number < HOLDERS + LEASERS else Locker
+            self._clients.append(asyncio.ensure_future(kind(self, number, pinned=number % 2 == 0).run()))
         for number, watched in enumerate(WATCHED):
             watcher = _Watcher(self, number, Watched(100 + number, *watched))
             self._watchers.append(watcher)
@@ -67,7 +74,17 @@ class Recorder:
 
     def writes(self) -> int:
         """How many writes were acknowledged so far."""
-        return sum(operation.ok and operation.kind in LOGGED for operation in self.history.operations)
+        return sum(operation.ok and operation.kind in WRITES for operation in self.history.operations)
+
+    def holds(self) -> bool:
+        """Whether a lease was renewed and the lock given so far."""
+        return bool(self.history.renewals) and any(op.ok and op.kind == "lock" for op in self.history.operations)
+
+    def loses(self) -> bool:
+        """Whether somebody has seen that a lease is gone which nobody revoked."""
+        operations = self.history.operations
+        revoked = {op.request.ID for op in operations if op.kind == "revoke"}  # type: ignore[attr-defined]
+        return any(is_gone(op) and op.request.ID not in revoked for op in operations)  # type: ignore[attr-defined]
 
     def stop(self) -> None:
         """Let each client finish what it does."""
@@ -107,19 +124,12 @@ class Recorder:
                 await watcher.watch.request_progress()
 
 
-class _Client:
+class _Client(Asker):
     """Does one operation after another; with `reads_at` it reads registers at that member, and nothing else."""
 
     def __init__(self, recorder: Recorder, number: int, reads_at: int | None = None) -> None:
-        self._recorder = recorder
-        self._number = number
-        self._rng = random.Random(f"{recorder._seed}/{number}")
-        self._endpoints = recorder.endpoints[:]
-        self._rng.shuffle(self._endpoints)
+        super().__init__(recorder, number, member=reads_at, pinned=number % 2 == 0 or reads_at is not None)
         self._reads_at = reads_at
-        self._member = number % len(recorder.endpoints) if reads_at is None else reads_at
-        self._pinned = number % 2 == 0 or reads_at is not None
-        self._client = AsyncClient(self._endpoints, timeout=CALL_SECONDS, dial_timeout=CALL_SECONDS)
 
     async def run(self) -> None:
         kinds, weights = zip(*(_MIX if self._reads_at is None else (("register", 1),)), strict=True)
@@ -133,96 +143,73 @@ class _Client:
             "compact": self._compact,
         }
         try:
-            while not self._recorder.stopping:
-                await asyncio.sleep(self._rng.expovariate(1 / PAUSE_SECONDS))
-                await doing[self._rng.choices(kinds, weights)[0]]()
+            while not self.recorder.stopping:
+                await asyncio.sleep(self.rng.expovariate(1 / PAUSE_SECONDS))
+                await doing[self.rng.choices(kinds, weights)[0]]()
         finally:
-            await self._client.close()
+            await self.client.close()
 
     def _key(self) -> bytes:
-        return b"k/%d" % self._rng.randrange(KEYS)
+        return b"k/%d" % self.rng.randrange(KEYS)
 
     def _value(self) -> bytes:
         # One that nobody else writes: the operation's number.
-        return b"%d" % (len(self._recorder.history.operations) + 1)
-
-    async def _ask(self, kind: str, rpc: req.Rpc[req.Q, req.A], request: req.Q) -> Operation:
-        recorder = self._recorder
-        number = len(recorder.history.operations) + 1
-        operation = Operation(
-            number, self._number, self._member if self._pinned else -1, kind, request, time.monotonic_ns()
-        )
-        recorder.history.operations.append(operation)
-        sent = type(request).FromString(marked(request, number)) if kind in LOGGED else request
-        endpoint = recorder.endpoints[self._member] if self._pinned else None
-        try:
-            answer = await self._client.call(rpc, sent, endpoint=endpoint)
-            operation.returned = time.monotonic_ns()
-            operation.answer = answer.SerializeToString()
-            recorder.revision = max(recorder.revision, answer.header.revision)  # type: ignore[attr-defined]
-        except ClientError as error:
-            operation.returned = time.monotonic_ns()
-            if isinstance(error, Refused | NotConnected):
-                recorder.definite.add(number)
-            operation.error = StatusError(error.code, error.message)
-            if self._reads_at is None:
-                self._member = self._rng.randrange(len(recorder.endpoints))
-        return operation
+        return b"%d" % (len(self.recorder.history.operations) + 1)
 
     async def _put(self) -> None:
-        await self._ask(
+        await self.ask(
             "put",
             req.PUT,
-            rpc_pb2.PutRequest(key=self._key(), value=self._value(), prev_kv=self._rng.random() < 0.3),
+            rpc_pb2.PutRequest(key=self._key(), value=self._value(), prev_kv=self.rng.random() < 0.3),
         )
 
     async def _get(self) -> None:
-        request = rpc_pb2.RangeRequest(key=self._key(), serializable=self._rng.random() < 0.2)
-        await self._ask("range", req.range_rpc(request), request)
+        request = rpc_pb2.RangeRequest(key=self._key(), serializable=self.rng.random() < 0.2)
+        await self.ask("range", req.range_rpc(request), request)
 
     async def _range(self) -> None:
-        request = rpc_pb2.RangeRequest(key=b"k/", range_end=b"k0", limit=self._rng.choice((0, 0, 2)))
-        if self._rng.random() < 0.3:
-            request.revision = max(1, self._recorder.revision - self._rng.randrange(20))
-        await self._ask("range", req.range_rpc(request), request)
+        request = rpc_pb2.RangeRequest(key=b"k/", range_end=b"k0", limit=self.rng.choice((0, 0, 2)))
+        if self.rng.random() < 0.3:
+            request.revision = max(1, self.recorder.revision - self.rng.randrange(20))
+        await self.ask("range", req.range_rpc(request), request)
 
     async def _delete(self) -> None:
-        request = rpc_pb2.DeleteRangeRequest(key=self._key(), prev_kv=self._rng.random() < 0.3)
-        if self._rng.random() < 0.2:
+        request = rpc_pb2.DeleteRangeRequest(key=self._key(), prev_kv=self.rng.random() < 0.3)
+        if self.rng.random() < 0.2:
             request.range_end = b"k0"
-        await self._ask("delete", req.DELETE_RANGE, request)
+        await self.ask("delete", req.DELETE_RANGE, request)
 
     async def _txn(self) -> None:
         request = rpc_pb2.TxnRequest()
         request.compare.add(
-            key=self._key(), target=rpc_pb2.Compare.VERSION, result=rpc_pb2.Compare.LESS, version=self._rng.randrange(6)
+            key=self._key(), target=rpc_pb2.Compare.VERSION, result=rpc_pb2.Compare.LESS, version=self.rng.randrange(6)
         )
-        first, second = self._rng.sample([b"k/%d" % number for number in range(KEYS)], 2)
+        first, second = self.rng.sample([b"k/%d" % number for number in range(KEYS)], 2)
         for branch in (request.success, request.failure):
             put = branch.add().request_put
             put.key, put.value = first, self._value()
             branch.add().request_range.key = second
         request.failure.add().request_delete_range.key = second
-        await self._ask("txn", req.TXN, request)
+        await self.ask("txn", req.TXN, request)
 
     async def _compact(self) -> None:
-        revision = max(1, self._recorder.revision - 100)
-        await self._ask("compact", req.COMPACT, rpc_pb2.CompactionRequest(revision=revision))
+        revision = max(1, self.recorder.revision - 100)
+        await self.ask("compact", req.COMPACT, rpc_pb2.CompactionRequest(revision=revision))
 
     async def _register(self) -> None:
         """Use a key of which the checker that knows no revisions thinks as a register."""
-        rng = self._rng
+        rng = self.rng
         key, value = b"r/%d" % rng.randrange(REGISTERS), self._value()
-        accesses = self._recorder.accesses.setdefault(key, [])
+        accesses = self.recorder.accesses.setdefault(key, [])
         kinds = ("put", "get", "delete", "cas") if self._reads_at is None else ("get",)
         kind = rng.choices(kinds, (3, 4, 1, 2)[: len(kinds)])[0]
         access = Access(kind, time.monotonic_ns(), FOREVER, None if kind in ("get", "delete") else value)
         if kind == "put":
-            operation = await self._ask("put", req.PUT, rpc_pb2.PutRequest(key=key, value=value))
+            operation = await self.ask("put", req.PUT, rpc_pb2.PutRequest(key=key, value=value))
         elif kind == "get":
-            operation = await self._ask("range", req.RANGE, rpc_pb2.RangeRequest(key=key))
+            operation = await self.ask("range", req.RANGE, rpc_pb2.RangeRequest(key=key))
         elif kind == "delete":
-            operation = await self._ask("delete", req.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=key))
+            operation = await self.ask("delete", req.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=key))
         else:
             known = [known.value for known in accesses[-4:] if known.value is not None]
             access.expected = rng.choice(known) if known else b"none"
@@ -231,8 +218,8 @@ class _Client:
             compare.result = rpc_pb2.Compare.EQUAL
             put = request.success.add().request_put
             put.key, put.value = key, value
-            operation = await self._ask("txn", req.TXN, request)
-        if operation.number in self._recorder.definite:
+            operation = await self.ask("txn", req.TXN, request)
+        if operation.number in self.recorder.definite:
             return
         accesses.append(access)
         if operation.answer is not None:
@@ -289,6 +276,9 @@ class _Watcher:
         ) as self.watch:
             async for answer in self.watch:
                 if answer.events:
+                    now = time.monotonic_ns()
+                    for event in answer.events:
+                        self._recorder.heard.setdefault(event.kv.mod_revision, now)
                     self.told.batches.append([_change(event) for event in answer.events])
                     self.told.reached = max(self.told.reached, answer.events[-1].kv.mod_revision)
                 else:

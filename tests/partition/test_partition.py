@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from raftkv.client import ClientError
+from raftkv.pb import rpc_pb2, v3lock_pb2
 from raftkv.simulation.history import History
 from raftkv.simulation.invariants import Violation
 from raftkv.simulation.linearizability import FOREVER, Access
@@ -21,6 +22,7 @@ from tests.partition import verdict
 from tests.partition.beside import beside
 from tests.partition.disks import PREFIX, NotPermitted, remove_leftovers
 from tests.partition.ground import Ground, ground, until
+from tests.partition.holders import GUARDED, is_gone
 from tests.partition.messages import Messages, Weather
 from tests.partition.recorder import Recorder
 from tests.partition.scenarios import SCENARIOS, serves
@@ -48,12 +50,14 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def run(name: str, kind: str, running: Ground, recorder: Recorder) -> Settled:
-    """Run a scenario beside another kind of fault until all members agree, and end them."""
+def run(name: str, kind: str, running: Ground, recorder: Recorder, also: Callable[[], None] = lambda: None) -> Settled:
+    """Run a scenario, and what is to happen `also`, beside another kind of fault until all members agree; end them."""
     recorder.start()
     serves(recorder, "before any fault")
+    until(recorder.holds, "a lease is renewed and the lock given before any fault")
     with beside(kind, running):
         SCENARIOS[name].run(running, recorder)
+        also()
         running.heal()
     serves(recorder, "when all faults have ended")
     recorder.stop()
@@ -97,6 +101,7 @@ def lost_write(recorder: Recorder, settled: Settled) -> None:
 def stale_read(recorder: Recorder, settled: Settled) -> None:
     """The last read answers what the first one did."""
     reads = [op for op in recorder.history.operations if op.ok and op.kind == "range" and not op.request.range_end]
+    reads = [op for op in reads if op.request.key.startswith(b"r/")]
     reads = [op for op in reads if not op.request.serializable and op.request.key == reads[0].request.key]
     reads[-1].answer = reads[0].answer
 
@@ -122,6 +127,49 @@ def other_keys(recorder: Recorder, settled: Settled) -> None:
     next(iter(settled.keys.values())).pop()
 
 
+def early_end(recorder: Recorder, settled: Settled) -> None:
+    """A lease that somebody saw end had been renewed a second before."""
+    history = recorder.history
+    revoked = {op.request.ID for op in history.operations if op.kind == "revoke"}
+    gone = next(op for op in history.operations if is_gone(op) and op.request.ID not in revoked)
+    history.renewals.append((gone.request.ID, gone.invoked - 10**9, 3))
+
+
+def renewed_after_its_end(recorder: Recorder, settled: Settled) -> None:
+    """A lease that somebody saw end is renewed a second later."""
+    history = recorder.history
+    gone = next(op for op in history.operations if is_gone(op))
+    history.renewals.append((gone.request.ID, gone.returned + 10**9, 3))
+
+
+def left_after_its_end(recorder: Recorder, settled: Settled) -> None:
+    """Whoever asks again for a lease that somebody saw end is told of time left."""
+    operations = recorder.history.operations
+    gone = next(op for op in operations if is_gone(op))
+    left = rpc_pb2.LeaseTimeToLiveResponse(ID=gone.request.ID, TTL=1)
+    again = replace(gone, number=len(operations) + 1, invoked=gone.returned + 10**9, returned=gone.returned + 2 * 10**9)
+    again.answer = left.SerializeToString()
+    operations.append(again)
+
+
+def lock_of_another(recorder: Recorder, settled: Settled) -> None:
+    """Two are told at one revision that they have the lock."""
+    locks = [op for op in recorder.history.operations if op.ok and op.kind == "lock"]
+    answers = [v3lock_pb2.LockResponse.FromString(op.answer or b"") for op in locks]
+    answers[-1].key = answers[0].key
+    locks[-1].answer = answers[-1].SerializeToString()
+
+
+def holder_of_before(recorder: Recorder, settled: Settled) -> None:
+    """Somebody writes under the lock with a token that is older than the one before."""
+    history = recorder.history
+    txns = [op for op in history.operations if op.ok and op.kind == "txn"]
+    fenced = [op for op in txns if op.request.success[0].request_put.key == GUARDED]
+    request = type(fenced[-1].request).FromString(fenced[-1].request.SerializeToString())
+    request.compare[0].create_revision = 1
+    fenced[-1].request = request
+
+
 DAMAGES = [
     (lost_write, "I7"),
     (stale_read, "I11"),
@@ -129,6 +177,11 @@ DAMAGES = [
     (unordered_register, "I11"),
     (missed_event, "I14"),
     (other_keys, "I5"),
+    (early_end, "I16: .* expired at"),
+    (renewed_after_its_end, "I16: .* renewed at .* had ended at"),
+    (left_after_its_end, "I16: .* left after it had ended"),
+    (lock_of_another, "I18 lock"),
+    (holder_of_before, "I18: the holder since"),
 ]
 
 
@@ -142,7 +195,7 @@ def copied(history: History, accesses: dict[bytes, list[Access]], definite: set[
         for watched in history.watches
     ]
     return (
-        History([replace(operation) for operation in history.operations], watches),
+        History([replace(operation) for operation in history.operations], watches, history.renewals[:]),
         {key: [replace(access) for access in found] for key, found in accesses.items()},
         set(definite),
         replace(settled, keys={name: keys[:] for name, keys in settled.keys.items()}),
@@ -155,7 +208,7 @@ def test_a_damaged_history_is_found(directory: Path) -> None:
     with ground(directory, 3) as running:
         recorder = Recorder([member.endpoint for member in running.members], "damages")
         try:
-            settled = run("leader isolated", "", running, recorder)
+            settled = run("leader isolated", "", running, recorder, lambda: until(recorder.loses, "a lease ends"))
         finally:
             recorder.close()
         kept = recorder.history, recorder.accesses, recorder.definite, settled

@@ -19,10 +19,10 @@ from raftkv.simulation.history import Operation
 from raftkv.simulation.invariants import Violation
 from raftkv.simulation.linearizability import linearizable
 from raftkv.simulation.model import Model, Version, versions_of
-from raftkv.simulation.revisions import LOGGED
 from raftkv.wal.log import Wal
 from tests.partition.ground import until
-from tests.partition.recorder import Recorder
+from tests.partition.holders import check_fenced, check_left, known_by
+from tests.partition.recorder import WRITES, Recorder
 
 KEPT = Path(__file__).parents[2] / "build" / "partition"
 """Where what shows a violation is kept."""
@@ -62,6 +62,8 @@ class Summary:
     unknown: int = 0
     unavailable_seconds: float = 0.0
     elections: int = 0
+    renewals: int = 0
+    locks: int = 0
     undecided: int = 0
     verdict: str = "not finished"
 
@@ -69,7 +71,8 @@ class Summary:
         undecided = f", {self.undecided} keys undecided" if self.undecided else ""
         return (
             f"{self.scenario} ({self.network}): {self.operations} operations, {self.acknowledged} acknowledged, "
-            f"{self.refused} refused, {self.unknown} unknown, no write for at most {self.unavailable_seconds:.2f} s, "
+            f"{self.refused} refused, {self.unknown} unknown, {self.renewals} renewals, {self.locks} locks, "
+            f"no write for at most {self.unavailable_seconds:.2f} s, "
             f"{self.elections} elections{undecided}: {self.verdict}"
         )
 
@@ -81,8 +84,10 @@ def count(summary: Summary, recorder: Recorder) -> None:
     summary.acknowledged = recorder.history.acknowledged()
     summary.refused = len(recorder.definite)
     summary.unknown = summary.operations - summary.acknowledged - summary.refused
+    summary.renewals = len(recorder.history.renewals)
+    summary.locks = sum(op.ok and op.kind == "lock" for op in operations)
     ends = [max((op.returned for op in operations), default=recorder.began)]
-    times = [recorder.began, *sorted(op.returned for op in operations if op.ok and op.kind in LOGGED), *ends]
+    times = [recorder.began, *sorted(op.returned for op in operations if op.ok and op.kind in WRITES), *ends]
     summary.unavailable_seconds = max(after - before for before, after in itertools.pairwise(times)) / 1e9
 
 
@@ -99,7 +104,7 @@ class Settled:
 
 
 def settle(ground: Members, recorder: Recorder) -> Settled:
-    """Wait until a write is taken, all members have applied the same log, and watchers have heard of it."""
+    """Wait until a write is taken, leases have ended, all members have applied the same log, and watchers heard it."""
     endpoints = ",".join(member.endpoint for member in ground.present)
     with Client(endpoints, timeout=2.0) as client:
 
@@ -110,7 +115,10 @@ def settle(ground: Members, recorder: Recorder) -> Settled:
             return False
 
         until(written, "a write is taken after the faults")
-        until(lambda: len(_positions(ground)) == 1, "all members have applied the same log")
+        until(
+            lambda: len(_positions(ground)) == 1,
+            "all leases have ended, and all members have applied the same log (I17)",
+        )
         revision, index = _positions(ground).pop()
         until(lambda: recorder.drained(revision), f"all watchers heard of revision {revision}")
         _compare_hashes(ground, client, revision)
@@ -128,10 +136,11 @@ def _positions(ground: Members) -> set[tuple[int, int]]:
     for member in ground.present:
         try:
             with Client(member.endpoint, timeout=2.0) as client:
+                leases = client.leases().leases
                 status = client.status()
         except ClientError:
             return set()
-        if status.raftIndex != status.raftAppliedIndex:
+        if leases or status.raftIndex != status.raftAppliedIndex:
             return set()
         found.add((status.header.revision, status.raftIndex))
     return found
@@ -176,6 +185,8 @@ def check(ground: Members, recorder: Recorder, settled: Settled, summary: Summar
     model = Model()
     for term, place, kind, data in entries:
         model.apply(place, term, data if kind == _NORMAL else b"")
+        if place == settled.index and model.leases:
+            raise Violation(f"I17: leases {[hex(lease) for lease in model.leases]} are in the log, and nobody has them")
     # When entries were committed is not known from outside; all else of the check is exact.
     revisions.check(recorder.history, model, [0] * len(entries))
     for number in recorder.definite:
@@ -185,6 +196,10 @@ def check(ground: Members, recorder: Recorder, settled: Settled, summary: Summar
     for name, keys in settled.keys.items():
         if keys != model.range_at(_EVERYTHING, settled.revision)[2]:
             raise Violation(f"I5: {name} holds {len(keys)} keys, which are not those of the log")
+    known = known_by(recorder.history, recorder.heard, model)
+    promises.check_leases(recorder.history, model, known, fastest=1.0, drained_at=None)
+    check_left(recorder.history, model, known)
+    check_fenced(recorder.history, model)
     # All of them came to the settled revision, or there would be no verdict; some may have heard of more.
     promises.check_watches(recorder.history, model, drained=False)
     for key, accesses in sorted(recorder.accesses.items()):
