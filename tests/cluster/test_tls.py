@@ -1,7 +1,8 @@
-"""Three members that speak TLS to clients and to each other, by etcdctl 3.4 and raw handshakes."""
+"""Three members that speak TLS to clients and to each other, by raftctl, etcdctl 3.4 and raw handshakes."""
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -18,10 +19,14 @@ from raftkv.client import Client, ClientError
 from raftkv.client.secure import ClientTls
 from raftkv.server.leases import PEER_RENEW
 from tests.support.certificates import Authority
-from tests.support.processes import START_SECONDS, Cluster, free_ports
+from tests.support.processes import START_SECONDS, Cluster, Process, free_ports
 
-ETCDCTL = shutil.which("etcdctl")
-pytestmark = pytest.mark.skipif(ETCDCTL is None, reason="etcdctl is not installed")
+NO_ETCDCTL = shutil.which("etcdctl") is None
+TOOLS = {"etcdctl": ("etcdctl",), "raftctl": (sys.executable, "-m", "cli.raftctl")}
+by_each_tool = pytest.mark.parametrize(
+    "tool",
+    [pytest.param("etcdctl", marks=pytest.mark.skipif(NO_ETCDCTL, reason="etcdctl is not installed")), "raftctl"],
+)
 
 Pair = tuple[Path, Path]
 
@@ -57,14 +62,18 @@ class Secured:
         )
 
     def ctl(
-        self, *arguments: str, pair: Pair | None = None, member: int | None = None, seconds: int = 60
+        self,
+        *arguments: str,
+        pair: Pair | None = None,
+        member: int | None = None,
+        seconds: int = 60,
+        tool: str = "raftctl",
     ) -> tuple[int, str]:
-        assert ETCDCTL is not None
         certificate, key = pair or self.alice
         members = self.cluster.members if member is None else [self.cluster.members[member]]
         result = subprocess.run(
             [
-                *(ETCDCTL, "--endpoints", ",".join(f"https://{one.endpoint}" for one in members)),
+                *(*TOOLS[tool], "--endpoints", ",".join(f"https://{one.endpoint}" for one in members)),
                 *("--command-timeout", f"{seconds}s", "--dial-timeout", f"{seconds}s"),
                 *("--cacert", str(self.ca.file), "--cert", str(certificate), "--key", str(key)),
                 *arguments,
@@ -104,18 +113,19 @@ def stopping(made: Secured) -> Iterator[None]:
             member.kill()
 
 
-def test_etcdctl_and_members_speak_tls(secured: Secured) -> None:
+@by_each_tool
+def test_clients_and_members_speak_tls(secured: Secured, tool: str) -> None:
     for number in range(3):
-        assert secured.ctl("put", f"k{number}", "v", member=number) == (0, "OK\n")
-    assert secured.ctl("get", "--prefix", "k", member=0)[1] == "k0\nv\nk1\nv\nk2\nv\n"
-    status, text = secured.ctl("endpoint", "health", "--cluster")
+        assert secured.ctl("put", f"k{number}", "v", member=number, tool=tool) == (0, "OK\n")
+    assert secured.ctl("get", "--prefix", "k", member=0, tool=tool)[1] == "k0\nv\nk1\nv\nk2\nv\n"
+    status, text = secured.ctl("endpoint", "health", "--cluster", tool=tool)
     assert status == 0
     assert text.count("is healthy") == 3
     assert text.count("https://") == 3
     # A lease is renewed by the leader, whomever the client asks.
     for number in range(3):
-        lease = secured.ctl("lease", "grant", "100", member=number)[1].split()[1]
-        assert "keepalived" in secured.ctl("lease", "keep-alive", "--once", lease, member=number)[1]
+        lease = secured.ctl("lease", "grant", "100", member=number, tool=tool)[1].split()[1]
+        assert "keepalived" in secured.ctl("lease", "keep-alive", "--once", lease, member=number, tool=tool)[1]
 
 
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -247,7 +257,8 @@ def test_every_listener_shows_its_own_certificate_and_speaks_nothing_but_tls(whi
         assert not plain.recv(100).startswith(b"HTTP/1.1")
 
 
-def test_the_name_of_a_certificate_is_a_user(secured: Secured) -> None:
+@by_each_tool
+def test_the_name_of_a_certificate_is_a_user(secured: Secured, tool: str) -> None:
     root, bob = secured.ca.issue("root"), secured.ca.issue("bob")
     for command in (
         ["user", "add", "root:x"],
@@ -259,19 +270,21 @@ def test_the_name_of_a_certificate_is_a_user(secured: Secured) -> None:
         ["put", "shown", "1"],
         ["auth", "enable"],
     ):
-        status, text = secured.ctl(*command)
+        status, text = secured.ctl(*command, tool=tool)
         assert status == 0, text
     try:
-        assert secured.ctl("get", "shown", pair=bob) == (0, "shown\n1\n")
-        assert "permission denied" in secured.ctl("put", "shown", "2", pair=bob)[1]
-        assert secured.ctl("get", "shown")[0] != 0
-        assert secured.ctl("put", "shown", "3", "--user", "root:x", pair=bob)[0] == 0
+        assert secured.ctl("get", "shown", pair=bob, tool=tool) == (0, "shown\n1\n")
+        assert "permission denied" in secured.ctl("put", "shown", "2", pair=bob, tool=tool)[1]
+        assert secured.ctl("get", "shown", tool=tool)[0] != 0
+        assert secured.ctl("put", "shown", "3", "--user", "root:x", pair=bob, tool=tool)[0] == 0
         member = secured.cluster.members[0]
         answer = post(secured, int(member.endpoint.rpartition(":")[2]), bob)
         assert answer.startswith(b"HTTP/1.1 400")
         assert b"CommonName" in answer
     finally:
-        assert secured.ctl("auth", "disable", pair=root)[0] == 0
+        assert secured.ctl("auth", "disable", pair=root, tool=tool)[0] == 0
+        for command in (["user", "delete", "root"], ["user", "delete", "bob"], ["role", "delete", "reader"]):
+            secured.ctl(*command, tool=tool)
 
 
 def post(secured: Secured, port: int, pair: Pair) -> bytes:
@@ -290,12 +303,115 @@ def post(secured: Secured, port: int, pair: Pair) -> bytes:
         return answer
 
 
-def test_members_with_certificates_of_their_own(tmp_path: Path) -> None:
+@by_each_tool
+def test_members_with_certificates_of_their_own(tmp_path: Path, tool: str) -> None:
     made = Secured(tmp_path, "--auto-tls", "--peer-auto-tls", own=True)
     made.flags = ("--insecure-skip-tls-verify",)
     with stopping(made):
         made.start()
-        assert made.ctl("put", "a", "b", *made.flags) == (0, "OK\n")
+        assert made.ctl("put", "a", "b", *made.flags, tool=tool) == (0, "OK\n")
         for number in range(3):
-            assert made.ctl("get", "a", *made.flags, member=number) == (0, "a\nb\n")
-        assert made.ctl("get", "a", seconds=5)[0] != 0
+            assert made.ctl("get", "a", *made.flags, member=number, tool=tool) == (0, "a\nb\n")
+        assert made.ctl("get", "a", seconds=5, tool=tool)[0] != 0
+
+
+class Rotating:
+    """A cluster of three, of which each member has its own files, for all its ports."""
+
+    def __init__(self, directory: Path) -> None:
+        self.old, self.new = Authority(directory / "old", "old"), Authority(directory / "new", "new")
+        self.cluster = Cluster(directory, 3, "--log-level", "debug")
+        for member in self.cluster.members:
+            files = self._files(member)
+            files.mkdir()
+            self.exchange(member, self.old)
+            member.arguments = [argument.replace("http://", "https://") for argument in member.arguments]
+            for prefix in ("", "peer-"):
+                for flag, name in (
+                    ("cert-file", "shown.pem"),
+                    ("key-file", "shown.key"),
+                    ("trusted-ca-file", "ca.pem"),
+                ):
+                    member.arguments += [f"--{prefix}{flag}", str(files / name)]
+                member.arguments.append("--peer-client-cert-auth" if prefix else "--client-cert-auth")
+
+    @staticmethod
+    def _files(member: Process) -> Path:
+        return member.directory / f"{member.name}-tls"
+
+    def exchange(self, member: Process, authority: Authority) -> None:
+        """Put files of this authority where a member's are: what it shows, and whom it believes."""
+        files = self._files(member)
+        certificate, key = authority.issue(member.name)
+        (files / "shown.key").write_bytes(key.read_bytes())
+        (files / "shown.pem").write_bytes(certificate.read_bytes())
+        (files / "ca.pem").write_bytes(authority.file.read_bytes())
+
+    def client(self, member: Process, authority: Authority, **more: float) -> Client:
+        certificate, key = authority.issue("alice")
+        return member.client(tls=ClientTls(ca=authority.file, certificate=certificate, key=key), **more)
+
+    def wait_ready(self, member: Process, authority: Authority) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                with self.client(member, authority, timeout=5.0, dial_timeout=5.0) as client:
+                    client.get("ready")
+                    return
+            except ClientError as error:
+                assert time.monotonic() < deadline, f"{member.name}: {error}\n{member.log()}"
+                time.sleep(0.05)
+
+    def lets_in(self, member: Process, shown: Authority, believed: Authority) -> set[str]:
+        """The ports of a member that let someone in with a certificate of one authority, who believes another."""
+        ports = {"client": member.endpoint, "peer": member.peer_url}
+        pair = shown.issue("bob")
+        return {name for name, where in ports.items() if shaken(int(where.rpartition(":")[2]), pair, believed.file)}
+
+
+def test_a_running_cluster_goes_over_to_another_authority(tmp_path: Path) -> None:
+    made = Rotating(tmp_path)
+    first, second, third = made.cluster.members
+    try:
+        for member in made.cluster.members:
+            member.start()
+        for member in made.cluster.members:
+            made.wait_ready(member, made.old)
+        with made.client(first, made.old) as lasting:
+            lasting.put("a", "1")
+            for member in (first, second):
+                made.exchange(member, made.new)
+            for member in (first, second):
+                assert made.lets_in(member, made.new, made.new) == {"client", "peer"}
+                assert made.lets_in(member, made.old, made.new) == set(), "its certificate is not believed any more"
+                assert made.lets_in(member, made.old, made.old) == set(), "the member shows the new one"
+            assert made.lets_in(third, made.old, made.old) == {"client", "peer"}
+            assert made.lets_in(third, made.new, made.old) == set()
+            # A client that had to connect anew would be refused.
+            lasting.put("b", "2")
+        third.kill()
+        before = len(third.log()), len(first.log())
+        third.start()
+        # Each dials the other, and neither believes what the other shows.
+        for member, other, start in ((third, first, before[0]), (first, third, before[1])):
+            deadline = time.monotonic() + START_SECONDS
+            refusal = re.compile(
+                rf"no stream to member \w+ at {re.escape(other.peer_url[7:])}.*CERTIFICATE_VERIFY_FAILED"
+            )
+            while not refusal.search(member.log(), start):
+                assert time.monotonic() < deadline, member.log()[start:]
+                time.sleep(0.05)
+        with made.client(first, made.new) as client:
+            client.put("c", "3")
+        with made.client(third, made.old, timeout=2.0) as client, pytest.raises(ClientError):
+            client.get("c")
+        made.exchange(third, made.new)
+        # First and second never started again: they show, and believe, what they read since.
+        made.wait_ready(third, made.new)
+        first.kill()
+        made.wait_ready(second, made.new)
+        with made.client(third, made.new) as client:
+            found = [client.get(key) for key in "abc"]
+        assert [one and one.value for one in found] == [b"1", b"2", b"3"]
+    finally:
+        made.cluster.kill()
