@@ -14,11 +14,14 @@ from pathlib import Path
 from benchmarks import awake, engines, machine, plots, report
 from benchmarks.arguments import count, counts, loads, some_of
 from benchmarks.measure import Plan, measure
+from benchmarks.mixing import BESIDE, MIXED
 from benchmarks.renewing import RENEW
 from benchmarks.watching import WATCH
-from benchmarks.work import MEMORY, RESTART, WORKS
+from benchmarks.work import KEYSPACE, MEMORY, OVERLOADED, RESTART, VALUES, WATCHERS, WORKS
 
-NAMES = (*WORKS, RENEW, WATCH, MEMORY, RESTART)
+USUAL = (*WORKS, MIXED, OVERLOADED, BESIDE, RENEW, WATCH, MEMORY, RESTART)
+SCALING = (VALUES, KEYSPACE, WATCHERS)
+NAMES = (*USUAL, *SCALING)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,7 +30,9 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="2 short rounds over 10,000 keys instead of 5 over 100,000"
     )
     parser.add_argument("--members", type=counts, default=(1, 3), help="sizes of the clusters (1,3)")
-    parser.add_argument("--work", type=some_of(NAMES), default=NAMES, help=f"some of {','.join(NAMES)} (all)")
+    parser.add_argument(
+        "--work", type=some_of(NAMES), default=USUAL, help=f"some of {','.join(NAMES)} (all but the last three)"
+    )
     parser.add_argument("--load", type=loads, help="only these connections x streams, as 1x1,10x10 (all of each work)")
     parser.add_argument("--rounds", type=count, help="measured runs of each engine in each cell (5; quick 2)")
     parser.add_argument("--seconds", type=float, help="how long a run should take (1.5; quick 0.3)")

@@ -1,4 +1,4 @@
-"""As much HTTP/2 as a load generator needs: requests of the same header, written by hand, and frames read back.
+"""As much HTTP/2 as a load generator needs: requests with a header per method, written by hand, and frames read back.
 
 The windows it grants are the largest there are, so that whatever a server sends in a run of seconds needs no answer.
 What it sends keeps to the server's window for the connection; one request fits into any stream's.
@@ -49,17 +49,21 @@ def split(data: bytes) -> Iterator[tuple[Frame, int]]:
         position = end
 
 
-class Connection:
-    """A connection to one member; path: of the only method it calls. Sockets' errors are raised as they are."""
+def _block(endpoint: str, path: str) -> bytes:
+    pairs = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", endpoint)]
+    pairs += [("content-type", "application/grpc"), ("te", "trailers")]
+    # Never indexed: the block depends on no table and serves every request.
+    return Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in pairs])
 
-    def __init__(self, endpoint: str, path: str) -> None:
+
+class Connection:
+    """A connection to one member; paths: of the methods it calls. Sockets' errors are raised as they are."""
+
+    def __init__(self, endpoint: str, *paths: str) -> None:
         host, _, port = endpoint.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=30.0)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        pairs = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", endpoint)]
-        pairs += [("content-type", "application/grpc"), ("te", "trailers")]
-        # Never indexed: the block depends on no table and serves every request.
-        self._block = Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in pairs])
+        self._blocks = [_block(endpoint, path) for path in paths]
         self._window = WINDOW_DEFAULT
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._next_stream = 1
@@ -71,18 +75,27 @@ class Connection:
 
     def request(self, messages: list[bytes], *, last: bool) -> int:
         """Begin a call with these messages and return its stream; last: no more will follow."""
-        stream, self._next_stream = self._next_stream, self._next_stream + 2
-        body = b"".join(map(frame, messages))
-        sent = _frame(HEADERS, END_HEADERS, stream, self._block) + _frame(DATA, END_STREAM * last, stream, body)
-        self._waiting.append((len(body), sent))
-        self._flush()
+        stream = self.queue(messages, last=last)
+        self.flush()
         return stream
 
-    def _flush(self) -> None:
+    def queue(self, messages: list[bytes], *, last: bool, method: int = 0) -> int:
+        """Have a call begin with the next `flush`; method: its place among the paths."""
+        stream, self._next_stream = self._next_stream, self._next_stream + 2
+        body = b"".join(map(frame, messages))
+        head = _frame(HEADERS, END_HEADERS, stream, self._blocks[method])
+        self._waiting.append((len(body), head + _frame(DATA, END_STREAM * last, stream, body)))
+        return stream
+
+    def flush(self) -> None:
+        """Send what waits, as far as the server's window lets it, in one piece."""
+        allowed = []
         while self._waiting and self._waiting[0][0] <= self._window:
             size, sent = self._waiting.popleft()
             self._window -= size
-            self.socket.sendall(sent)
+            allowed.append(sent)
+        if allowed:
+            self.socket.sendall(b"".join(allowed))
 
     def receive(self) -> list[Frame]:
         """Wait for bytes and return the frames that are whole, apart from those about the connection.
@@ -107,7 +120,7 @@ class Connection:
     def _control(self, one: Frame) -> None:
         if one.kind == WINDOW_UPDATE:
             self._window += int.from_bytes(one.payload, "big")
-            self._flush()
+            self.flush()
         elif one.kind in (SETTINGS, PING) and not one.flags & ACK:
             self.socket.sendall(_frame(one.kind, ACK, 0, one.payload if one.kind == PING else b""))
         elif one.kind == GOAWAY:

@@ -49,6 +49,10 @@ class Load:
         return self.connections * self.streams
 
 
+PEAK, OVERLOAD = Load(100, 10), Load(400, 10)
+"""Where puts are fastest, and four times as many in flight."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """The figure of one run.
@@ -109,6 +113,25 @@ class CallJob:
         rate = drive(endpoint, self.call, self.load, requests, self.body, times)
         latency = None if times is None else _latency_ms(times, requests)
         return Sample(rate=rate, operations=requests, latency_ms=latency)
+
+
+@dataclass(frozen=True, slots=True)
+class OverloadJob:
+    """What is answered when four times as much is asked for as at the peak, as a part of what was answered there."""
+
+    call: Call
+    body: Path
+
+    def size(self, endpoint: str, seconds: float, requests: int | None) -> int:
+        """Drive a member unmeasured and return how many requests a run should have."""
+        sized = CallJob(self.call, PEAK, self.body).size(endpoint, seconds, requests)
+        return max(sized, OVERLOAD.in_flight)
+
+    def run(self, endpoint: str, requests: int) -> Sample:
+        """Measure once."""
+        peak = drive(endpoint, self.call, PEAK, requests, self.body)
+        overloaded = drive(endpoint, self.call, OVERLOAD, requests, self.body)
+        return Sample(rate=overloaded / peak, operations=2 * requests)
 
 
 def drive(endpoint: str, call: Call, load: Load, requests: int, body: Path, times: Path | None = None) -> float:

@@ -3,7 +3,7 @@
 import contextlib
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,32 @@ import grpc
 from benchmarks import awake, engines
 from benchmarks.calm import Patience
 from benchmarks.engines import CONTENDERS, Contender, Engine, EngineError
-from benchmarks.load import CallJob, CheckFailed, Job, Load
+from benchmarks.load import OVERLOAD, PEAK, CallJob, CheckFailed, Job, Load, OverloadJob
+from benchmarks.mixing import BESIDE, LARGES, MIXED, READS, STEADY_RATE, BesideJob, Large, MixJob, store_mixed
 from benchmarks.renewing import KEYS_PER_LEASE, RENEW, STREAMS, RenewJob, grant_many
 from benchmarks.restart import restart, store_each
-from benchmarks.watching import SHAPES, WATCH, Shape, WatchJob
-from benchmarks.work import LIST_KEYS, MEMORY, POINTS, RESTART, WORKS, Work, store_many
+from benchmarks.watching import CROWDS, SHAPES, WATCH, Shape, WatchJob
+from benchmarks.work import (
+    KEYS,
+    KEYSPACE,
+    LIST_KEYS,
+    MEMORY,
+    OVERLOADED,
+    POINTS,
+    RESTART,
+    VALUE_BYTES,
+    VALUES,
+    WATCHERS,
+    WORKS,
+    Work,
+    sized,
+    store_many,
+)
 
 MEBIBYTE = 2**20
+MIXTURE = f"{READS:.0%} reads, {1 - READS:.0%} puts of 256 B"
+FEW_IN_FLIGHT = Load(10, 1)
+"""For values of all sizes."""
 SMALL_PER_LARGE = 10
 """How many keys of 256 B there are for each of 1 KiB, where many are stored."""
 
@@ -48,6 +67,15 @@ class Plan:
     curve: tuple[Load, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a cell stands on a curve that is not of requests in flight: what is drawn, over which axis, and where."""
+
+    title: str
+    axis: str
+    value: float
+
+
 @dataclass(slots=True, kw_only=True)
 class Cell:
     """One row of the table.
@@ -63,6 +91,7 @@ class Cell:
     title: str
     load: str
     unit: str
+    place: Place | None = None
     kinds: tuple[str, ...] = tuple(one.name for one in CONTENDERS)
     figures: dict[str, list[float]] = field(init=False)
     cpu: dict[str, list[float]] = field(init=False)
@@ -96,20 +125,11 @@ class Cell:
 def measure(plan: Plan, directory: Path) -> Iterator[Cell]:
     """Measure all that is planned, with data in a directory; yields each cell when it is done."""
     for size in plan.members:
-        for needs_many in (False, True):
-            works = [name for name in plan.works if name in WORKS and WORKS[name].needs_many == needs_many]
-            memory = needs_many and MEMORY in plan.works
-            if works or memory or (WATCH in plan.works and not needs_many):
-                with _both(plan, size, directory / f"{size}-{'many' if needs_many else 'few'}") as pair:
-                    yield from _phase(plan, size, pair, works, memory, directory / "body")
-                    if WATCH in plan.works and not needs_many:
-                        yield from _watch(plan, size, pair)
-        if RENEW in plan.works:
-            with _both(plan, size, directory / f"{size}-leases") as pair:
-                yield _renew(plan, size, pair)
-        if RESTART in plan.works and size == 1:
-            with _both(plan, size, directory / "restart") as pair:
-                yield from _restart(plan, pair)
+        for name, wanted, phase in _PHASES:
+            works = [work for work in plan.works if work in wanted]
+            if works:
+                with _both(plan, size, directory / f"{size}-{name}") as pair:
+                    yield from phase(plan, size, pair, works, directory / "body")
 
 
 @contextlib.contextmanager
@@ -121,29 +141,113 @@ def _both(plan: Plan, size: int, directory: Path) -> Iterator[dict[str, Engine]]
         }
 
 
-def _phase(
-    plan: Plan, size: int, pair: dict[str, Engine], works: list[str], memory: bool, body: Path
-) -> Iterator[Cell]:
-    if memory or any(WORKS[name].needs_many for name in works):
-        cell = _store_and_weigh(size, pair, plan.keys)
-        if memory:
-            yield cell
+Pair = dict[str, Engine]
+Phase = Callable[[Plan, int, Pair, list[str], Path], Iterator[Cell]]
+
+
+def _few(plan: Plan, size: int, pair: Pair, works: list[str], body: Path) -> Iterator[Cell]:
+    """A store that begins empty."""
+    yield from _calls(plan, size, pair, works, body)
+    if OVERLOADED in works:
+        title = f"{WORKS['put'].title}: answered at {OVERLOAD}, as a part of {PEAK}"
+        cell = _cell(pair, size, OVERLOADED, title, str(OVERLOAD), unit="of the peak")
+        yield _fill(cell, plan, pair, lambda engine: OverloadJob(WORKS["put"].call(engine.leader().connection), body))
+    if WATCH in works:
+        yield from _watch(plan, size, pair, WATCH, SHAPES)
+
+
+def _many(plan: Plan, size: int, pair: Pair, works: list[str], body: Path) -> Iterator[Cell]:
+    """A store with many keys of 1 KiB, which is weighed first."""
+    cell = _store_and_weigh(size, pair, plan.keys)
+    if MEMORY in works:
+        yield cell
+    yield from _calls(plan, size, pair, works, body)
+
+
+def _calls(plan: Plan, size: int, pair: Pair, works: list[str], body: Path) -> Iterator[Cell]:
     for name in works:
-        work = WORKS[name]
-        for load in plan.curve if plan.curve and work.loads == POINTS else work.loads:
-            if plan.loads is None or load in plan.loads:
-                cell = Cell(kinds=tuple(pair), members=size, work=name, title=work.title, load=str(load), unit="/s")
-                yield _fill(cell, plan, pair, partial(_call_job, plan, work, load, body))
+        if name in WORKS:
+            work = WORKS[name]
+            for load in plan.curve if plan.curve and work.loads == POINTS else work.loads:
+                if plan.loads is None or load in plan.loads:
+                    cell = _cell(pair, size, name, work.title, str(load))
+                    yield _fill(cell, plan, pair, partial(_call_job, plan, work, load, body))
+
+
+def _mixed(plan: Plan, size: int, pair: Pair, _works: list[str], _body: Path) -> Iterator[Cell]:
+    _store_mixed(pair, 0, plan.keys)
+    title = f"{MIXTURE}, over {plan.keys:,} keys"
+    for load in plan.curve or POINTS:
+        if plan.loads is None or load in plan.loads:
+            cell = _cell(pair, size, MIXED, title, str(load))
+            yield _fill(cell, plan, pair, partial(_mix_job, load, plan.keys))
+
+
+def _beside(plan: Plan, size: int, pair: Pair, _works: list[str], _body: Path) -> Iterator[Cell]:
+    _store_and_weigh(size, pair, plan.keys)
+    _store_mixed(pair, 0, plan.keys)
+    for large in LARGES:
+        title = f"p99 of {STEADY_RATE:,.0f} puts a second beside {large.title}"
+        cell = _cell(pair, size, BESIDE, title, "", unit="ms")
+        yield _fill(cell, plan, pair, partial(_beside_job, plan.keys, large))
+
+
+def _values(plan: Plan, size: int, pair: Pair, _works: list[str], body: Path) -> Iterator[Cell]:
+    for value_bytes in VALUE_BYTES:
+        for what, work in sized(value_bytes).items():
+            cell = _cell(pair, size, f"{VALUES}-{what}", work.title, str(FEW_IN_FLIGHT))
+            cell.place = Place(work.title.partition(",")[0], "bytes of a value", value_bytes)
+            yield _fill(cell, plan, pair, partial(_sized_job, work, body))
+
+
+def _keyspace(plan: Plan, size: int, pair: Pair, _works: list[str], _body: Path) -> Iterator[Cell]:
+    stored = 0
+    for keys in KEYS:
+        _store_mixed(pair, stored, keys)
+        stored = keys
+        load = POINTS[1]
+        cell = _cell(pair, size, KEYSPACE, f"{MIXTURE}, over {keys:,} keys", str(load))
+        cell.place = Place(MIXTURE, "keys", keys)
+        yield _fill(cell, plan, pair, partial(_mix_job, load, keys))
+
+
+def _watchers(plan: Plan, size: int, pair: Pair, _works: list[str], _body: Path) -> Iterator[Cell]:
+    yield from _watch(plan, size, pair, WATCHERS, CROWDS)
+
+
+def _store_mixed(pair: Pair, first: int, last: int) -> None:
+    for kind, engine in pair.items():
+        _say(f"{kind}: storing {last:,} keys of 256 B")
+        store_mixed(engine.leader().connection, first, last)
+        engine.settle()
+
+
+def _cell(pair: Pair, size: int, work: str, title: str, load: str, unit: str = "/s") -> Cell:
+    return Cell(kinds=tuple(pair), members=size, work=work, title=title, load=load, unit=unit)
+
+
+def _sized_job(work: Work, body: Path, engine: Engine) -> Job:
+    return CallJob(work.call(engine.leader().connection), FEW_IN_FLIGHT, body, timed=True)
+
+
+def _mix_job(load: Load, keys: int, _: Engine) -> Job:
+    return MixJob(load, keys)
+
+
+def _beside_job(keys: int, large: Large, _: Engine) -> Job:
+    return BesideJob(keys, large)
 
 
 def _call_job(plan: Plan, work: Work, load: Load, body: Path, engine: Engine) -> Job:
     return CallJob(work.call(engine.leader().connection), load, body, timed=bool(plan.curve))
 
 
-def _watch(plan: Plan, size: int, pair: dict[str, Engine]) -> Iterator[Cell]:
-    for shape in SHAPES:
+def _watch(plan: Plan, size: int, pair: Pair, name: str, shapes: Sequence[Shape]) -> Iterator[Cell]:
+    for shape in shapes:
         if plan.loads is None or shape.load in plan.loads:
-            cell = Cell(kinds=tuple(pair), members=size, work=WATCH, title=shape.title, load=str(shape.load), unit="/s")
+            cell = _cell(pair, size, name, shape.title, str(shape.load))
+            if name == WATCHERS:
+                cell.place = Place("Watch of 1 key", "watchers", shape.fan_out)
             yield _fill(cell, plan, pair, partial(_watch_job, shape))
 
 
@@ -151,10 +255,10 @@ def _watch_job(shape: Shape, _: Engine) -> Job:
     return WatchJob(shape)
 
 
-def _renew(plan: Plan, size: int, pair: dict[str, Engine]) -> Cell:
+def _renew(plan: Plan, size: int, pair: Pair, _works: list[str], _body: Path) -> Iterator[Cell]:
     title = f"LeaseKeepAlive of {plan.keys:,} leases with {KEYS_PER_LEASE} keys each"
-    cell = Cell(kinds=tuple(pair), members=size, work=RENEW, title=title, load=str(Load(1, STREAMS)), unit="/s")
-    return _fill(cell, plan, pair, partial(_renew_job, plan.keys))
+    cell = _cell(pair, size, RENEW, title, str(Load(1, STREAMS)))
+    yield _fill(cell, plan, pair, partial(_renew_job, plan.keys))
 
 
 def _renew_job(leases: int, engine: Engine) -> Job:
@@ -163,9 +267,9 @@ def _renew_job(leases: int, engine: Engine) -> Job:
     return RenewJob(leases)
 
 
-def _store_and_weigh(size: int, pair: dict[str, Engine], keys: int) -> Cell:
+def _store_and_weigh(size: int, pair: Pair, keys: int) -> Cell:
     title = f"Memory of the leader with {max(keys, LIST_KEYS):,} keys of 1 KiB"
-    cell = Cell(kinds=tuple(pair), members=size, work=MEMORY, title=title, load="", unit="MiB")
+    cell = _cell(pair, size, MEMORY, title, "", unit="MiB")
     for kind, engine in pair.items():
         _say(f"{size} member{'s' * (size > 1)}, {kind}: storing {max(keys, LIST_KEYS):,} keys of 1 KiB")
         store_many(engine.leader().connection, max(keys, LIST_KEYS))
@@ -174,11 +278,13 @@ def _store_and_weigh(size: int, pair: dict[str, Engine], keys: int) -> Cell:
     return cell
 
 
-def _restart(plan: Plan, pair: dict[str, Engine]) -> Iterator[Cell]:
+def _restart(plan: Plan, size: int, pair: Pair, _works: list[str], _body: Path) -> Iterator[Cell]:
+    if size != 1:
+        return
     keys = plan.keys * SMALL_PER_LARGE
     stored = f"with {keys:,} keys of 256 B"
     time_cell, memory_cell = (
-        Cell(kinds=tuple(pair), members=1, work=RESTART, title=f"{what} {stored}", load="", unit=unit)
+        _cell(pair, size, RESTART, f"{what} {stored}", "", unit)
         for what, unit in (("Restart after kill -9", "s"), ("Memory after a restart", "MiB"))
     )
     for kind, engine in pair.items():
@@ -196,7 +302,7 @@ def _restart(plan: Plan, pair: dict[str, Engine]) -> Iterator[Cell]:
     yield memory_cell
 
 
-def _fill(cell: Cell, plan: Plan, pair: dict[str, Engine], prepare: Callable[[Engine], Job]) -> Cell:
+def _fill(cell: Cell, plan: Plan, pair: Pair, prepare: Callable[[Engine], Job]) -> Cell:
     """Measure what `prepare` makes ready in an engine, and return the cell, with the failure if there was one."""
     _say(f"{cell.members} member{'s' * (cell.members > 1)}, {cell.title}, {cell.load}")
     try:
@@ -207,7 +313,7 @@ def _fill(cell: Cell, plan: Plan, pair: dict[str, Engine], prepare: Callable[[En
     return cell
 
 
-def _rounds(cell: Cell, plan: Plan, pair: dict[str, Engine], prepare: Callable[[Engine], Job]) -> None:
+def _rounds(cell: Cell, plan: Plan, pair: Pair, prepare: Callable[[Engine], Job]) -> None:
     """Warm both up, then measure them in turn, round after round."""
     jobs = {}
     for kind, engine in pair.items():
@@ -218,7 +324,8 @@ def _rounds(cell: Cell, plan: Plan, pair: dict[str, Engine], prepare: Callable[[
         for kind, engine in pair.items():
             with _named(engine):
                 _run(cell, plan, pair, kind, jobs[kind])
-        _say("  " + ", ".join(f"{kind} {figures[-1]:,.0f}/s" for kind, figures in cell.figures.items()))
+        unit = cell.unit if cell.unit == "/s" else f" {cell.unit}"
+        _say("  " + ", ".join(f"{kind} {figures[-1]:,.4g}{unit}" for kind, figures in cell.figures.items()))
 
 
 @contextlib.contextmanager
@@ -235,7 +342,7 @@ def _named(engine: Engine) -> Iterator[None]:
         raise CheckFailed(f"{engine.kind}: {reason}") from error
 
 
-def _run(cell: Cell, plan: Plan, pair: dict[str, Engine], kind: str, job: Job) -> None:
+def _run(cell: Cell, plan: Plan, pair: Pair, kind: str, job: Job) -> None:
     """Drive one engine and keep the figure, again if others disturbed it."""
     patience = Patience(
         plan.patience, lambda: awake.cpu_seconds() + sum(engine.cpu_seconds() for engine in pair.values())
@@ -259,6 +366,20 @@ def _run(cell: Cell, plan: Plan, pair: dict[str, Engine], kind: str, job: Job) -
     cell.saturated[kind] += sample.saturated
     if sample.latency_ms is not None:
         cell.latency_ms[kind].append(sample.latency_ms)
+
+
+_PHASES: tuple[tuple[str, frozenset[str], Phase], ...] = (
+    ("few", frozenset(name for name, work in WORKS.items() if not work.needs_many) | {OVERLOADED, WATCH}, _few),
+    ("many", frozenset(name for name, work in WORKS.items() if work.needs_many) | {MEMORY}, _many),
+    ("mixed", frozenset({MIXED}), _mixed),
+    ("beside", frozenset({BESIDE}), _beside),
+    ("leases", frozenset({RENEW}), _renew),
+    ("restart", frozenset({RESTART}), _restart),
+    (VALUES, frozenset({VALUES}), _values),
+    (KEYSPACE, frozenset({KEYSPACE}), _keyspace),
+    (WATCHERS, frozenset({WATCHERS}), _watchers),
+)
+"""Which works share engines, and what measures them."""
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,5 @@
-"""Figures against load as SVG: what is answered per second, and how long the slowest hundredth waits."""
+"""Figures against load, or against what else grows, as SVG: how much per second, and how long the slowest hundredth
+waits."""
 
 import html
 import math
@@ -41,6 +42,10 @@ class Scale:
         """Yield the powers of two between both ends."""
         yield from (2.0**power for power in range(-10, 40) if self.low <= 2.0**power <= self.high)
 
+    def tens(self) -> Iterator[float]:
+        """Yield the powers of ten between both ends."""
+        yield from (10.0**power for power in range(10) if self.low <= 10.0**power <= self.high)
+
     def steps(self) -> Iterator[float]:
         """Yield 1, 2 and 5 of each power of ten between both ends."""
         values = (digit * 10.0**power for power in range(-4, 10) for digit in (1, 2, 5))
@@ -66,8 +71,11 @@ def write(cells: Sequence[Cell], directory: Path) -> list[Path]:
 
 def picture(cells: Sequence[Cell]) -> str:
     """Draw one work of one size of cluster: throughput to the left and, where it was timed, p99 to the right."""
-    title = f"{cells[0].title}, {cells[0].members} member{'s' * (cells[0].members > 1)}"
-    panels = [_panel("requests per second", cells, lambda cell, kind: cell.figures[kind], 0)]
+    place = cells[0].place
+    title = (
+        f"{cells[0].title if place is None else place.title}, {cells[0].members} member{'s' * (cells[0].members > 1)}"
+    )
+    panels = [_panel("per second", cells, lambda cell, kind: cell.figures[kind], 0)]
     if all(cell.latency_ms[kind] for cell in cells for kind in cell.kinds):
         panels.append(_panel("p99 in ms", cells, lambda cell, kind: [p99 for _, p99 in cell.latency_ms[kind]], WIDTH))
     width = WIDTH * len(panels)
@@ -91,18 +99,23 @@ def _panel(name: str, cells: Sequence[Cell], runs: Callable[[Cell, str], list[fl
     lowest, highest = min(low for *_, low, _ in points), max(high for *_, high in points)
     up = Scale(lowest / 1.3, highest * 1.3, HEIGHT - BOTTOM, TOP)
     lines = [f'<text x="{shift + LEFT}" y="{TOP - 6}" fill="#555">{name}</text>']
-    for value in across.powers():
+    for value in across.powers() if cells[0].place is None else across.tens():
         lines += _tick(across(value), HEIGHT - BOTTOM, across(value), TOP, f"{value:,.0f}", "middle", 0, 14)
     for value in up.steps():
         lines += _tick(shift + LEFT, up(value), shift + WIDTH - RIGHT, up(value), f"{value:,.10g}", "end", -5, 4)
-    lines.append(f'<text x="{shift + WIDTH // 2}" y="{HEIGHT - 12}" fill="#555">requests in flight</text>')
+    lines.append(f'<text x="{shift + WIDTH // 2}" y="{HEIGHT - 12}" fill="#555">{_axis(cells[0])}</text>')
     for place, curve in enumerate(curves.values()):
         lines += _curve([(across(x), up(y), up(low), up(high)) for x, y, low, high in curve], place)
     return lines
 
 
 def _point(cell: Cell, runs: list[float]) -> Point:
-    return Load.parse(cell.load).in_flight, statistics.median(runs), min(runs), max(runs)
+    across = Load.parse(cell.load).in_flight if cell.place is None else cell.place.value
+    return across, statistics.median(runs), min(runs), max(runs)
+
+
+def _axis(cell: Cell) -> str:
+    return "requests in flight" if cell.place is None else cell.place.axis
 
 
 def _tick(x: float, y: float, to_x: float, to_y: float, text: str, anchor: str, dx: int, dy: int) -> list[str]:

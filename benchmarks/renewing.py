@@ -3,10 +3,10 @@
 import time
 from dataclasses import dataclass
 
+from benchmarks.generator import BUSY_MAX
 from benchmarks.http2 import DATA, END_STREAM, RST_STREAM, Connection
 from benchmarks.load import CheckFailed, Sample
 from benchmarks.restart import call_each
-from benchmarks.watching import BUSY_MAX
 from benchmarks.wire import FRAME_HEAD_BYTES, GRANT, KEEP_ALIVE, TXN
 from raftkv.pb import rpc_pb2 as pb
 

@@ -1,20 +1,14 @@
 """The watch benchmark: its shapes, and one run of each against a member, by a generator in its own process."""
 
-import json
-import subprocess
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from benchmarks.engines import ROOT
-from benchmarks.load import CheckFailed, Load, Sample
+from benchmarks.generator import BUSY_MAX, generate
+from benchmarks.load import Load, Sample
 from benchmarks.watchers import Outcome, Watching
 
 WATCH = "watch"
 """The name by which all shapes are chosen."""
 
-RUN_SECONDS_MAX = 120.0
-BUSY_MAX = 0.8
-"""A generator that uses more of a processor is the bottleneck itself."""
 PUNCTUAL_MIN = 0.95
 """The part of the puts of a second that it must have begun in time."""
 PILOT_ROUNDS = 4
@@ -31,6 +25,11 @@ class Shape:
     prefix: bool = False
     rate: float = 0.0
     window: int = 0
+
+    @property
+    def fan_out(self) -> int:
+        """Events of one put."""
+        return self.load.in_flight * self.watchers // self.keys
 
     def plan(self, endpoint: str, puts: int) -> Watching:
         """Return one run of it."""
@@ -69,6 +68,18 @@ SHAPES = (
     ),
 )
 
+CROWDS = tuple(
+    Shape(title=f"Watch: 1 key × {watchers:,} watchers", load=load, watchers=each, keys=1, window=10)
+    for watchers, load, each in (
+        (1, Load(1, 1), 1),
+        (10, Load(1, 10), 1),
+        (100, Load(10, 10), 1),
+        (1000, Load(10, 100), 1),
+        (10_000, Load(10, 100), 10),
+    )
+)
+"""From one watcher to ten thousand."""
+
 
 @dataclass(frozen=True, slots=True)
 class WatchJob:
@@ -81,27 +92,14 @@ class WatchJob:
         if self.shape.rate:
             return requests or max(1, int(self.shape.rate * seconds))
         sample = self.run(endpoint, self.shape.window * PILOT_ROUNDS)
-        fan_out = self.shape.plan(endpoint, 1).fan_out
-        return max(self.shape.window, requests or int(sample.rate / fan_out * seconds))
+        return max(self.shape.window, requests or int(sample.rate / self.shape.fan_out * seconds))
 
     def run(self, endpoint: str, requests: int) -> Sample:
         """Measure once. Raises CheckFailed: an event was missing, too many or late beyond bearing."""
-        outcome = self._generate(self.shape.plan(endpoint, requests))
+        outcome = Outcome(**generate("benchmarks.watchers", self.shape.plan(endpoint, requests)))
         return Sample(
             rate=outcome.events / outcome.seconds,
             operations=outcome.events,
             latency_ms=(outcome.p50_ms, outcome.p99_ms),
             saturated=outcome.busy > BUSY_MAX or outcome.puts_per_second < self.shape.rate * PUNCTUAL_MIN,
         )
-
-    def _generate(self, plan: Watching) -> Outcome:
-        command = [sys.executable, "-m", "benchmarks.watchers", json.dumps(asdict(plan))]
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise CheckFailed(f"{plan.puts} puts were not told in {RUN_SECONDS_MAX:.0f} s") from error
-        if done.returncode != 0:
-            raise CheckFailed(done.stderr.strip() or f"the generator failed with {done.returncode}")
-        return Outcome(**json.loads(done.stdout))

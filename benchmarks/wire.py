@@ -1,5 +1,7 @@
 """What the benchmark itself asks of a member, apart from the load: gRPC calls whose bytes it can count."""
 
+from collections.abc import Iterator
+
 import grpc
 
 from raftkv.pb import rpc_pb2 as pb
@@ -9,7 +11,10 @@ RANGE = "/etcdserverpb.KV/Range"
 TXN = "/etcdserverpb.KV/Txn"
 GRANT = "/etcdserverpb.Lease/LeaseGrant"
 KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
+COMPACT = "/etcdserverpb.KV/Compact"
 STATUS = "/etcdserverpb.Maintenance/Status"
+SNAPSHOT = "/etcdserverpb.Maintenance/Snapshot"
+DEFRAGMENT = "/etcdserverpb.Maintenance/Defragment"
 
 FRAME_HEAD_BYTES = 5
 """A gRPC message on the wire begins with a flag and its length."""
@@ -30,6 +35,10 @@ class Connection:
         """Return the answer as it was sent."""
         answer: bytes = self._channel.unary_unary(path, bytes, bytes)(request, timeout=timeout)
         return answer
+
+    def stream(self, path: str, request: bytes, timeout: float) -> Iterator[bytes]:
+        """Yield the answers of a call that has several."""
+        yield from self._channel.unary_stream(path, bytes, bytes)(request, timeout=timeout)
 
     def status(self) -> pb.StatusResponse:
         """Return what the member says of itself."""

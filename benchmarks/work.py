@@ -42,8 +42,8 @@ class Work:
         return Call(path=self.path, request=self.prepare(connection), writes=self.writes)
 
 
-def _put(key: bytes) -> bytes:
-    return pb.PutRequest(key=key, value=SMALL).SerializeToString()
+def _put(key: bytes, value: bytes = SMALL) -> bytes:
+    return pb.PutRequest(key=key, value=value).SerializeToString()
 
 
 def _prepare_put(_: Connection) -> bytes:
@@ -88,6 +88,20 @@ def _prepare_count(_: Connection) -> bytes:
     return pb.RangeRequest(key=MANY, range_end=MANY_END, count_only=True).SerializeToString()
 
 
+def sized(value_bytes: int) -> dict[str, Work]:
+    """Return a put of a value of this size, and a read of it, by name."""
+    request = _put(HOT, b"v" * value_bytes)
+
+    def stored(connection: Connection) -> bytes:
+        connection.call(PUT, request)
+        return pb.RangeRequest(key=HOT).SerializeToString()
+
+    return {
+        "put": Work(title=f"Put, {value_bytes:,} B", path=PUT, prepare=lambda _: request, writes=True),
+        "range": Work(title=f"Range of one key, {value_bytes:,} B", path=RANGE, prepare=stored),
+    }
+
+
 def many_key(number: int) -> bytes:
     """Return the key of a number; keys sort as numbers do."""
     return MANY + b"%08d" % number
@@ -129,6 +143,12 @@ WORKS = {
         loads=(Load(1, 1), Load(10, 1)),
     ),
 }
+OVERLOADED = "overload"
+"""Puts, four times as many in flight as at the peak."""
+VALUES, KEYSPACE, WATCHERS = "values", "keyspace", "watchers"
+"""How both get on with larger values, more keys, more watchers; measured when they are asked for."""
+VALUE_BYTES = (100, 1000, 10_000, 100_000, 1_000_000)
+KEYS = (1000, 10_000, 100_000, 1_000_000)
 MEMORY = "memory"
 """Not a load, but chosen like one: the leader's memory when the many keys of 1 KiB are stored."""
 RESTART = "restart"
