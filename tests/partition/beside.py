@@ -2,16 +2,15 @@
 
 import contextlib
 import random
-import signal
 import threading
 from collections.abc import Callable, Iterator
 
 from raftkv.client import ClientError
 from tests.partition.disks import NotPermitted, syncs
 from tests.partition.ground import Ground
+from tests.partition.starving import starve
 
 LOST = 0.03
-STARVED_SECONDS, RUNNING_SECONDS = 0.15, 0.05
 KILL_SECONDS = 2.0
 
 
@@ -56,14 +55,8 @@ def beside(kind: str, ground: Ground) -> Iterator[None]:
 
 
 def _starve(ground: Ground, victim: int, done: threading.Event) -> None:
-    """Let a member run a quarter of the time, as on a processor that others use."""
-    member = ground.members[victim]
-    while not done.wait(RUNNING_SECONDS):
-        if victim not in ground.paused and member.running():
-            member.signal(signal.SIGSTOP)
-            done.wait(STARVED_SECONDS)
-            if victim not in ground.paused:
-                member.signal(signal.SIGCONT)
+    """A member's processor hardly has time for it."""
+    ground.circumstances.append(starve(ground.members[victim], done))
 
 
 def _slow_disk(ground: Ground, victim: int, done: threading.Event) -> None:

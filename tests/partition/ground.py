@@ -82,6 +82,8 @@ class Ground(Cluster):
         self.small: Small | None = None
         self.faults: list[tuple[int, str]] = []
         """When (ns) each fault began, and which."""
+        self.circumstances: list[str] = []
+        """How this machine lets it be done, where there are several ways."""
 
     @property
     def numbers(self) -> list[int]:

@@ -26,6 +26,7 @@ from tests.partition.holders import GUARDED, is_gone
 from tests.partition.messages import Messages, Weather
 from tests.partition.recorder import Recorder
 from tests.partition.scenarios import SCENARIOS, serves
+from tests.partition.starving import remove_left_groups
 from tests.partition.verdict import Settled, Summary
 
 EVERY_TIME = {("paused leader", 3), ("snapshot installed", 3), ("power cut", 3), ("messages in any order", 3)}
@@ -45,6 +46,7 @@ CASES = [
 def directory() -> Iterator[Path]:
     """A short-lived place for data: logs are large."""
     remove_leftovers()
+    remove_left_groups()
     path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
@@ -85,7 +87,7 @@ def test_scenario(name: str, size: int, directory: Path, capsys: pytest.CaptureF
                 recorder.close()
     except NotPermitted as error:
         pytest.skip(f"{name}: not permitted here: {error}")
-    summary.network = running.network.kind
+    summary.network = "; ".join([running.network.kind, *running.circumstances])
     verdict.count(summary, recorder)
     with capsys.disabled():
         print(f"\n{summary}")
