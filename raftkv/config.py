@@ -62,6 +62,8 @@ class Config:
     max_concurrent_streams: int = 2**32 - 1
     max_connections: int = 0
     max_inflight_bytes: int = 1 << 30
+    max_streams: int = 1 << 16
+    max_watch_bytes: int = 1 << 30
     grpc_keepalive_min_time_seconds: float = 5.0
     rate_limit: tuple[Rate, ...] = ()
     watch_progress_notify_interval_seconds: float = 5.0

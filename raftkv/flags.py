@@ -187,6 +187,8 @@ _METAVARS = {
     "max-learners": "N",
     "max-connections": "N",
     "max-inflight-bytes": "BYTES",
+    "max-streams": "N",
+    "max-watch-bytes": "BYTES",
 }
 
 
@@ -415,6 +417,20 @@ def _options() -> list[_Option]:
             _POSITIVE,
             default.max_inflight_bytes,
             "Most bytes of requests under way and of answers that clients do not take; more is refused.",
+        ),
+        _Option(
+            "max-streams",
+            _LIMITS,
+            _POSITIVE,
+            default.max_streams,
+            "Most calls of clients that stay open, of all connections together; more are refused.",
+        ),
+        _Option(
+            "max-watch-bytes",
+            _LIMITS,
+            _POSITIVE,
+            default.max_watch_bytes,
+            "Most bytes that watchers hold, and what waits for them; more watchers are refused.",
         ),
         _Option(
             "grpc-keepalive-min-time",

@@ -278,7 +278,8 @@ class Member:
         checks = Checks(server, alarms=server.alarms.names)
         assert self._transfers is not None
         said = Said(b"client-api-version")
-        load = Load(self.config.max_inflight_bytes, self.config.max_connections or connections_allowed())
+        most = self.config.max_connections or connections_allowed()
+        load = Load(self.config.max_inflight_bytes, most, self.config.max_streams)
         times = self._disk.times
         metrics = Metrics(server, transport, checks, methods, said, times, self._flushes, self._transfers, load)
         pages = Front(metrics_pages(checks, metrics.render))
@@ -521,6 +522,7 @@ class Member:
             election_ticks=election_ticks,
             quota_bytes=config.quota_backend_bytes,
             watch_fragment_bytes=config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
+            max_watch_bytes=config.max_watch_bytes,
             warning_seconds=config.warning_apply_duration_seconds,
             clock=time.monotonic,
             snapshot_count=config.snapshot_count,

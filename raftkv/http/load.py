@@ -14,7 +14,8 @@ class Load:
     """Plain numbers, which several servers and applications share, and whose turn it is.
 
     `bytes` counts messages that arrive or are worked on, and answers that wait for a client to take them; one that
-    leaves at once does not count.
+    leaves at once does not count. `streams` counts calls that stay open: those that stream, and those of which not all
+    has arrived.
     """
 
     __slots__ = (
@@ -22,16 +23,22 @@ class Load:
         "connections",
         "max_bytes",
         "max_connections",
+        "max_streams",
         "refused_calls",
         "refused_connections",
+        "streams",
         "turns",
     )
 
-    def __init__(self, max_bytes: int = UNBOUNDED, max_connections: int = UNBOUNDED) -> None:
+    def __init__(
+        self, max_bytes: int = UNBOUNDED, max_connections: int = UNBOUNDED, max_streams: int = UNBOUNDED
+    ) -> None:
         self.bytes = 0
         self.connections = 0
+        self.streams = 0
         self.max_bytes = max_bytes
         self.max_connections = max_connections
+        self.max_streams = max_streams
         self.refused_calls = 0
         self.refused_connections = 0
         self.turns = Turns()

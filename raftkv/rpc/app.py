@@ -28,7 +28,7 @@ from raftkv.rpc.answers import (
 )
 from raftkv.rpc.calls import Calls, Said
 from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, whole_message
-from raftkv.rpc.held import Held, admit, hurried, too_much
+from raftkv.rpc.held import Held, admit, hurried, too_many, too_much
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_of
 from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.prompt import Prompt
@@ -51,7 +51,8 @@ class App:
     ) -> None:
         """Sizes are of one message, without its prefix and after decompression; `said` hears of every call.
 
-        While `load` is as much as it may be, calls are refused, except those of the `urgent` paths.
+        While `load` is as much as it may be, calls are refused, except those of the `urgent` paths; of these an eighth
+        more may be open.
         """
         self._methods = dict(methods)
         self._services = {path.split("/")[1] for path in methods}
@@ -138,6 +139,7 @@ class App:
         if self._said is not None:
             self._said.count(headers, method.kind is Kind.UNARY)
         code = Code.CANCELED
+        self._load.streams += 1
         try:
             encoding = headers.get(b"grpc-encoding", b"")
             if encoding and encoding not in (b"identity", b"gzip"):
@@ -148,6 +150,8 @@ class App:
             context = Context(scope["headers"], scope.get("client"), deadline, scope.get(CERTIFICATE_USER, ""))
             if self._load.bytes >= self._load.max_bytes:
                 self._refuse_unless_urgent(path)
+            if self._load.streams > self._load.max_streams:
+                self._refuse_too_many(path)
             if method.kind is not Kind.UNARY:
                 deframer = Deframer(encoding, method.max_receive_bytes or self._max_receive_bytes)
                 code = await self._stream(method, direct, receive, send, deframer, context)
@@ -167,12 +171,19 @@ class App:
         except Disconnected:
             pass
         finally:
+            self._load.streams -= 1
             method.calls.handled[code] += 1
 
     def _refuse_unless_urgent(self, path: str) -> None:
         if path not in self._urgent:
             self._load.refused_calls += 1
             raise too_much()
+
+    def _refuse_too_many(self, path: str) -> None:
+        load = self._load
+        if path not in self._urgent or load.streams > load.max_streams + (load.max_streams >> 3):
+            load.refused_calls += 1
+            raise too_many()
 
     def _unknown(self, path: str) -> StatusError:
         service, slash, name = path.removeprefix("/").rpartition("/")

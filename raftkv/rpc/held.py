@@ -51,6 +51,11 @@ def too_much() -> StatusError:
     return StatusError(Code.RESOURCE_EXHAUSTED, "raftkv: too many bytes of requests and answers are in flight")
 
 
+def too_many() -> StatusError:
+    """What a call ends with when as many are open as may be."""
+    return StatusError(Code.RESOURCE_EXHAUSTED, "raftkv: too many calls are open")
+
+
 def too_slow() -> StatusError:
     """What a call ends with whose request does not arrive."""
     return StatusError(Code.DEADLINE_EXCEEDED, f"raftkv: the request was not complete within {BODY_SECONDS:g}s")

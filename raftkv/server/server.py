@@ -104,6 +104,7 @@ class Server:
         election_ticks: int,
         quota_bytes: int = 0,
         watch_fragment_bytes: int = 2 << 20,
+        max_watch_bytes: int = 1 << 62,
         warning_seconds: float = 0.1,
         clock: Callable[[], float] | None = None,
         snapshot_count: int = 10_000,
@@ -195,6 +196,7 @@ class Server:
             lambda revision: headers.encode(revision, node.term),
             rng=random.Random(rng.getrandbits(64)),
             fragment_bytes=watch_fragment_bytes,
+            max_bytes=max_watch_bytes,
             on_behind=self._start_catching_up,
         )
         self._catching_up = False

@@ -57,11 +57,13 @@ class Hub:
         *,
         rng: random.Random,
         fragment_bytes: int = 2 << 20,
+        max_bytes: int = 1 << 62,
         on_behind: Callable[[], None] = lambda: None,
     ) -> None:
         """`header` encodes a response header of a revision; `on_behind` is called when `catch_up` has work.
 
-        `rng` balances the index; clients must not know its seed.
+        `rng` balances the index; clients must not know its seed. `max_bytes` bounds what watchers and the queues of
+        streams hold together.
         """
         self._store = store
         self._header = header
@@ -69,6 +71,8 @@ class Hub:
         self.fragment_bytes = fragment_bytes
         self.revision = store.revision
         self.events_told = 0
+        self.held_bytes = 0
+        self._max_bytes = max_bytes
         self._fresh: list[Event] = []
         self._left = FAN_OUT
         self._index = Index(rng)
@@ -82,6 +86,11 @@ class Hub:
         stream = WatchStream(self, ready)
         self._streams[stream] = None
         return stream
+
+    @property
+    def crowded(self) -> bool:
+        """Whether no watcher more may be, and no stream be given more than it can send."""
+        return self.held_bytes >= self._max_bytes
 
     def count(self) -> Counts:
         """Count what is there now."""

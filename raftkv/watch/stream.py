@@ -1,7 +1,8 @@
 """One client's stream: its watchers and the answers that wait for it, in one queue.
 
 Everything a stream is told goes through the queue, so an answer never overtakes another. The queue is bounded: a
-watcher whose events find it full falls behind, and reads them from history once the client has taken what waits.
+watcher whose events find it full falls behind, and reads them from history once the client has taken what waits. While
+all streams together hold as much as they may, one is full as soon as anything waits in it.
 """
 
 from collections import deque
@@ -24,6 +25,10 @@ SEND_BYTES = 64 << 10
 
 EMPTY_RANGE = "mvcc: watcher range is empty"
 DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
+TOO_MANY = "rpc error: code = ResourceExhausted desc = raftkv: watchers hold as much memory as they may"
+
+WATCHER_BYTES = 1 << 10
+"""What a watcher holds besides its keys; measured, over many of one stream, 0.9 KiB."""
 
 
 class Watcher:
@@ -45,6 +50,12 @@ class Watcher:
 
         A current watcher that has begun has the revision at which it became current.
         """
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that it is counted for."""
+        first, end = self.span
+        return WATCHER_BYTES + len(first) + len(end or b"")
 
 
 class WatchStream:
@@ -83,12 +94,12 @@ class WatchStream:
     @property
     def full(self) -> bool:
         """Whether events must wait outside; requests that ask for answers should wait, too."""
-        return self.queued_bytes >= QUEUE_BYTES
+        return self.queued_bytes >= QUEUE_BYTES or (self.queued_bytes > 0 and self._hub.crowded)
 
     @property
     def has_room(self) -> bool:
         """Whether watchers that are behind may go on reading history."""
-        return self.queued_bytes <= RESUME_BYTES
+        return self.queued_bytes <= RESUME_BYTES and (not self.queued_bytes or not self._hub.crowded)
 
     # What the client asks
 
@@ -100,6 +111,7 @@ class WatchStream:
             return
         watcher = Watcher(self, request.watch_id or self._free_id(), span(request), request)
         self.watchers[watcher.id] = watcher
+        self._hub.held_bytes += watcher.held_bytes
         self._put(response.created(self._hub.header(), watcher.id))
         self._hub.join(watcher, request.start_revision)
 
@@ -115,7 +127,7 @@ class WatchStream:
             return EMPTY_RANGE
         if request.watch_id in self.watchers and request.watch_id:
             return DUPLICATE_ID
-        return None
+        return TOO_MANY if self._hub.crowded else None
 
     def _free_id(self) -> int:
         while self._next_id in self.watchers:
@@ -141,6 +153,7 @@ class WatchStream:
         for watcher in list(self.watchers.values()):
             self._forget(watcher)
         self._pieces.clear()
+        self._hub.held_bytes -= self.queued_bytes
         self.queued_bytes = 0
         self._hub.closed(self)
 
@@ -160,7 +173,9 @@ class WatchStream:
         self.answers += 1
         self._pieces.append(head)
         self._pieces.append(body.data)
-        self.queued_bytes += len(head) + body.size
+        size = len(head) + body.size
+        self.queued_bytes += size
+        self._hub.held_bytes += size
 
     def compacted(self, watcher: Watcher, compact_revision: int) -> None:
         """End a watcher whose history is gone. etcd leaves the revision out of this header."""
@@ -196,6 +211,7 @@ class WatchStream:
         if self.queued_bytes <= SEND_BYTES:
             data = b"".join(pieces)
             pieces.clear()
+            self._hub.held_bytes -= self.queued_bytes
             self.queued_bytes = 0
         else:
             taken = []
@@ -205,6 +221,7 @@ class WatchStream:
                 size += len(taken[-1])
             data = b"".join(taken)
             self.queued_bytes -= size
+            self._hub.held_bytes -= size
         if self.behind and self.has_room:
             self._hub.resume(self)
         self.progress_if_due()
@@ -216,9 +233,11 @@ class WatchStream:
         self.answers += 1
         self._pieces.append(piece)
         self.queued_bytes += len(piece)
+        self._hub.held_bytes += len(piece)
 
     def _forget(self, watcher: Watcher) -> None:
         del self.watchers[watcher.id]
+        self._hub.held_bytes -= watcher.held_bytes
         self._hub.leave(watcher)
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import queue
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from raftkv.client import Client, ClientError
 from raftkv.http import frames
 from raftkv.pb import rpc_pb2 as pb
 from tests.cluster.test_auth import CHEAP, PASSWORD, call, client_of, set_up, token_of
-from tests.support.processes import Cluster, Process, cluster
+from tests.support.processes import START_SECONDS, Cluster, Process, cluster
 
 CHANNEL = [("grpc.max_send_message_length", -1)]
 NEVER = 1e-6
@@ -116,6 +118,50 @@ def test_a_rule_that_cannot_be_meant_is_refused_at_start(tmp_path: Path, rate: s
         assert member.wait() == 1
         assert problem in member.log()
         assert len(member.log().splitlines()) == 1
+
+
+def gauge(member: Process, name: str) -> float:
+    with urllib.request.urlopen(f"http://{member.endpoint}/metrics", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
+def test_calls_that_stay_open_and_watchers_are_bounded_by_the_flags(tmp_path: Path) -> None:
+    with cluster(tmp_path, 1, "--max-streams", "8", "--max-watch-bytes", "20000") as running:
+        [member] = running.members
+        with contextlib.ExitStack() as opened:
+            channel = opened.enter_context(grpc.insecure_channel(member.endpoint))
+            watch = channel.stream_stream("/etcdserverpb.Watch/Watch")
+            renew = channel.stream_stream("/etcdserverpb.Lease/LeaseKeepAlive")
+            asked: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+            watches = [watch(iter(asked.get, None), timeout=120)]
+            opened.callback(asked.put, None)
+            create = pb.WatchRequest(create_request={"key": b"k" * 1000}).SerializeToString()
+            reasons = []
+            while not reasons or not reasons[-1]:
+                asked.put(create)
+                reasons.append(pb.WatchResponse.FromString(next(watches[0])).cancel_reason)
+            # A key of 1,000 bytes counts twice, with 1 KiB for all else.
+            assert len(reasons) in (7, 8)
+            assert "ResourceExhausted" in reasons[-1]
+            assert 20000 <= gauge(member, "raftkv_watch_bytes") < 24000
+            # Streams that say nothing.
+            silent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+            while gauge(member, "raftkv_client_streams") < 8:
+                watches.append(watch(iter(silent.get, None), timeout=120))
+                opened.callback(silent.put, None)
+                time.sleep(0.05)
+            with pytest.raises(grpc.RpcError) as problem:
+                next(watch(iter([create]), timeout=60))
+            assert problem.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
+            # Renewals have some room above, and calls that are no streams are served.
+            with Client(member.endpoint) as client:
+                lease = client.lease_grant(1000).ID
+            assert next(renew(iter([pb.LeaseKeepAliveRequest(ID=lease).SerializeToString()]), timeout=60))
+        deadline = time.monotonic() + START_SECONDS
+        while gauge(member, "raftkv_client_streams") or gauge(member, "raftkv_watch_bytes"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def answers_to_pings(endpoint: str, count: int) -> bytes:

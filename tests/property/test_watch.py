@@ -31,10 +31,10 @@ keys = st.sampled_from(KEYS)
 class Watching(RuleBasedStateMachine):
     """Writes, compactions and flushes; clients that create, cancel, stop reading and go away."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(max_bytes=st.sampled_from([1 << 62, 4 * watch_stream.WATCHER_BYTES, 1]))
+    def begin(self, max_bytes: int) -> None:
         self.directory = tempfile.mkdtemp()
-        self.world = World(Path(self.directory), fragment_bytes=160)
+        self.world = World(Path(self.directory), fragment_bytes=160, max_bytes=max_bytes)
         self.world.client()
 
     def teardown(self) -> None:
@@ -150,6 +150,14 @@ class Watching(RuleBasedStateMachine):
     def queues_are_bounded(self) -> None:
         for client in (getattr(self, "world", None) and self.world.clients) or []:
             assert client.stream.queued_bytes < 20_000
+
+    @invariant()
+    def what_is_held_is_known(self) -> None:
+        if hasattr(self, "world"):
+            streams = [client.stream for client in self.world.clients]
+            watchers = [watcher for stream in streams for watcher in stream.watchers.values()]
+            queued = sum(stream.queued_bytes for stream in streams)
+            assert self.world.hub.held_bytes == queued + sum(watcher.held_bytes for watcher in watchers)
 
 
 @pytest.fixture(autouse=True)

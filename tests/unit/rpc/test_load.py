@@ -18,6 +18,7 @@ SLOW = "/test.Service/Slow"
 URGENT = "/test.Service/Urgent"
 BLOB = "/test.Service/Blob"
 LATER = "/test.Service/Later"
+TOO_MANY = (Code.RESOURCE_EXHAUSTED, "raftkv: too many calls are open")
 TOO_MUCH = (Code.RESOURCE_EXHAUSTED, "raftkv: too many bytes of requests and answers are in flight")
 
 
@@ -111,6 +112,31 @@ def test_calls_are_refused_at_once_while_too_much_is_in_flight_and_served_afterw
             for stream in slow:
                 assert (await wire.end_of(stream)).messages == [b"done"]
             assert (await wire.call(SLOW, message(b"x" * 600))).messages == [b"done"]
+
+    run(scenario)
+
+
+def test_calls_that_stay_open_are_bounded_and_those_that_matter_have_room_above() -> None:
+    """A stream that says nothing, and a request that does not end, hold memory before anybody has said who they are."""
+
+    async def scenario() -> None:
+        async with serving(1 << 30) as (world, wire):
+            world.load.max_streams = 16
+            total = "/test.Service/Total"
+            idle = [await wire.open(total if number % 2 else SLOW) for number in range(16)]
+            await world.until(lambda: world.load.streams == 16)
+            assert (await wire.call(total, message(b"x"))).status == TOO_MANY
+            assert (await at_once(wire, BLOB, message(b"1"))).status == (0, ""), (
+                "a call that is here as a whole is served"
+            )
+            urgent = [await wire.open(URGENT) for _ in range(2)]
+            await world.until(lambda: world.load.streams == 18)
+            assert (await wire.end_of(await wire.open(URGENT))).status == TOO_MANY
+            assert world.load.refused_calls == 2
+            for stream in (*idle, *urgent):
+                await wire.reset(stream)
+            await world.until(lambda: world.load.streams == 0)
+            assert (await wire.call(total, message(b"x"))).status == (0, "")
 
     run(scenario)
 

@@ -346,6 +346,55 @@ def test_a_stream_that_nobody_reads_is_bounded(world: World) -> None:
     world.settle()
 
 
+def test_watchers_are_bounded_by_what_they_hold_all_together(tmp_path: Path) -> None:
+    world = World(tmp_path / "few", max_bytes=10 * watch_stream.WATCHER_BYTES)
+    clients = [world.client() for _ in range(4)]
+    many = [client.create(watching(b"k%d" % number)) for client in clients for number in range(20)]
+    for client in clients:
+        client.drain()
+    refused = [asked for asked in many if asked.canceled]
+    assert len(refused) == 70
+    assert world.hub.held_bytes < 11 * watch_stream.WATCHER_BYTES
+    reasons = {answer.cancel_reason for client in clients for answer in client.responses if answer.canceled}
+    assert reasons == {watch_stream.TOO_MANY}
+    # One who leaves makes room, and so does one that is given up.
+    clients.pop(0).stream.close()
+    world.clients.pop(0)
+    again = clients[0].create(watching(b"again"))
+    clients[0].drain()
+    assert not again.canceled
+    world.put(b"again")
+    world.settle()
+    for client in world.clients:
+        client.stream.close()
+    assert world.hub.held_bytes == 0
+    # A long key counts with all its bytes.
+    long = world.client()
+    created = [long.create(watching(bytes(3 * watch_stream.WATCHER_BYTES) + b"%d" % number)) for number in range(5)]
+    long.drain()
+    assert [asked.canceled for asked in created] == [False, False, True, True, True]
+    world.close()
+
+
+def test_queues_are_bounded_all_together_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Many streams that nobody reads hold little more than few of them; each is told all of it once it is read."""
+    most = 400_000
+    world = World(tmp_path / "slow", max_bytes=most)
+    clients = [world.client() for _ in range(20)]
+    for client in clients:
+        client.create(watching(b"k"))
+        client.drain()
+    for _ in range(200):
+        world.put(b"k", bytes(5_000))
+        world.catch_up()
+        assert world.hub.held_bytes < most + len(clients) * 6_000
+    assert world.hub.held_bytes >= most
+    world.settle()
+    for client in clients:
+        assert len(flat(client)) == 200
+    world.close()
+
+
 def test_what_is_counted(world: World) -> None:
     clients = [world.client() for _ in range(3)]
     for client in clients:

@@ -179,7 +179,7 @@ class Client:
 class World:
     """A store, its hub, and clients."""
 
-    def __init__(self, path: Path, *, fragment_bytes: int = 2 << 20) -> None:
+    def __init__(self, path: Path, *, fragment_bytes: int = 2 << 20, max_bytes: int = 1 << 62) -> None:
         self.path = str(path)
         self.history = History()
         self.clients: list[Client] = []
@@ -192,6 +192,7 @@ class World:
             lambda revision: headers.encode(revision, TERM),
             rng=random.Random(7),
             fragment_bytes=fragment_bytes,
+            max_bytes=max_bytes,
             on_behind=self._behind,
         )
         self._flush: Flush | None = None
