@@ -243,6 +243,8 @@ class LmdbBackend:
                 return
             for _, block in cursor:
                 yield from _records(bytes(block))
+        # What was read stays in the process's memory as long as it is mapped, and is not needed any more.
+        self._env.set_mapsize(self._map_bytes)
 
     def revisions(self, first: bytes) -> Iterator[tuple[bytes, bytes]]:
         frozen, live = self._frozen[REVISIONS], self._live[REVISIONS]
