@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support import secrets
 
 GATE, ROOM = Path(__file__), Path(__file__).with_name("__init__.py")
 """Files that are there anyway; workers lock them."""
@@ -56,3 +59,22 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     with turn(GATE, ROOM, alone=item.get_closest_marker("alone") is not None):
         return (yield)
+
+
+listener = secrets.Listener()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Search what is logged within this process, even after a test that took all handlers away."""
+    if listener not in logging.getLogger().handlers:
+        logging.getLogger().addHandler(listener)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test during which a secret was told, once everything that it started has ended."""
+    result = yield
+    secrets.complain()
+    return result

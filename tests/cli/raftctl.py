@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support import secrets
+
 ROOT = Path(__file__).parents[2]
 BOUND_SECONDS = 180
 PATIENT = ("--command-timeout", "60s", "--dial-timeout", "30s")
@@ -36,7 +38,10 @@ def run(command: Sequence[str], stdin: bytes = b"", **variables: str) -> Result:
 
 
 def raftctl(*arguments: str, stdin: bytes = b"", **variables: str) -> Result:
-    return run([sys.executable, "-m", "cli.raftctl", *arguments], stdin, **variables)
+    secrets.check_marks(arguments)
+    result = run([sys.executable, "-m", "cli.raftctl", *arguments], stdin, **variables)
+    secrets.look("raftctl", result.stderr)
+    return result
 
 
 def etcdctl(*arguments: str, stdin: bytes = b"", **variables: str) -> Result:

@@ -22,20 +22,20 @@ class Case(NamedTuple):
     stdin: bytes = b""
 
 
-ROOT = "--user root:r"
-ANN = "--user ann:a"
+ROOT = "--user root:s3cret-r"
+ANN = "--user ann:s3cret-a"
 CASES = [
     *(Case(line) for line in ("auth enable", "auth disable", "auth enable x", "auth disable x")),
     *(Case(f"user {name}") for name in ("add", "delete", "get", "passwd", "list x", "add a b", "get a b")),
     *(Case(f"user {name}-role ann") for name in ("grant", "revoke")),
     *(Case(f"role {name}") for name in ("add", "delete", "get", "list x", "grant-permission r", "revoke-permission r")),
     Case("role grant-permission r some key"),
-    Case("user add root:r"),
+    Case("user add root:s3cret-r"),
     Case("user grant-role root root"),
     Case("user grant-role root none"),
     Case("user grant-role none root"),
-    Case("user add ann --new-user-password a -w json"),
-    Case("user add bob --interactive=false -w fields", b"b\n"),
+    Case("user add ann --new-user-password s3cret-a -w json"),
+    Case("user add bob --interactive=false -w fields", b"s3cret-b\n"),
     Case("user add x:y --no-password"),
     Case("user add :x"),
     Case("user add z:"),
@@ -74,14 +74,14 @@ CASES = [
     *(Case(f"user get ann -w {form}") for form in ("simple", "json", "fields", "table")),
     Case("user get ann --detail"),
     Case("user get none"),
-    Case("user passwd bob --interactive=false", b"c\n"),
-    Case("user passwd none --interactive=false", b"c\n"),
+    Case("user passwd bob --interactive=false", b"s3cret-c\n"),
+    Case("user passwd none --interactive=false", b"s3cret-c\n"),
     Case("auth enable"),
     Case("get p"),
     Case(f"{ROOT} put p 1"),
     Case(f"{ROOT} put q 1"),
-    Case("--user root --password r get q"),
-    Case("--user root --password wrong get q"),
+    Case("--user root --password s3cret-r get q"),
+    Case("--user root --password s3cret-wrong get q"),
     Case(f"{ANN} get p"),
     Case(f"{ANN} get q"),
     Case(f"{ANN} put pp 2"),
@@ -89,9 +89,9 @@ CASES = [
     Case(f"{ANN} del p"),
     Case(f"{ANN} del p --prefix"),
     Case(f"{ANN} get '' --prefix"),
-    Case("--user bob:b get p"),
-    Case("--user bob:c get p"),
-    Case("--user none:c get p"),
+    Case("--user bob:s3cret-b get p"),
+    Case("--user bob:s3cret-c get p"),
+    Case("--user none:s3cret-c get p"),
     Case("--user bob: get p"),
     Case("--user : get p"),
     Case(f"{ANN} user get ann"),

@@ -219,11 +219,11 @@ def test_an_unknown_outcome_is_said() -> None:
 
 
 def test_debug_tells_settings_but_no_secrets(live: str) -> None:
-    result = run("--debug", "--endpoints", live, "--user", "root:secret", "--password", "secret", "get", "nothing")
+    result = run("--debug", "--endpoints", live, "--user", "root:s3cret", "--password", "s3cret", "get", "nothing")
     assert result.status == 0
     assert f"RAFTCTL_ENDPOINTS={live}\n" in result.stderr
     assert "RAFTCTL_USER=***\n" in result.stderr
-    assert "secret" not in result.stderr
+    assert "s3cret" not in result.stderr
     failed = run("--debug", "--endpoints", live, "get", "a", "--rev", "99999")
     assert "Traceback" in failed.stderr
     assert failed.stderr.endswith("Error: etcdserver: mvcc: required revision is a future revision\n")

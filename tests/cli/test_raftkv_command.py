@@ -21,6 +21,7 @@ import grpc
 import pytest
 
 from raftkv.pb import rpc_pb2
+from tests.support import secrets
 from tests.support.processes import free_ports
 
 BOUND_SECONDS = 120
@@ -38,7 +39,7 @@ def environment() -> dict[str, str]:
 
 
 def run(directory: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
+    done = subprocess.run(
         [*COMMAND, *arguments],
         cwd=directory,
         env=environment() | variables,
@@ -47,6 +48,8 @@ def run(directory: Path, *arguments: str, **variables: str) -> "subprocess.Compl
         timeout=BOUND_SECONDS,
         check=False,
     )
+    secrets.look("raftkv", done.stderr)
+    return done
 
 
 def refused(directory: Path, *arguments: str, **variables: str) -> str:

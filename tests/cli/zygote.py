@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO
 
 from tests.cli.raftctl import BOUND_SECONDS, Result, environment
+from tests.support import secrets
 
 
 class Zygote:
@@ -41,11 +42,13 @@ class Zygote:
 
     def raftctl(self, *arguments: str, stdin: bytes = b"", **variables: str) -> Result:
         """Run one command and wait for its end; a bound on its time is the process's own alarm."""
+        secrets.check_marks(arguments)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         asked = [arguments, base64.b64encode(stdin).decode(), environment(**variables)]
         print(json.dumps(asked), file=self._process.stdin, flush=True)
         status, stdout, stderr = json.loads(self._process.stdout.readline())
+        secrets.look("raftctl", stderr)
         return Result(status, base64.b64decode(stdout), stderr)
 
 

@@ -261,11 +261,11 @@ def test_every_listener_shows_its_own_certificate_and_speaks_nothing_but_tls(whi
 def test_the_name_of_a_certificate_is_a_user(secured: Secured, tool: str) -> None:
     root, bob = secured.ca.issue("root"), secured.ca.issue("bob")
     for command in (
-        ["user", "add", "root:x"],
+        ["user", "add", "root:s3cret"],
         ["user", "grant-role", "root", "root"],
         ["role", "add", "reader"],
         ["role", "grant-permission", "reader", "read", "shown"],
-        ["user", "add", "bob:x"],
+        ["user", "add", "bob:s3cret"],
         ["user", "grant-role", "bob", "reader"],
         ["put", "shown", "1"],
         ["auth", "enable"],
@@ -276,7 +276,7 @@ def test_the_name_of_a_certificate_is_a_user(secured: Secured, tool: str) -> Non
         assert secured.ctl("get", "shown", pair=bob, tool=tool) == (0, "shown\n1\n")
         assert "permission denied" in secured.ctl("put", "shown", "2", pair=bob, tool=tool)[1]
         assert secured.ctl("get", "shown", tool=tool)[0] != 0
-        assert secured.ctl("put", "shown", "3", "--user", "root:x", pair=bob, tool=tool)[0] == 0
+        assert secured.ctl("put", "shown", "3", "--user", "root:s3cret", pair=bob, tool=tool)[0] == 0
         member = secured.cluster.members[0]
         answer = post(secured, int(member.endpoint.rpartition(":")[2]), bob)
         assert answer.startswith(b"HTTP/1.1 400")

@@ -67,7 +67,7 @@ class Server:
 
     def log_in(self, user: str) -> None:
         self._tokens.pop(user, None)
-        request = pb.AuthenticateRequest(name=user, password=f"password of {user}")
+        request = pb.AuthenticateRequest(name=user, password=f"s3cret of {user}")
         self._tokens[user] = self.do("", rpc.AUTHENTICATE, request).token
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class Pair:
         for role in self.roles:
             self.both("", access.ROLE_ADD, pb.AuthRoleAddRequest(name=role))
         for user in ("root", *(f"u{number}" for number in range(USERS))):
-            self.both("", access.USER_ADD, pb.AuthUserAddRequest(name=user, password=f"password of {user}"))
+            self.both("", access.USER_ADD, pb.AuthUserAddRequest(name=user, password=f"s3cret of {user}"))
             self.users[user] = rng.sample(sorted(self.roles), rng.randrange(1, 4)) if user != "root" else ["root"]
             for role in self.users[user]:
                 self.both("", access.USER_GRANT_ROLE, pb.AuthUserGrantRoleRequest(user=user, role=role))

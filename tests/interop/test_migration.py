@@ -251,23 +251,23 @@ def test_users_keep_their_passwords_and_rights(tmp_path: Path) -> None:
         for words in (
             ("put", "/open/a", "1"),
             ("put", "/secret/a", "2"),
-            ("user", "add", "root:secret"),
-            ("user", "add", "reader:word"),
+            ("user", "add", "root:s3cret"),
+            ("user", "add", "reader:s3cret-word"),
             ("role", "add", "reading"),
             ("role", "grant-permission", "reading", "read", "/open/", "--prefix=true"),
             ("user", "grant-role", "reader", "reading"),
             ("auth", "enable"),
-            ("--user", "root:secret", "snapshot", "save", str(tmp_path / "s")),
+            ("--user", "root:s3cret", "snapshot", "save", str(tmp_path / "s")),
         ):
             etcdctl(endpoint, *words)
     with restored(tmp_path / "r", 1, tmp_path / "s", "--from-etcd", guarded=True) as running:
         endpoint = running.endpoints
-        assert b"root\n" in etcdctl(endpoint, "--user", "root:secret", "user", "list")
-        assert etcdctl(endpoint, "--user", "reader:word", "get", "/open/a") == b"/open/a\n1\n"
+        assert b"root\n" in etcdctl(endpoint, "--user", "root:s3cret", "user", "list")
+        assert etcdctl(endpoint, "--user", "reader:s3cret-word", "get", "/open/a") == b"/open/a\n1\n"
         for words in (
             ("get", "/open/a"),
-            ("--user", "reader:wrong", "get", "/open/a"),
-            ("--user", "reader:word", "get", "/secret/a"),
+            ("--user", "reader:s3cret-wrong", "get", "/open/a"),
+            ("--user", "reader:s3cret-word", "get", "/secret/a"),
         ):
             with pytest.raises(subprocess.CalledProcessError):
                 etcdctl(endpoint, *words)

@@ -174,15 +174,17 @@ def test_each_side_has_its_own_password(tmp_path: Path) -> None:
         serve("raftkv", tmp_path / "source") as here,
         serve("raftkv", tmp_path / "sink") as there,
         Zygote() as zygote,
-        Client(there, user="root", password="theirs") as theirs,
+        Client(there, user="root", password="s3cret-theirs") as theirs,
     ):
-        for endpoint, password in ((here, "ours"), (there, "theirs")):
+        for endpoint, password in ((here, "s3cret-ours"), (there, "s3cret-theirs")):
             words = (["put", "a", password], ["user", "add", f"root:{password}"], ["role", "add", "root"])
             for command in (*words, ["user", "grant-role", "root", "root"], ["auth", "enable"]):
                 assert zygote.raftctl("--endpoints", endpoint, *command).status == 0
-        with mirror(here, there, "--user", "root:ours", "--dest-user", "root", "--dest-password", "theirs"):
-            wait_for(theirs, b"a", b"ours")
-        refused = zygote.raftctl("--endpoints", here, "--user", "root:ours", "make-mirror", there)
+        with mirror(
+            here, there, "--user", "root:s3cret-ours", "--dest-user", "root", "--dest-password", "s3cret-theirs"
+        ):
+            wait_for(theirs, b"a", b"s3cret-ours")
+        refused = zygote.raftctl("--endpoints", here, "--user", "root:s3cret-ours", "make-mirror", there)
         assert refused.status == 1
         assert "user name is empty" in refused.stderr
 

@@ -7,6 +7,7 @@ unknown outcome. What a test does with the leader of a moment it does in `Cluste
 
 import collections
 import contextlib
+import http.client
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raftkv.client import Client, ClientError
-from tests.support.secrets import secret_in
+from tests.support import secrets
 
 START_SECONDS = 90.0
 """Bound on what takes a second or two, for a machine that does other things."""
@@ -111,6 +112,7 @@ class Process:
         self._prefix = prefix
         self.environment: dict[str, str] = {}
         self._stands_still = False
+        self._searched: dict[Path, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def set_flag(self, flag: str, value: str) -> None:
@@ -123,6 +125,7 @@ class Process:
 
     def client(self, **more: Any) -> Client:
         """A patient client of this member alone."""
+        secrets.check_marked(more.get("password", ""))
         return Client(self.endpoint, **{"timeout": CALL_SECONDS, "dial_timeout": CALL_SECONDS, **more})
 
     @property
@@ -161,7 +164,9 @@ class Process:
 
     def wait(self, seconds: float = START_SECONDS) -> int:
         assert self._process is not None
-        return self._process.wait(seconds)
+        status = self._process.wait(seconds)
+        self._search_logs()
+        return status
 
     def stop(self) -> None:
         """Let it end in good order."""
@@ -173,6 +178,26 @@ class Process:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        self._search_logs()
+
+    def _search_logs(self) -> None:
+        """Look for secrets in what it has logged since the last time."""
+        audit = [Path(self.flag("--audit-log"))] if "--audit-log" in self.arguments else []
+        for path in filter(Path.is_file, (self._log, *audit)):
+            with path.open("rb") as log:
+                size, searched = os.fstat(log.fileno()).st_size, self._searched.get(path, 0)
+                log.seek(searched if searched <= size else 0)
+                text = log.read()
+                self._searched[path] = log.tell()
+            secrets.look(f"{path.name} of {self.name}", text.decode(errors="replace"))
+
+    def search_metrics(self) -> None:
+        """Look for secrets in its metrics, where they can be had at once."""
+        url = f"http://{self.endpoint}"
+        if self.serving() and url.startswith("http://127.0.0.1:") and url in self.flag("--listen-client-urls"):
+            problems = (OSError, http.client.HTTPException)
+            with contextlib.suppress(*problems), urllib.request.urlopen(f"{url}/metrics", timeout=2.0) as answer:
+                secrets.look(f"the metrics of {self.name}", answer.read().decode(errors="replace"))
 
     def running(self) -> bool:
         """Whether its process lives."""
@@ -226,6 +251,7 @@ class Cluster:
 
     def client(self, *without: Process, **more: Any) -> Client:
         """A patient client of the members that live now, but for some: name those that are going to be stopped."""
+        secrets.check_marked(more.get("password", ""))
         endpoints = [member.endpoint for member in self.living(*without)]
         return Client(endpoints, **{"timeout": CALL_SECONDS, "dial_timeout": CALL_SECONDS, **more})
 
@@ -300,11 +326,9 @@ class Cluster:
 
     def kill(self) -> None:
         for member in self.members:
-            member.kill()
-        # Every member that a test starts is looked at, whatever the test is about.
+            member.search_metrics()
         for member in self.members:
-            told = secret_in(member.log())
-            assert told is None, f"{member.name} logged a secret: {told}"
+            member.kill()
 
     def newcomer(self, name: str, directory: Path, *flags: str) -> Process:
         """A process for a member that is added later; `join` gives it its --initial-cluster."""

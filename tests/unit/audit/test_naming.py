@@ -18,10 +18,10 @@ PATHS = sorted(path for path in RULES if path.startswith(AUDITED))
 SECRETS = {"value", "password", "hashedPassword", "token", "prev_value", "blob"}
 
 
-def fill(message: Message, depth: int = 0) -> None:
+def fill(message: Message, secret: str = "s3cret", depth: int = 0) -> None:
     """Set every field: a secret one to a secret, others to what they are called."""
     for field in message.DESCRIPTOR.fields:
-        text = "s3cret" if field.name in SECRETS else f"<{field.name}>"
+        text = secret if field.name in SECRETS else f"<{field.name}>"
         values: dict[int, Any] = {
             FieldDescriptor.CPPTYPE_STRING: text.encode() if field.type == FieldDescriptor.TYPE_BYTES else text,
             FieldDescriptor.CPPTYPE_BOOL: True,
@@ -38,7 +38,7 @@ def fill(message: Message, depth: int = 0) -> None:
             target = getattr(message, field.name)
             for one in [target] if isinstance(target, Message) else [target.add() for _ in inner.fields or [None]]:
                 one.SetInParent()
-                fill(one, depth + 1)
+                fill(one, secret, depth + 1)
 
 
 @pytest.mark.parametrize("path", PATHS)
