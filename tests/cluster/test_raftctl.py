@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import secrets
 from tests.support.processes import Cluster, Process, cluster
 
 RAFTCTL = [sys.executable, "-m", "cli.raftctl"]
@@ -31,7 +32,9 @@ def run(tool: list[str], *words: str) -> subprocess.CompletedProcess[str]:
     # Generous, for a machine that others use too.
     command = [*tool, "--command-timeout", "60s", *words]
     environment = {**os.environ, "ETCDCTL_API": "3"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=environment)
+    secrets.look(tool[-1], done.stderr)
+    return done
 
 
 def run_on_all(tool: list[str], three: Cluster, *words: str) -> subprocess.CompletedProcess[str]:

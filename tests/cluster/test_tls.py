@@ -18,6 +18,7 @@ import pytest
 from raftkv.client import Client, ClientError
 from raftkv.client.secure import ClientTls
 from raftkv.server.leases import PEER_RENEW
+from tests.support import secrets
 from tests.support.certificates import Authority
 from tests.support.processes import START_SECONDS, Cluster, Process, free_ports
 
@@ -83,6 +84,7 @@ class Secured:
             timeout=180,
             env={**os.environ, "ETCDCTL_API": "3"},
         )
+        secrets.look(tool, result.stderr)
         return result.returncode, result.stdout + result.stderr
 
     def start(self) -> None:
