@@ -37,6 +37,7 @@ def serve(kind: str, directory: Path, ports: Ports | None = None, flags: Sequenc
             wait_ready(member.endpoint)
             yield member.endpoint
         finally:
+            member.search_metrics()
             member.kill()
         return
     urls = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"

@@ -1,6 +1,8 @@
 """The search for secrets in all that the suite makes processes tell finds what is planted there."""
 
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli import zygote
-from tests.cli.raftctl import raftctl
+from tests.cli.raftctl import BOUND_SECONDS, ROOT, raftctl
 from tests.support import secrets
 from tests.support.processes import Cluster, Process, free_ports
 
@@ -98,6 +100,19 @@ def test_what_is_logged_within_the_tests_is_searched(caplog: pytest.LogCaptureFi
 def test_what_raftctl_says_on_stderr_is_searched(runs: Any) -> None:
     assert runs("s3cret").status
     assert "raftctl: " in complaints()
+
+
+@pytest.mark.parametrize("said", ["s3cret", "harmless"])
+def test_a_test_during_which_a_secret_is_told_fails(said: str, tmp_path: Path) -> None:
+    (tmp_path / "test_planted.py").write_text(f"import logging\ndef test(): logging.warning({said!r})\n")
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "--rootdir", str(tmp_path), str(tmp_path))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        command, cwd=ROOT, env=clean, capture_output=True, text=True, timeout=BOUND_SECONDS, check=False
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert ("a secret was told by a log line of root: s3cret" in done.stdout) == (said == "s3cret")
+    assert done.returncode == (said == "s3cret")
 
 
 def test_passwords_of_tests_bear_a_mark(tmp_path: Path) -> None:
