@@ -51,6 +51,7 @@ class Load:
 
 PEAK, OVERLOAD = Load(100, 10), Load(400, 10)
 """Where puts are fastest, and four times as many in flight."""
+OVERLOAD_PER_SLOT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,8 @@ class OverloadJob:
     def size(self, endpoint: str, seconds: float, requests: int | None) -> int:
         """Drive a member unmeasured and return how many requests a run should have."""
         sized = CallJob(self.call, PEAK, self.body).size(endpoint, seconds, requests)
-        return max(sized, OVERLOAD.in_flight)
+        # Many of each connection: to make that many connections takes its time as well.
+        return max(sized, OVERLOAD.in_flight * OVERLOAD_PER_SLOT)
 
     def run(self, endpoint: str, requests: int) -> Sample:
         """Measure once."""
