@@ -82,6 +82,10 @@ REQUEST_OVERHEAD_BYTES = 512 << 10
 PEER_MESSAGE_BYTES = 512 << 20
 """Of the stream of a member that was let in, as in etcd: one with a larger --max-request-bytes may lead. All else that
 the peer port is asked is read before it is known who asks, and is small."""
+PEER_INFLIGHT_BYTES = 64 << 20
+"""Of such questions, all together, as far as they have arrived; those that come in one piece are answered beyond it."""
+PEER_STREAMS = 4096
+"""Calls on the peer port that stay open: streams of members, and questions that do not end."""
 
 
 class Member:
@@ -418,12 +422,13 @@ class Member:
         methods = {
             introduction.INTRODUCE: introduction.method(self.cluster_id, self.member_id, self._acquaintance),
             joining.MEMBERS: joining.method(self._known_members),
-            MESSAGES: Method.client_stream(self._receive, PEER_MESSAGE_BYTES),
-            SNAPSHOT: Method.client_stream(self._receive_snapshot),
+            MESSAGES: Method.client_stream(self._receive, PEER_MESSAGE_BYTES, counted=False),
+            SNAPSHOT: Method.client_stream(self._receive_snapshot, counted=False),
             **api.peer_methods(self.cluster_id, self.member_id, lambda: self._server),
         }
-        app = App(methods)
-        self.peer_addresses = await self._serve(app, listeners, "peer", self.config.listen_peer_urls)
+        load = Load(PEER_INFLIGHT_BYTES, max_streams=PEER_STREAMS)
+        app = App(methods, load=load, urgent=methods)
+        self.peer_addresses = await self._serve(app, listeners, "peer", self.config.listen_peer_urls, load=load)
 
     async def _receive(self, batches: Requests, context: Context) -> bytes:
         if self._transport is None:

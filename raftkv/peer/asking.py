@@ -77,9 +77,11 @@ class Asking:
 class _Question:
     """What is left to say of a question, and what has been heard of its answer."""
 
-    __slots__ = ("answer", "future", "left", "status", "window")
+    __slots__ = ("answer", "future", "head", "left", "status", "window")
 
-    def __init__(self, request: bytes, window: int, future: "asyncio.Future[bytes]") -> None:
+    def __init__(self, head: bytes, request: bytes, window: int, future: "asyncio.Future[bytes]") -> None:
+        self.head = head
+        """The frames that open its stream, until they are sent."""
         self.left = memoryview(b"\0" + len(request).to_bytes(4, "big") + request)
         self.window = window
         self.answer = bytearray()
@@ -134,8 +136,6 @@ class _Line(asyncio.Protocol):
         if not self.open:
             raise ConnectionError("the connection was lost")
         stream = next(self._numbers)
-        question = _Question(request, self._initial_window, self._loop.create_future())
-        self._questions[stream] = question
         headers = (
             (":method", "POST"),
             (":scheme", self._scheme),
@@ -146,13 +146,15 @@ class _Line(asyncio.Protocol):
             *metadata,
         )
         block = frames.header_block(tuple((name.encode(), value.encode()) for name, value in headers))
-        self._put(frames.header_frames(block, stream, 0))
+        head = frames.header_frames(block, stream, 0)
+        question = _Question(head, request, self._initial_window, self._loop.create_future())
+        self._questions[stream] = question
         self._send()
         try:
             return await question.future
         finally:
             if self._questions.pop(stream, None) is not None:
-                self._put(frames.number(frames.RST_STREAM, stream, frames.ErrorCode.CANCEL))
+                self._reset(stream, question)
             self._close_if_over()
 
     def close(self) -> None:
@@ -225,7 +227,7 @@ class _Line(asyncio.Protocol):
             return
         question.answer += _without_padding(flags, payload)
         if len(question.answer) > MAX_ANSWER_BYTES:
-            self._put(frames.number(frames.RST_STREAM, stream, frames.ErrorCode.CANCEL))
+            self._reset(stream, question)
             self._settle(stream, f"an answer of more than {MAX_ANSWER_BYTES} bytes")
         if flags & frames.END_STREAM:
             self._settle(stream, "the call was ended")
@@ -253,7 +255,7 @@ class _Line(asyncio.Protocol):
         question = self._questions.pop(stream, None)
         if question is not None:
             if question.left:
-                self._put(frames.number(frames.RST_STREAM, stream, frames.ErrorCode.CANCEL))
+                self._reset(stream, question)
             question.end(problem)
 
     def _take_settings(self, payload: bytes) -> None:
@@ -293,11 +295,17 @@ class _Line(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
+    def _reset(self, stream: int, question: _Question) -> None:
+        if not question.head:
+            self._put(frames.number(frames.RST_STREAM, stream, frames.ErrorCode.CANCEL))
+
     def _send(self) -> None:
         """Send what the windows allow, once it is known how wide they are."""
         if not self._greeted:
             return
         for stream, question in self._questions.items():
+            # In one piece, so that the other side has a short question as a whole.
+            pieces, question.head = [question.head], b""
             while question.left:
                 size = min(len(question.left), self._window, question.window, self._frame_bytes)
                 if size <= 0:
@@ -305,7 +313,9 @@ class _Line(asyncio.Protocol):
                 data, question.left = question.left[:size], question.left[size:]
                 self._window -= size
                 question.window -= size
-                self._put(frames.frame(frames.DATA, 0 if question.left else frames.END_STREAM, stream, data))
+                pieces.append(frames.frame(frames.DATA, 0 if question.left else frames.END_STREAM, stream, data))
+            if said := b"".join(pieces):
+                self._put(said)
 
     # The end
 

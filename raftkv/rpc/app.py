@@ -270,7 +270,8 @@ class App:
         interrupt = context.interrupt = Interrupt()
         if context.deadline is not None:
             self._deadlines.add(context.deadline, interrupt)
-        requests = Requests(receive, deframer, interrupt, method.calls, direct, self._load)
+        load = self._load if method.counted else None
+        requests = Requests(receive, deframer, interrupt, method.calls, direct, load)
         reader = asyncio.get_running_loop().create_task(requests.read())
         response = _Response(send, self._max_send_bytes, method.calls, self._load)
         if direct is not None:

@@ -114,6 +114,8 @@ class Method:
     calls: Calls = field(default_factory=Calls, compare=False)
     max_receive_bytes: int = 0
     """How large a message of a stream may be; 0: as large as any other call's."""
+    counted: bool = True
+    """Whether requests of a stream that wait count among what is in flight; not, if only who belongs here is read."""
 
     @classmethod
     def unary(cls, handler: Unary) -> "Method":
@@ -124,8 +126,8 @@ class Method:
         return cls(Kind.SERVER_STREAM, handler)
 
     @classmethod
-    def client_stream(cls, handler: ClientStream, max_receive_bytes: int = 0) -> "Method":
-        return cls(Kind.CLIENT_STREAM, handler, max_receive_bytes=max_receive_bytes)
+    def client_stream(cls, handler: ClientStream, max_receive_bytes: int = 0, *, counted: bool = True) -> "Method":
+        return cls(Kind.CLIENT_STREAM, handler, max_receive_bytes=max_receive_bytes, counted=counted)
 
     @classmethod
     def bidi(cls, handler: Bidi) -> "Method":

@@ -1,5 +1,6 @@
 """Limits of a real member: callers who ask too much are refused, and others are not."""
 
+import asyncio
 import contextlib
 import json
 import queue
@@ -15,7 +16,11 @@ import pytest
 
 from raftkv.client import Client, ClientError
 from raftkv.http import frames
+from raftkv.pb import peer_pb2
 from raftkv.pb import rpc_pb2 as pb
+from raftkv.peer import joining
+from raftkv.peer.asking import Asking
+from raftkv.peer.dial import Dial
 from tests.cluster.test_auth import CHEAP, PASSWORD, call, client_of, set_up, token_of
 from tests.support.processes import START_SECONDS, Cluster, Process, cluster
 
@@ -214,3 +219,41 @@ def test_ghsa_6vch_q96h_7gc3_a_body_on_the_peer_port_is_bounded(name: str, membe
     assert member.most_resident_bytes() - most < 48 << 20
     with client_of(member, "root") as root:
         root.put("a", "x")
+
+
+def test_bodies_on_the_peer_port_are_bounded_over_all_connections(tmp_path: Path) -> None:
+    """A hundred that nearly end, from as many connections, are 400 MiB together, before it is known who asks.
+
+    What may be held is a multiple of one of them: it is filled to the last byte.
+    """
+    fields = {":method": "POST", ":scheme": "http", ":path": joining.MEMBERS, ":authority": "x"}
+    fields |= {"content-type": "application/grpc", "te": "trailers"}
+    block = frames.header_block(tuple((name.encode(), value.encode()) for name, value in fields.items()))
+    body = b"\0" + (4 << 20).to_bytes(4, "big") + bytes((4 << 20) - 5)
+    pieces = [body[start : start + frames.FRAME_BYTES] for start in range(0, len(body), frames.FRAME_BYTES)]
+    asked = frames.PREFACE + frames.settings([]) + frames.header_frames(block, 1, 0)
+    asked += b"".join(frames.frame(frames.DATA, 0, 1, piece) for piece in pieces)
+
+    async def ask(url: str) -> bytes:
+        asking = Asking(Dial())
+        try:
+            return await asking.ask(url, joining.MEMBERS, b"", timeout=60)
+        finally:
+            asking.close()
+
+    with cluster(tmp_path, 2) as running, contextlib.ExitStack() as opened:
+        first, second = running.members
+        before = first.most_resident_bytes()
+        host, _, port = first.peer_url.removeprefix("http://").rpartition(":")
+        for _ in range(100):
+            stranger = opened.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            with contextlib.suppress(ConnectionError):
+                stranger.sendall(asked)
+        assert peer_pb2.KnownMembers.FromString(asyncio.run(ask(first.peer_url))).cluster_id
+        # Members of the cluster come in all the same, and their messages are taken.
+        second.kill()
+        second.start()
+        running.wait_ready(second)
+        with second.client() as client:
+            client.put("a", "x")
+        assert first.most_resident_bytes() - before < 200 << 20

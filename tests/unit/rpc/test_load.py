@@ -18,6 +18,7 @@ SLOW = "/test.Service/Slow"
 URGENT = "/test.Service/Urgent"
 BLOB = "/test.Service/Blob"
 LATER = "/test.Service/Later"
+TRUSTED = "/test.Service/Trusted"
 TOO_MANY = (Code.RESOURCE_EXHAUSTED, "raftkv: too many calls are open")
 TOO_MUCH = (Code.RESOURCE_EXHAUSTED, "raftkv: too many bytes of requests and answers are in flight")
 
@@ -40,6 +41,7 @@ class World:
             BLOB: Method.unary(service.blob),
             LATER: Method.unary(self.later),
             "/test.Service/Total": Method.client_stream(service.total),
+            TRUSTED: Method.client_stream(service.total, counted=False),
         }
         self.app = App(methods, load=self.load, urgent=(URGENT,))
 
@@ -154,6 +156,26 @@ def test_what_has_arrived_of_a_request_is_in_flight() -> None:
                 assert (await wire.end_of(other)).status == TOO_MUCH
                 await wire.reset(half)
                 await world.until(lambda: world.load.bytes == 0)
+
+    run(scenario)
+
+
+def test_what_members_send_does_not_wait_for_what_strangers_do() -> None:
+    """Requests of a method that reads none but theirs do not count."""
+
+    async def scenario() -> None:
+        async with serving(1000) as (world, wire):
+            stream = await wire.open(TRUSTED)
+            await wire.data(stream, message(b"x" * 5000)[:4000])
+            await wire.until(lambda: wire.room(stream) > 0)
+            slow = await wire.open(SLOW)
+            await wire.data(slow, message(b"x" * 900), end=True)
+            await world.until(lambda: world.running == 1)
+            assert world.load.bytes == 900
+            await wire.data(stream, message(b"x" * 5000)[4000:], end=True)
+            assert (await wire.end_of(stream)).status == (0, "")
+            world.release.set()
+            await wire.end_of(slow)
 
     run(scenario)
 
