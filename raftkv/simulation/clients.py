@@ -19,6 +19,7 @@ from raftkv.simulation.linearizability import FOREVER, Access
 from raftkv.simulation.members import Operator
 from raftkv.simulation.options import MEMBERS
 from raftkv.simulation.revisions import LOGGED
+from raftkv.simulation.roles import RoleKeeper
 from raftkv.status import Code, StatusError
 
 _KV = "/etcdserverpb.KV/"
@@ -63,6 +64,7 @@ class Clients:
         self.history = history
         self._stopping = False
         self.operator: Operator | None = None
+        self._role_keeper: RoleKeeper | None = None
         self.tasks: list[asyncio.Task[None]] = []
         self.watching: list[asyncio.Task[None]] = []
         self.watchers: list[Watcher] = []
@@ -92,6 +94,9 @@ class Clients:
             self.tasks.append(loop.create_task(Locker(self, 200 + number).run()))
         for number in range(options.renewers):
             self.tasks.append(loop.create_task(Renewer(self, 250 + number).run()))
+        if options.roles:
+            self._role_keeper = RoleKeeper(self.cluster)
+            self.tasks.append(loop.create_task(self._role_keeper.run()))
         if MEMBERS in options.faults:
             self.operator = Operator(self.cluster)
             self.tasks.append(loop.create_task(self.operator.run()))
@@ -115,6 +120,8 @@ class Clients:
         self._stopping = True
         if self.operator is not None:
             self.operator.stop()
+        if self._role_keeper is not None:
+            self._role_keeper.stop()
 
     @property
     def busy(self) -> bool:

@@ -13,6 +13,7 @@ from functools import partial
 
 from raftkv.raft import Role
 from raftkv.simulation.cluster import Cluster
+from raftkv.simulation.machine import Process
 from raftkv.simulation.options import MEMBERS, OVERLOAD, Options
 from raftkv.simulation.staged import KINDS as STAGED
 from raftkv.simulation.staged import Staged
@@ -114,6 +115,7 @@ class Nemesis:
             machine.stall_until = 0
             machine.disk.calm()
             machine.excuses = 0
+            machine.on_arrival = None
             machine.turn_ns = 20_000
             if machine.flipped is not None:
                 self._flip_back(machine.number)
@@ -380,15 +382,38 @@ class Nemesis:
         return process.machine.number, None
 
     def _flush(self, rng: random.Random, seconds: float) -> Happened:
-        """A member defragments its store, which flushes it; somebody may die of it at the same time."""
+        """A member defragments its store, which flushes it; somebody may die of it at the same time.
+
+        And each defragments at the moment at which a snapshot has arrived next; then it dies some time after, or its
+        disk stalls and the leader dies, so that it would stand for election.
+        """
         number = self._any(rng)
         process = self._cluster.process(number)
-        if process is not None and process.server is not None:
-            server, path = process.server, process.machine.config.data_dir
-            process.loop.run_in(lambda: _forget(process.loop.create_task(server.defragment(path))))
+        if process is not None:
+            process.loop.run_in(self._defragment, process)
             if rng.random() < 0.3:
                 self._cluster.scheduler.after(rng.random() * 0.004, self._cluster.kill_and_restart, number, 0.5)
+
+        def arrived(receiver: Process) -> None:
+            cluster, machine = self._cluster, receiver.machine
+            machine.on_arrival = None
+            self._defragment(receiver)
+            which = rng.random()
+            if which < 0.6:
+                cluster.scheduler.after(0.05 + rng.random(), cluster.kill_and_restart, machine.number, 0.5)
+            elif which < 0.9 and (leader := cluster.leader()) is not None:
+                cluster.scheduler.after(0.0, cluster.kill_and_restart, leader.machine.number, 0.5)
+                election_ns = cluster.options.heartbeat_ms * cluster.options.election_ticks * 1_000_000
+                machine.stall_until = cluster.scheduler.now + 3 * election_ns
+
+        for machine in self._cluster.machines:
+            machine.on_arrival = arrived
         return number, None
+
+    @staticmethod
+    def _defragment(process: Process) -> None:
+        if process.server is not None:
+            _forget(process.loop.create_task(process.server.defragment(process.machine.config.data_dir)))
 
 
 def _forget(task: "asyncio.Task[tuple[int, int]]") -> None:

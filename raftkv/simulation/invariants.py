@@ -123,6 +123,8 @@ class Invariants:
         self.role_changes.append((self._now(), process.machine.number, node.role.value, node.term))
         if node.role is not Role.LEADER:
             self._leading.pop(node.id, None)
+            if node.role is not Role.FOLLOWER and node.installing:
+                raise Violation(f"I10: {node.id:x} stands for election with a snapshot that is not on its disk yet")
             return
         leader = self._leaders.setdefault(node.term, node.id)
         if leader != node.id:
@@ -212,13 +214,14 @@ class Invariants:
         if server.node.conf_state != conf_state:
             raise Violation(f"I10: {server.node.id:x} works under {server.node.conf_state}, applied is {conf_state}")
         self.removed.update(membership.removed)
-        mark = (store.revision, store.compacted_revision, len(leases), leases.grants, conf_state)
+        auth_revision = applier.auth.revision
+        mark = (store.revision, store.compacted_revision, len(leases), leases.grants, auth_revision, conf_state)
         index = server.applier.index
         known = self.marks.setdefault(index, mark)
         if known != mark:
             raise Violation(
-                f"I5 state: {server.node.id:x} has after entry {index} revision, compacted revision, leases, grants "
-                f"and configuration {mark}; another member {known}"
+                f"I5 state: {server.node.id:x} has after entry {index} revision, compacted revision, leases, grants, "
+                f"revision of users and configuration {mark}; another member {known}"
             )
 
     def died(self, member: NodeId) -> None:

@@ -25,6 +25,16 @@ def renews_without_asking_a_quorum() -> None:
     _replace(Leases, "renew_here", lambda _: renew_here)
 
 
+def renews_what_is_gone() -> None:
+    """A renewal is promised although the lease has ended (etcd PR 20615)."""
+
+    async def renew_here(self: Any, lease_ids: Sequence[int]) -> list[int]:
+        return [ttl or 2 for ttl in await original(self, lease_ids)]
+
+    original = Leases.renew_here
+    _replace(Leases, "renew_here", lambda _: renew_here)
+
+
 def new_leaders_do_not_extend_leases() -> None:
     """A new leader counts leases from their grant, as if nobody had renewed them."""
 
@@ -57,6 +67,7 @@ LEASE_MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__.replace("_", "-"): mutant
     for mutant in (
         renews_without_asking_a_quorum,
+        renews_what_is_gone,
         new_leaders_do_not_extend_leases,
         leases_expire_too_soon,
         locks_are_given_to_the_dead,

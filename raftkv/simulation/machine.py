@@ -157,6 +157,8 @@ class Machine:
         """Snapshots that its processes have gone on from."""
         self.excuses = 0
         """Faults under way after which a member may stop by itself, or not start."""
+        self.on_arrival: Callable[[Process], None] | None = None
+        """Called when a snapshot has arrived, before it is installed."""
         self.flipped: tuple[str, int, int] | None = None
         """Where a bit of its log was changed."""
         self.known: peer_pb2.KnownMembers | None = None
@@ -429,6 +431,8 @@ class Process(Served):
 
     async def _install(self, message: InstallSnapshot, loaded: Loaded) -> bool:
         assert self.server is not None
+        if self.machine.on_arrival is not None:
+            self.machine.on_arrival(self)
         installed = await self.server.install(message, loaded)
         self.machine.installed += installed
         return installed

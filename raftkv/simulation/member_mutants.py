@@ -48,6 +48,20 @@ def stands_before_it_has_applied_the_members() -> None:
     RaftNode._promotable = lambda self: self.id in self._membership.voters  # type: ignore[method-assign]
 
 
+def stands_before_it_has_installed_its_snapshot() -> None:
+    """A member campaigns though the snapshot it was sent is not on its disk (raft f1f74e0)."""
+
+    def promotable(self: Any) -> bool:
+        installing, self._installing = self._installing, False
+        try:
+            return bool(_promotable(self))
+        finally:
+            self._installing = installing
+
+    _promotable: Callable[[Any], bool] = RaftNode._promotable
+    RaftNode._promotable = promotable  # type: ignore[method-assign]
+
+
 def learners_refuse_their_vote() -> None:
     """Who does not know yet that it was promoted does not vote (raft abb533c)."""
 
@@ -71,6 +85,7 @@ MEMBER_MUTANTS: dict[str, Callable[[], None]] = {
         promotes_who_never_started,
         snapshots_leave_the_members_as_they_were,
         stands_before_it_has_applied_the_members,
+        stands_before_it_has_installed_its_snapshot,
         learners_refuse_their_vote,
         removed_members_are_listened_to,
     )

@@ -13,19 +13,20 @@ from raftkv.raft import Entry, RaftNode, RequestVote, RequestVoteResponse, quoru
 from raftkv.raft.leader import Leader
 from raftkv.raft.log import RaftLog
 from raftkv.raft.progress import Progress
-from raftkv.raft.read_only import Read
+from raftkv.raft.read_only import Read, ReadRounds
 from raftkv.server import server as server_module
 from raftkv.server.apply import _APPLIED, _APPLIED_FORMAT, Applier
 from raftkv.server.reads import Reads
 from raftkv.server.server import Server
 from raftkv.simulation.lease_mutants import LEASE_MUTANTS
 from raftkv.simulation.member_mutants import MEMBER_MUTANTS
+from raftkv.simulation.store_mutants import STORE_MUTANTS
 from raftkv.wal import Wal
 from raftkv.wal import format as wal_format
 from raftkv.wal import log as wal_log
 from raftkv.watch import Hub
 
-MUTANTS: dict[str, Callable[[], None]] = {**LEASE_MUTANTS, **MEMBER_MUTANTS}
+MUTANTS: dict[str, Callable[[], None]] = {**LEASE_MUTANTS, **MEMBER_MUTANTS, **STORE_MUTANTS}
 """Name to what puts the bug in."""
 
 
@@ -237,12 +238,25 @@ def never_answers_stale_messages() -> None:
 
 @_mutant
 def reads_without_asking_a_quorum() -> None:
-    """A leader answers reads without making sure that it still leads (thesis 6.4; etcd #20418)."""
+    """A leader answers reads without making sure that it still leads (thesis 6.4)."""
 
     def read(self: Any, context: bytes, requester: int) -> None:
         self._answer_read(Read(context, requester, self._log.commit))
 
     _replace(Leader, "read", lambda _: read)
+
+
+@_mutant
+def late_answers_confirm_later_reads() -> None:
+    """All rounds of reads have one name: an answer to an earlier one confirms a later one (etcd #20418)."""
+
+    def add(self: Any, read: Read, leader: int) -> bytes | None:
+        self._number = 0
+        name: bytes | None = original(self, read, leader)
+        return name
+
+    original = ReadRounds.add
+    _replace(ReadRounds, "add", lambda _: add)
 
 
 @_mutant

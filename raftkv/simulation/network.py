@@ -42,6 +42,7 @@ class Network:
         self.weather = weather
         self._cuts: dict[tuple[int, int], int] = {}
         self._last: dict[tuple[int, int], int] = {}
+        self._held: dict[tuple[int, int], int] = {}
         self.sent = self.lost = 0
 
     # Links
@@ -61,8 +62,18 @@ class Network:
                 self._cuts.pop(link, None)
 
     def mend_all(self) -> None:
-        """Undo every cut."""
+        """Undo every cut, and hold nothing more."""
         self._cuts.clear()
+        self._held.clear()
+
+    def hold(self, links: list[tuple[int, int]], until: int) -> None:
+        """Let messages that are sent over these links from now on arrive at this time (ns), cut or not."""
+        self._held.update(dict.fromkeys(links, until))
+
+    def release(self, links: list[tuple[int, int]]) -> None:
+        """Hold nothing more that is sent over these links."""
+        for link in links:
+            self._held.pop(link, None)
 
     def is_cut(self, source: int, target: int) -> bool:
         """Whether nothing passes from one to the other."""
@@ -99,6 +110,9 @@ class Network:
         copies = 1
         if weather.duplicate and not once and self._random() < weather.duplicate:
             copies = 2
+        if self._held and (source, target) in self._held:
+            self._scheduler.at(self._held[source, target], deliver, *args)
+            return
         for _ in range(copies):
             when = self._scheduler.now + self.latency()
             if weather.ordered:

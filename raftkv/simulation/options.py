@@ -45,6 +45,8 @@ class Options:
     lockers: int = 1
     renewers: int = 0
     """Clients that keep a lease alive at one member, whatever becomes of it."""
+    roles: bool = False
+    """Whether somebody adds and removes roles."""
     value_bytes: int = 300
     heartbeat_ms: int = 100
     election_ticks: int = 10
@@ -132,6 +134,7 @@ def draw(
         calm_seconds=rng.choice((0.7, 2.0, 5.0)),
         renewers=rng.choice((0, 1, 2)),
         message_bytes=rng.choice((1, 2000, 1 << 20)),
+        roles=random.Random(f"{seed}/roles").random() < 0.3,
     )
     if OVERLOAD in active:
         options.bounds = _bounds(crowd, options.value_bytes)

@@ -31,6 +31,7 @@ class Staged:
         self._later = later
         options = cluster.options
         self._election = options.heartbeat_ms * options.election_ticks / 1000
+        self._heartbeat = options.heartbeat_ms / 1000
         self._latency = options.weather.latency
         self._trip = self._latency + options.weather.jitter
         self._behind: list[Applier] = []
@@ -111,17 +112,32 @@ class Staged:
         return number
 
     def sleeping_leader(self, rng: random.Random, seconds: float) -> int:
-        """The leader stands still until the others have another one, wakes up and hears nobody but clients."""
+        """The leader stands still until the others have another one, wakes up and hears nobody but clients; and, at
+        times, what it was answered right before it fell asleep."""
         leader = self._cluster.leader()
         if leader is None:
             return -1
         number = leader.machine.number
         asleep = self._election * (2.5 + 2.5 * rng.random())
+        if rng.random() < 0.5:
+            inwards = [(place, number) for place in self._cluster.places if place != number]
+            woken = asleep + self._election * (0.05 + 0.6 * rng.random())
+            now = self._cluster.scheduler.now
+            self._cluster.network.hold(inwards, now + int((self._heartbeat + woken) * 1_000_000_000))
+            self._later(self._heartbeat, self._cluster.network.release, inwards)
+            self._later(self._heartbeat, self._fall_asleep, leader, asleep, rng.random())
+            return number
+        self._fall_asleep(leader, asleep, rng.random())
+        return number
+
+    def _fall_asleep(self, leader: Process, asleep: float, dice: float) -> None:
+        if leader.loop.dead:
+            return
+        number = leader.machine.number
         leader.loop.pause()
         # What it promises when it wakes has time to be broken before it hears of the others.
-        self._cut(self._links(number), asleep + 2 * self._election + 2 * rng.random())
+        self._cut(self._links(number), asleep + 2 * self._election + 2 * dice)
         self._later(asleep, leader.loop.resume)
-        return number
 
     def replaced_write(self, rng: random.Random, seconds: float) -> int:
         """Entries that only one follower got are replaced while its disk still writes them: the leader, whose disk is

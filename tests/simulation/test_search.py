@@ -1,12 +1,14 @@
 """The search finds bugs that are there, and makes what it finds small."""
 
+import json
+
 import pytest
 
 from raftkv.simulation.faults import Fault
 from raftkv.simulation.shrink import fewest
 from tests.simulation.searching import sim
 
-MUTANTS = ("forgets-its-vote", "proposes-twice", "leases-expire-too-soon")
+MUTANTS = ("forgets-its-vote", "proposes-twice", "leases-expire-too-soon", "renews-what-is-gone")
 """Of those in docs/guarantees.md, some that are found at once."""
 
 
@@ -22,6 +24,22 @@ def test_a_counter_that_leaks_is_found_where_crowds_ask(mutant: str) -> None:
     done = sim("--mutant", mutant, "--seeds", "30", "--seconds", "10", "--faults", "overload,isolate,crash")
     assert done.returncode == 1, done.stderr
     assert "I23" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mutant", "promises"),
+    [
+        ("defragments-without-the-applied-index", ("I5", "I24")),
+        ("roles-do-not-move-the-applied-index", ("I5", "I24")),
+        ("users-of-before-a-snapshot", ("I5",)),
+    ],
+)
+def test_a_bug_of_stores_is_found_where_they_are_copied(mutant: str, promises: tuple[str, ...]) -> None:
+    arguments = ("--seeds", "120", "--seconds", "10", "--faults", "flush,isolate,crash")
+    done = sim("--mutant", mutant, *arguments)
+    assert done.returncode == 1, done.stderr
+    (found,) = json.loads(done.stdout)["violations"]
+    assert found["violation"].startswith(promises), found
 
 
 def test_a_crowd_is_refused_what_is_too_much() -> None:
