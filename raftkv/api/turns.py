@@ -52,9 +52,9 @@ class Changes:
         self._stream = server.hub.open(self._changed.set)
         self._frames = Deframer(b"", sys.maxsize)
         filters = [] if puts else [rpc_pb2.WatchCreateRequest.NOPUT]
-        self._stream.create(
-            rpc_pb2.WatchCreateRequest(key=key, range_end=range_end, start_revision=after + 1, filters=filters)
-        )
+        request = rpc_pb2.WatchCreateRequest(key=key, range_end=range_end, start_revision=after + 1, filters=filters)
+        # Such watchers are as many as calls that wait, which are bounded already.
+        self._stream.create(request, bounded=False)
 
     def __enter__(self) -> "Changes":
         return self
@@ -63,7 +63,11 @@ class Changes:
         self._stream.close()
 
     async def next(self) -> list[kv_pb2.Event] | None:
-        """Wait for changes; None: history was compacted before it was told, so look at the state and begin anew."""
+        """Wait for changes; None: history was compacted before it was told, so look at the state and begin anew.
+
+        Raises:
+            StatusError: it is not watched, and would not be when tried again.
+        """
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -71,8 +75,11 @@ class Changes:
             answers = [rpc_pb2.WatchResponse.FromString(message) for message in messages]
             if events := [event for answer in answers for event in answer.events]:
                 return events
-            if any(answer.canceled for answer in answers):
-                return None
+            for answer in answers:
+                if answer.compact_revision:
+                    return None
+                if answer.canceled:
+                    raise failed(answer.cancel_reason)
 
 
 class Turn:

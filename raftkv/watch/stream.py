@@ -103,9 +103,11 @@ class WatchStream:
 
     # What the client asks
 
-    def create(self, request: rpc_pb2.WatchCreateRequest) -> None:
-        """Create a watcher, or answer why not."""
+    def create(self, request: rpc_pb2.WatchCreateRequest, *, bounded: bool = True) -> None:
+        """Create a watcher, or answer why not. `bounded`: not while watchers hold as much as they may."""
         problem = self._problem(request)
+        if problem is None and bounded and self._hub.crowded:
+            problem = TOO_MANY
         if problem is not None:
             self._put(response.refused(self._hub.header(), problem))
             return
@@ -127,7 +129,7 @@ class WatchStream:
             return EMPTY_RANGE
         if request.watch_id in self.watchers and request.watch_id:
             return DUPLICATE_ID
-        return TOO_MANY if self._hub.crowded else None
+        return None
 
     def _free_id(self) -> int:
         while self._next_id in self.watchers:

@@ -1,6 +1,7 @@
 """Locks and elections on a member whose log is in the hands of the test."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from raftkv.server.headers import Headers
 from raftkv.server.membership import Membership
 from raftkv.server.server import Server
 from raftkv.status import StatusError
-from raftkv.watch import Hub
+from raftkv.watch import Hub, WatchStream
 
 BOUND_SECONDS = 90.0
 CONTEXT = Context([], None, None)
@@ -43,13 +44,18 @@ class Member:
 
     node = Node()
 
-    def __init__(self) -> None:
+    def __init__(self, max_watch_bytes: int = 1 << 62) -> None:
         self.headers = Headers(1, 1)
         self.rng = random.Random(1)
         loop = asyncio.get_running_loop()
         self.proposals = p.Proposals(loop, 1, random.Random(1), timeout_seconds=7.0)
         self.store = Store(MemoryBackend())
-        self.hub = Hub(self.store, lambda revision: self.headers.encode(revision, 1), rng=random.Random(7))
+        self.hub = Hub(
+            self.store,
+            lambda revision: self.headers.encode(revision, 1),
+            rng=random.Random(7),
+            max_bytes=max_watch_bytes,
+        )
         self.applier = self._applier(self.store)
         self.auth = self.applier.auth
         self.proposed = asyncio.Event()
@@ -90,8 +96,31 @@ class Member:
         self.hub.become(store)
         self.applier = self._applier(store)
 
+    def crowd(self, most: int) -> None:
+        """Let the watchers of clients hold as much as they may. Who does not wait, but tries for ever, is stopped."""
+        client = self.hub.open(lambda: None)
+        while not self.hub.crowded:
+            client.create(rpc_pb2.WatchCreateRequest(key=b"k"))
+            client.take()
+        tries = itertools.count(1)
+        unwatched = self.hub.open
+
+        def opened(ready: Callable[[], None]) -> WatchStream:
+            assert next(tries) <= most, "it tries again and again, and nobody else has a turn"
+            return unwatched(ready)
+
+        self.hub.open = opened  # type: ignore[method-assign]
+
     def server(self) -> Server:
         return cast(Server, self)
+
+
+def bounded(main: Coroutine[Any, Any, None]) -> None:
+    async def within() -> None:
+        async with asyncio.timeout(BOUND_SECONDS):
+            await main
+
+    asyncio.run(within())
 
 
 def scenario(test: Callable[[Member], Awaitable[None]]) -> Callable[[], None]:
@@ -262,3 +291,69 @@ async def test_whoever_leaves_and_comes_back_while_we_look_is_behind_us(member: 
     await member.do(p.PUT, rpc_pb2.PutRequest(key=b"n/a"))
     assert not second.done()
     assert v3lock_pb2.LockResponse.FromString(await second).key == b"n/b"
+
+
+async def a_few_turns() -> None:
+    """Let everything that can go on go on."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("kind", ["lock", "campaign"])
+def test_who_waits_for_a_turn_waits_while_clients_watch_as_much_as_they_may(kind: str) -> None:
+    async def main() -> None:
+        member = Member(max_watch_bytes=1000)
+        locks, elections = LockService(member.server(), Limits()), ElectionService(member.server(), Limits())
+
+        def call(lease_id: int) -> AsyncIterator[bytes]:
+            if kind == "lock":
+                return locks.lock(v3lock_pb2.LockRequest(name=b"n", lease=lease_id).SerializeToString(), CONTEXT)
+            request = v3election_pb2.CampaignRequest(name=b"n", lease=lease_id)
+            return elections.campaign(request.SerializeToString(), CONTEXT)
+
+        for lease_id in (A, B):
+            await member.do(p.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=lease_id, TTL=60))
+        first = await begin(member, call(A))
+        member.commit()
+        await first
+        member.crowd(most=1)
+        second = await begin(member, call(B))
+        member.commit()
+        await a_few_turns()
+        assert not second.done()
+        await member.do(p.LEASE_REVOKE, rpc_pb2.LeaseRevokeRequest(ID=A))
+        assert await second
+
+    bounded(main())
+
+
+def test_who_observes_waits_while_clients_watch_as_much_as_they_may() -> None:
+    async def main() -> None:
+        member = Member(max_watch_bytes=1000)
+        service = ElectionService(member.server(), Limits())
+        member.crowd(most=4)
+        observed = service.observe(v3election_pb2.LeaderRequest(name=b"n").SerializeToString(), CONTEXT)
+
+        async def told() -> bytes:
+            return v3election_pb2.LeaderResponse.FromString(await anext(observed)).kv.value
+
+        for value in (b"one", b"two", b"three"):
+            telling = asyncio.ensure_future(told())
+            await a_few_turns()
+            assert not telling.done()
+            await member.do(p.PUT, rpc_pb2.PutRequest(key=b"n/a", value=value))
+            assert await telling == value
+
+    bounded(main())
+
+
+def test_what_is_not_watched_for_another_reason_than_lost_history_is_an_error() -> None:
+    async def main() -> None:
+        member = Member()
+        with (
+            turns.Changes(member.server(), b"b", b"a", after=0) as changes,
+            pytest.raises(StatusError, match="watcher range is empty"),
+        ):
+            await changes.next()
+
+    bounded(main())
