@@ -1,11 +1,13 @@
 """Questions to other members: unary gRPC calls, many at once on one HTTP/2 connection for each URL (RFC 9113).
 
-Written by hand, as `raftkv.peer.call` is, so that they are dialled as all else is: by the same rules of TLS.
+Written by hand, as `raftkv.peer.call` is, so that they are dialled as all else is: by the same rules of TLS. Members
+bound neither the streams nor the calls of a connection of their own, so nothing is held back for that here.
 """
 
 import asyncio
 import itertools
 import struct
+import weakref
 from collections.abc import Sequence
 from typing import cast
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -20,6 +22,9 @@ from raftkv.status import Code, StatusError
 MAX_ANSWER_BYTES = 512 << 20
 """What one answer may hold: as much as a message of a member that was let in."""
 
+LAST_STREAM = 2**31 - 1
+"""Behind this one a connection has no numbers left."""
+
 _WINDOW_BYTES = 4 << 20
 _HEADER_BYTES = 256 << 10
 _PREFIX_BYTES = 5
@@ -33,6 +38,8 @@ class Asking:
     def __init__(self, dial: Dial) -> None:
         self._dial = dial
         self._lines: dict[str, _Line] = {}
+        self._made: weakref.WeakSet[_Line] = weakref.WeakSet()
+        """Those too that only end what they have begun."""
         self._making: dict[str, asyncio.Lock] = {}
         self._closed = False
 
@@ -57,6 +64,7 @@ class Asking:
             line = self._lines.get(url)
             if line is None or not line.open:
                 line = _Line(urlsplit(url))
+                self._made.add(line)
                 try:
                     await self._dial.connect(url, line)
                     if self._closed:
@@ -70,7 +78,7 @@ class Asking:
     def close(self) -> None:
         """Close all connections; questions under way end in ConnectionError."""
         self._closed = True
-        for line in self._lines.values():
+        for line in tuple(self._made):
             line.close()
 
 
@@ -112,7 +120,8 @@ class _Line(asyncio.Protocol):
     """One connection, and the questions on it.
 
     Invariants:
-    1. `_questions` holds, by stream, those that are not settled; a future is settled once.
+    1. `_questions` holds, by stream, those that are not settled, `_unsent` those of them with something left to say; a
+       future is settled once.
     2. Once `open` is false nothing is asked any more; without questions the connection is closed then.
     """
 
@@ -121,6 +130,7 @@ class _Line(asyncio.Protocol):
         self._scheme, self._authority = parts.scheme, parts.netloc
         self.open = True
         self._questions: dict[int, _Question] = {}
+        self._unsent: dict[int, _Question] = {}
         self._numbers = itertools.count(1, 2)
         self._transport: asyncio.Transport | None = None
         self._decoder = hpack.Decoder()
@@ -130,12 +140,15 @@ class _Line(asyncio.Protocol):
         self._frame_bytes = frames.FRAME_BYTES
         self._greeted = False
         self._timer: asyncio.TimerHandle | None = None
+        self._silent = False
+        """Whether nothing came since it was last looked."""
 
     async def ask(self, path: str, request: bytes, metadata: Metadata) -> bytes:
         """As `Asking.ask`, without a limit of time."""
         if not self.open:
             raise ConnectionError("the connection was lost")
         stream = next(self._numbers)
+        self.open = stream < LAST_STREAM
         headers = (
             (":method", "POST"),
             (":scheme", self._scheme),
@@ -148,12 +161,12 @@ class _Line(asyncio.Protocol):
         block = frames.header_block(tuple((name.encode(), value.encode()) for name, value in headers))
         head = frames.header_frames(block, stream, 0)
         question = _Question(head, request, self._initial_window, self._loop.create_future())
-        self._questions[stream] = question
+        self._questions[stream] = self._unsent[stream] = question
         self._send()
         try:
             return await question.future
         finally:
-            if self._questions.pop(stream, None) is not None:
+            if self._forget(stream) is not None:
                 self._reset(stream, question)
             self._close_if_over()
 
@@ -177,6 +190,7 @@ class _Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the frames that are whole."""
+        self._silent = False
         received = self._received + data
         start, head = 0, frames.HEAD.size
         try:
@@ -252,11 +266,15 @@ class _Line(asyncio.Protocol):
             self._settle(stream, "the call was ended")
 
     def _settle(self, stream: int, problem: str) -> None:
-        question = self._questions.pop(stream, None)
+        question = self._forget(stream)
         if question is not None:
             if question.left:
                 self._reset(stream, question)
             question.end(problem)
+
+    def _forget(self, stream: int) -> _Question | None:
+        self._unsent.pop(stream, None)
+        return self._questions.pop(stream, None)
 
     def _take_settings(self, payload: bytes) -> None:
         for name, value in frames.SETTING.iter_unpack(payload):
@@ -286,8 +304,18 @@ class _Line(asyncio.Protocol):
 
     def _ping(self) -> None:
         self._put(frames.frame(frames.PING, 0, 0, bytes(8)))
-        silence = f"no sign of life for {PING_SECONDS + PONG_SECONDS:g} s"
-        self._timer = self._loop.call_later(PONG_SECONDS, self._end, silence)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._silent = True
+        self._timer = self._loop.call_later(PONG_SECONDS, self._judge)
+
+    def _judge(self) -> None:
+        # The answer to a ping may be behind a long one to a question.
+        if self._silent:
+            self._end(f"no sign of life for {PONG_SECONDS:g} s")
+        else:
+            self._listen()
 
     # Frames that go
 
@@ -303,7 +331,7 @@ class _Line(asyncio.Protocol):
         """Send what the windows allow, once it is known how wide they are."""
         if not self._greeted:
             return
-        for stream, question in self._questions.items():
+        for stream, question in tuple(self._unsent.items()):
             # In one piece, so that the other side has a short question as a whole.
             pieces, question.head = [question.head], b""
             while question.left:
@@ -314,6 +342,8 @@ class _Line(asyncio.Protocol):
                 self._window -= size
                 question.window -= size
                 pieces.append(frames.frame(frames.DATA, 0 if question.left else frames.END_STREAM, stream, data))
+            if not question.left:
+                del self._unsent[stream]
             if said := b"".join(pieces):
                 self._put(said)
 
@@ -327,6 +357,7 @@ class _Line(asyncio.Protocol):
         self.open = False
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         for stream in tuple(self._questions):
             self._settle(stream, problem)
         if self._transport is not None:

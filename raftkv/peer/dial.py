@@ -22,7 +22,12 @@ class Dial:
         """
         parts = urlsplit(url)
         loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: protocol, parts.hostname or "", port(parts), ssl=self._context(parts))
+        host = parts.hostname or ""
+        try:
+            await loop.create_connection(lambda: protocol, host, port(parts), ssl=self._context(parts))
+        except UnicodeError as error:
+            # A name that no resolver is asked for, because a part of it is empty or too long.
+            raise ConnectionError(f"{host} is no name of a host: {error}") from error
 
     def _context(self, parts: SplitResult) -> ssl.SSLContext | None:
         if parts.scheme != "https":

@@ -267,6 +267,64 @@ def test_a_member_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) 
     asyncio.run(scenario())
 
 
+def test_an_answer_that_takes_long_to_come_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with served(1 << 24) as (questions, peer):
+            task = asked(questions, peer, b"x")
+            await peer.until(lambda: peer.ended)
+            (line,) = questions._made
+            monkeypatch.setattr(asking, "PONG_SECONDS", 3600.0)
+            line._ping()
+            for _ in range(3):
+                # The time has come again and again, and no answer to the ping.
+                line.data_received(b"")
+                line._judge()
+            assert not task.done()
+            line._judge()
+            with pytest.raises(ConnectionError, match="no sign of life"):
+                await task
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_without_numbers_is_replaced_and_ends_what_it_began(
+    run: Callable[[object], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "LAST_STREAM", 5)
+
+    async def scenario() -> None:
+        async with served() as (questions, peer):
+            tasks = []
+            for stream in (1, 3, 5):
+                tasks.append(asked(questions, peer, b"x"))
+                await peer.until(lambda wanted=stream: wanted in peer.ended)
+            first, first_writer = peer.h2, peer.writer
+            again = asked(questions, peer, b"again")
+            await peer.until(lambda: peer.connections == 2 and peer.bodies[1] == framed(b"again"))
+            await peer.answer(1, b"new")
+            assert await again == b"new"
+            peer.h2, peer.writer = first, first_writer
+            for stream, task in zip((1, 3), tasks, strict=False):
+                await peer.answer(stream, b"%d" % stream)
+                assert await task == b"%d" % stream
+            questions.close()
+            with pytest.raises(ConnectionError, match="closed here"):
+                await tasks[2]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64])
+def test_a_name_that_is_none_is_nobody(run: Callable[[object], None], host: str) -> None:
+    async def scenario() -> None:
+        questions = Asking(Dial())
+        with pytest.raises(ConnectionError, match="no name of a host"):
+            await questions.ask(f"http://{host}:1", METHOD, b"", timeout=SECONDS)
+        questions.close()
+
+    run(scenario)
+
+
 # With raftkv's own server
 
 
