@@ -3,8 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.engines import ROOT
 from benchmarks.load import CheckFailed
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 RUN_SECONDS_MAX = 120.0
 BUSY_MAX = 0.8
 """A generator that uses more of a processor is the bottleneck itself."""
+
+
+P = TypeVar("P")
+
+
+class Wrong(Exception):
+    """An answer or an event is missing, or not what it should be."""
 
 
 def generate(module: str, plan: "DataclassInstance") -> dict[str, Any]:
@@ -32,3 +40,14 @@ def generate(module: str, plan: "DataclassInstance") -> dict[str, Any]:
         raise CheckFailed(done.stderr.strip() or f"{module} failed with {done.returncode}")
     outcome: dict[str, Any] = json.loads(done.stdout)
     return outcome
+
+
+def play(text: str, plan: Callable[..., P], run: "Callable[[P], DataclassInstance]") -> int:
+    """Be such a process: run a plan given as JSON and print the outcome, or on stderr what was wrong; the exit code."""
+    try:
+        outcome = run(plan(**json.loads(text)))
+    except (Wrong, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(asdict(outcome)))
+    return 0

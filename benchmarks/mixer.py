@@ -7,14 +7,14 @@ and a revision that is no older than what was acknowledged of that key when the 
 import array
 import contextlib
 import gc
-import json
 import random
 import selectors
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from benchmarks.generator import Wrong, play
 from benchmarks.http2 import DATA, END_STREAM, HEADERS, RST_STREAM, Connection, Frame
 from benchmarks.wire import FRAME_HEAD_BYTES, PUT, RANGE
 from raftkv.pb import rpc_pb2 as pb
@@ -54,10 +54,6 @@ class Outcome:
     p50_ms: float
     p99_ms: float
     busy: float
-
-
-class Wrong(Exception):
-    """An answer is missing, or not what it should be."""
 
 
 class Begun(NamedTuple):
@@ -208,16 +204,5 @@ def run(plan: Mix) -> Outcome:
     )
 
 
-def main(text: str) -> int:
-    """Print the outcome as JSON, or on stderr what was wrong."""
-    try:
-        outcome = run(Mix(**json.loads(text)))
-    except (Wrong, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(json.dumps(asdict(outcome)))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(play(sys.argv[1], Mix, run))

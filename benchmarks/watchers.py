@@ -9,13 +9,13 @@ latency is told by one clock.
 import array
 import contextlib
 import gc
-import json
 import selectors
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from benchmarks.generator import Wrong, play
 from benchmarks.http2 import DATA, END_STREAM, HEADERS, RECEIVE_BYTES, RST_STREAM, Connection, Frame, split
 from benchmarks.wire import FRAME_HEAD_BYTES, PUT
 from raftkv.pb import rpc_pb2 as pb
@@ -69,10 +69,6 @@ class Outcome:
     p99_ms: float
     puts_per_second: float
     busy: float
-
-
-class Wrong(Exception):
-    """A watcher did not receive what it should have."""
 
 
 class Marks:
@@ -289,16 +285,5 @@ def run(plan: Watching) -> Outcome:
     )
 
 
-def main(text: str) -> int:
-    """Print the outcome as JSON, or on stderr what was wrong."""
-    try:
-        outcome = run(Watching(**json.loads(text)))
-    except (Wrong, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(json.dumps(asdict(outcome)))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(play(sys.argv[1], Watching, run))

@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks import engines, load, measure, mixing, plots
 from benchmarks.__main__ import main
+from benchmarks.generator import Wrong
 from benchmarks.load import CheckFailed, Load
-from benchmarks.mixer import Begun, Driver, Mix, Outcome, Wrong, key_of
+from benchmarks.mixer import Begun, Driver, Mix, Outcome, key_of
 from benchmarks.mixing import LARGES, BesideJob, Large, MixJob, store_mixed
 from benchmarks.watching import CROWDS
 from benchmarks.wire import Connection, frame

@@ -7,10 +7,11 @@ import pytest
 
 from benchmarks import engines, measure, report
 from benchmarks.__main__ import main
+from benchmarks.generator import Wrong
 from benchmarks.http2 import DATA, Frame
 from benchmarks.load import Load
 from benchmarks.measure import Cell
-from benchmarks.watchers import MARK, Marks, Messages, Watching, Wrong, judge
+from benchmarks.watchers import MARK, Marks, Messages, Watching, judge
 from benchmarks.watching import Shape
 from benchmarks.wire import frame
 from raftkv.pb import rpc_pb2 as pb
@@ -104,6 +105,6 @@ def test_the_table_tells_latency_and_a_busy_generator() -> None:
     cell.latency_ms = {"etcd": [(1.0, 20.0), (3.0, 40.0)], "raftkv": [(2.0, 4.0)]}
     cell.saturated = {"etcd": 0, "raftkv": 2}
     assert (
-        "| 1,000/s, p50 2.0 ms, p99 30.0 ms | 2,000/s, p50 2.0 ms, p99 4.0 ms | "
+        "| 1,000/s, p50 2.00 ms, p99 30.0 ms | 2,000/s, p50 2.00 ms, p99 4.00 ms | "
         "**2.00** (raftkv: the generator was busy or late in 2) |"
     ) in report.markdown([cell], {}, "")
