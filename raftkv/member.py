@@ -26,7 +26,7 @@ from raftkv.auth.tokens import JwtTokens, SimpleTokens, TokenError
 from raftkv.auth.tokens import parse as parse_tokens
 from raftkv.config import Config
 from raftkv.disk import OsDisk, free_bytes
-from raftkv.gateway import Gateway
+from raftkv.gateway import Gateway, paths_of
 from raftkv.histogram import Histogram
 from raftkv.http import HttpServer, Load, listen
 from raftkv.http.asgi import ASGIApp
@@ -289,7 +289,8 @@ class Member:
         pages = Front(metrics_pages(checks, metrics.render))
         await self._serve(pages, monitors, "client", self.config.listen_metrics_urls)
         max_receive_bytes = self.config.max_request_bytes + REQUEST_OVERHEAD_BYTES
-        app = App(methods, max_receive_bytes=max_receive_bytes, said=said, load=load, urgent=api.URGENT)
+        urgent = {*api.URGENT, *paths_of(api.URGENT)}
+        app = App(methods, max_receive_bytes=max_receive_bytes, said=said, load=load, urgent=urgent)
         pages_of_clients = client_pages(checks, metrics.render, debug=self.config.enable_pprof)
         gateway = None
         if self.config.enable_grpc_gateway:

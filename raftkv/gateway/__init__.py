@@ -4,5 +4,6 @@ A request becomes a gRPC call inside the process, so that limits, errors and han
 """
 
 from raftkv.gateway.app import Gateway
+from raftkv.gateway.routes import paths_of
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "paths_of"]

@@ -12,7 +12,7 @@ from raftkv.gateway import websocket
 from raftkv.gateway.codec import decode, encode
 from raftkv.gateway.routes import Route, routes
 from raftkv.gateway.text import BadJson, Splitter, dumps
-from raftkv.http.asgi import ASGIApp, Receive, Scope, Send
+from raftkv.http.asgi import WHOLE, ASGIApp, Receive, Scope, Send
 from raftkv.http.load import Load
 from raftkv.rpc.app import drain
 from raftkv.rpc.framing import Deframer, frame, parse_timeout
@@ -95,7 +95,7 @@ class Gateway:
             await _refuse(send, error.code, error.message)
             return
         call = {**scope, "method": "POST", "path": route.call, "headers": headers}
-        call["extensions"] = {"http.response.trailers": {}}
+        call["extensions"] = {"http.response.trailers": {}, WHOLE: lambda: True}
         response = _Stream(route, send) if route.response_streams else _Unary(route, send)
 
         async def receive_frames() -> dict[str, Any]:
@@ -181,9 +181,14 @@ class _Requests:
 
         Raises:
             BadJson: the body does not begin with a request.
+            StatusError: the first request does not arrive.
         """
-        while not self._ready and not self._ended:
-            await self._read()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while not self._ready and not self._ended:
+                    await self._read()
+        except TimeoutError:
+            raise too_slow() from None
 
     async def next(self) -> dict[str, Any] | None:
         """The next requests as one event of the call; None when all were given."""

@@ -5,7 +5,7 @@ part of the path: Cluster.MemberAdd is /v3/cluster/member/add. The rest is in tw
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from google.protobuf.descriptor import MethodDescriptor
@@ -58,6 +58,11 @@ def routes() -> dict[str, Route]:
         if path in _SECOND_PATHS:
             table[_SECOND_PATHS[path]] = route
     return table
+
+
+def paths_of(calls: Collection[str]) -> set[str]:
+    """The URL paths that stand for these gRPC paths."""
+    return {path for path, route in routes().items() if route.call in calls}
 
 
 def _methods() -> Iterator[MethodDescriptor]:

@@ -16,6 +16,12 @@ Take = Callable[[bytes, bool], None]
 DIRECT = "raftkv.direct"
 """Where the extensions of a scope may have a `Direct`."""
 
+WHOLE = "raftkv.whole"
+"""Where the extensions of a scope without a `Direct` may have what says whether the whole body has arrived."""
+
+COUNTED = "raftkv.counted"
+"""Where a scope says that the request counts among those that stay open already, if it does."""
+
 CERTIFICATE_USER = "raftkv.certificate_user"
 """Where a scope has the user whom the client's certificate names; nothing: none, or it does not count."""
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import h11
 import wsproto.utilities
 
-from raftkv.http.asgi import CERTIFICATE_USER, ASGIApp, Scope
+from raftkv.http.asgi import CERTIFICATE_USER, WHOLE, ASGIApp, Scope
 from raftkv.http.closing import Ending
 from raftkv.http.connection import STREAM_WINDOW_BYTES, address
 from raftkv.http.requests import MAX_HEADER_BYTES, target
@@ -159,6 +159,7 @@ class Http1(asyncio.Protocol):
             return
         self._exchange = exchange = _Exchange(self, head=self._head)
         self._running += 1
+        scope["extensions"] = {WHOLE: exchange.whole}
         call = self._app(scope, exchange.receive, exchange.send)
         exchange.task = self._loop.create_task(call)  # type: ignore[arg-type]
         exchange.task.add_done_callback(lambda task: self._returned(exchange, task))
@@ -324,6 +325,10 @@ class _Exchange:
         """Note that the request is complete."""
         self._ended = True
         self._arrived.set()
+
+    def whole(self) -> bool:
+        """Whether the request is complete."""
+        return self._ended
 
     def drop(self) -> None:
         """The client is gone."""

@@ -14,8 +14,8 @@ class Load:
     """Plain numbers, which several servers and applications share, and whose turn it is.
 
     `bytes` counts messages that arrive or are worked on, and answers that wait for a client to take them; one that
-    leaves at once does not count. `streams` counts calls that stay open: those that stream, and those of which not all
-    has arrived.
+    leaves at once does not count. `streams` counts what stays open: calls that stream, and requests of any kind that
+    had not arrived whole when they began.
     """
 
     __slots__ = (

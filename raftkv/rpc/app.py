@@ -9,10 +9,11 @@ are done before the news could arrive, and a proposal cannot be taken back.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
-from raftkv.http.asgi import CERTIFICATE_USER, DIRECT, ASGIApp, Direct, Receive, Scope, Send, Taken
+from raftkv.http.asgi import CERTIFICATE_USER, COUNTED, DIRECT, WHOLE, ASGIApp, Direct, Receive, Scope, Send, Taken
 from raftkv.http.load import Load
 from raftkv.rpc.answers import (
     HEADERS,
@@ -28,7 +29,7 @@ from raftkv.rpc.answers import (
 )
 from raftkv.rpc.calls import Calls, Said
 from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, whole_message
-from raftkv.rpc.held import Held, admit, hurried, too_many, too_much
+from raftkv.rpc.held import BODY_SECONDS, Held, admit, hurried, too_many, too_much
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_of
 from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.prompt import Prompt
@@ -79,7 +80,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope."""
         if scope["type"] == "websocket" and self.http is not None:
-            await self.http(scope, receive, send)
+            await self._other(self.http, scope, receive, send)
             return
         if scope["type"] != "http":
             await _other_scope(scope, receive, send)
@@ -90,7 +91,7 @@ class App:
         if problem is None:
             await self._call(scope, receive, send, headers)
         elif problem[0] == 404 and self.http is not None:
-            await self.http(scope, receive, send)
+            await self._other(self.http, scope, receive, send)
         else:
             await _respond(send, *problem)
 
@@ -128,6 +129,24 @@ class App:
             return 405, b"gRPC calls are POST requests\n"
         return 415, b'invalid gRPC request content-type "' + content_type + b'"\n'
 
+    async def _other(self, http: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve what is no gRPC call; as long as it stays open for what is still to arrive, it counts."""
+        if scope["type"] == "http" and _whole(scope):
+            await http(scope, receive, send)
+            return
+        self._load.streams += 1
+        try:
+            # Other connections have one request at a time, and are bounded themselves.
+            if scope.get("http_version") == "2":
+                self._refuse_too_many(scope["path"])
+        except StatusError:
+            # Without a word, which might wait for a window of the client.
+            await _respond(send, 429, b"")
+        else:
+            await http({**scope, COUNTED: True}, receive, send)
+        finally:
+            self._load.streams -= 1
+
     async def _call(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes]) -> None:
         path = scope["path"]
         method = self._methods.get(path)
@@ -139,7 +158,9 @@ class App:
         if self._said is not None:
             self._said.count(headers, method.kind is Kind.UNARY)
         code = Code.CANCELED
-        self._load.streams += 1
+        stays = method.kind is not Kind.UNARY or not _whole(scope)
+        counted = stays and not scope.get(COUNTED)
+        self._load.streams += counted
         try:
             encoding = headers.get(b"grpc-encoding", b"")
             if encoding and encoding not in (b"identity", b"gzip"):
@@ -150,7 +171,7 @@ class App:
             context = Context(scope["headers"], scope.get("client"), deadline, scope.get(CERTIFICATE_USER, ""))
             if self._load.bytes >= self._load.max_bytes:
                 self._refuse_unless_urgent(path)
-            if self._load.streams > self._load.max_streams:
+            if stays:
                 self._refuse_too_many(path)
             if method.kind is not Kind.UNARY:
                 deframer = Deframer(encoding, method.max_receive_bytes or self._max_receive_bytes)
@@ -171,7 +192,7 @@ class App:
         except Disconnected:
             pass
         finally:
-            self._load.streams -= 1
+            self._load.streams -= counted
             method.calls.handled[code] += 1
 
     def _refuse_unless_urgent(self, path: str) -> None:
@@ -181,7 +202,7 @@ class App:
 
     def _refuse_too_many(self, path: str) -> None:
         load = self._load
-        if path not in self._urgent or load.streams > load.max_streams + (load.max_streams >> 3):
+        if load.streams > load.max_streams + (load.max_streams >> 3 if path in self._urgent else 0):
             load.refused_calls += 1
             raise too_many()
 
@@ -375,14 +396,25 @@ def _is_grpc(content_type: bytes) -> bool:
     return kind == b"application/grpc" and content_type[16:17] in (b"", b"+", b";", b" ")
 
 
+def _whole(scope: Scope) -> bool:
+    """Whether all of a request is here, if the host says so."""
+    extensions = scope.get("extensions", {})
+    direct: Direct | None = extensions.get(DIRECT)
+    if direct is not None:
+        return direct.request_ended
+    return WHOLE in extensions and bool(extensions[WHOLE]())
+
+
 async def drain(receive: Receive, max_bytes: int = 1 << 20) -> None:
-    """Read a request that is refused unread, up to a limit: an answer before its end looks like a fault to clients."""
+    """Read a request that is answered unread, up to a limit: an answer before its end looks like a fault to clients."""
     size = 0
-    while size < max_bytes:
-        event = await receive()
-        size += len(event.get("body", b""))
-        if event["type"] == "http.disconnect" or not event.get("more_body", False):
-            return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(BODY_SECONDS):
+            while size < max_bytes:
+                event = await receive()
+                size += len(event.get("body", b""))
+                if event["type"] == "http.disconnect" or not event.get("more_body", False):
+                    return
 
 
 async def _respond(send: Send, status: int, body: bytes) -> None:

@@ -11,6 +11,7 @@ import pytest
 from raftkv import errors
 from raftkv.gateway import Gateway
 from raftkv.gateway import app as app_module
+from raftkv.http import Load
 from raftkv.pb import kv_pb2, rpc_pb2
 from raftkv.rpc import App, Context, Method
 from raftkv.status import Code, StatusError
@@ -58,7 +59,7 @@ class Service:
         yield rpc_pb2.SnapshotResponse(remaining_bytes=1).SerializeToString()
         yield rpc_pb2.SnapshotResponse().SerializeToString()
 
-    def gateway(self) -> tuple[Gateway, App]:
+    def gateway(self, load: Load | None = None) -> tuple[Gateway, App]:
         app = App(
             {
                 "/etcdserverpb.KV/Range": Method.unary(self.range),
@@ -67,6 +68,7 @@ class Service:
                 "/etcdserverpb.Maintenance/Snapshot": Method.server_stream(self.snapshot),
             },
             max_receive_bytes=self.limit,
+            load=load,
         )
         return Gateway(app, max_receive_bytes=self.limit), app
 
