@@ -430,7 +430,7 @@ def _options() -> list[_Option]:
             _LIMITS,
             _POSITIVE,
             default.max_watch_bytes,
-            "Most bytes that watchers hold, and what waits for them; more watchers are refused.",
+            "Most bytes that watchers hold, and as many again that wait for them; more watchers are refused.",
         ),
         _Option(
             "grpc-keepalive-min-time",

@@ -262,7 +262,9 @@ class Metrics(Collector):
         yield _one("raftkv_client_connections", "gauge", "Connections of clients.", load.connections)
         yield _one("raftkv_inflight_bytes", "gauge", "Requests under way and answers not taken.", load.bytes)
         yield _one("raftkv_client_streams", "gauge", "Calls of clients that stay open.", load.streams)
-        yield _one("raftkv_watch_bytes", "gauge", "Held by watchers and their queues.", self._server.hub.held_bytes)
+        hub = self._server.hub
+        held = hub.watcher_bytes + hub.queued_bytes
+        yield _one("raftkv_watch_bytes", "gauge", "Held by watchers and their queues.", held)
         yield _one("raftkv_refused_calls_total", "counter", "Refused: too much in flight.", load.refused_calls)
         yield _one(
             "raftkv_refused_connections_total", "counter", "Refused: too many are open.", load.refused_connections

@@ -62,8 +62,8 @@ class Hub:
     ) -> None:
         """`header` encodes a response header of a revision; `on_behind` is called when `catch_up` has work.
 
-        `rng` balances the index; clients must not know its seed. `max_bytes` bounds what watchers and the queues of
-        streams hold together.
+        `rng` balances the index; clients must not know its seed. `max_bytes` bounds what watchers hold, and as much
+        again what the queues of streams do.
         """
         self._store = store
         self._header = header
@@ -71,7 +71,11 @@ class Hub:
         self.fragment_bytes = fragment_bytes
         self.revision = store.revision
         self.events_told = 0
-        self.held_bytes = 0
+        self.watcher_bytes = 0
+        self.queued_bytes = 0
+        """In the queues of all streams; what is large and waits in many of them counts once."""
+        self._places: dict[int, int] = {}
+        """In how many queues a large piece waits, by its identity: as long as it does, no other has the same."""
         self._max_bytes = max_bytes
         self._fresh: list[Event] = []
         self._left = FAN_OUT
@@ -89,8 +93,28 @@ class Hub:
 
     @property
     def crowded(self) -> bool:
-        """Whether no watcher more may be, and no stream be given more than it can send."""
-        return self.held_bytes >= self._max_bytes
+        """Whether no watcher more may be."""
+        return self.watcher_bytes >= self._max_bytes
+
+    @property
+    def clogged(self) -> bool:
+        """Whether no stream may be given more than it can send."""
+        return self.queued_bytes >= self._max_bytes
+
+    def hold(self, piece: bytes) -> None:
+        """Count a large piece that joins a queue."""
+        places = self._places.get(id(piece), 0)
+        if not places:
+            self.queued_bytes += len(piece)
+        self._places[id(piece)] = places + 1
+
+    def let_go(self, piece: bytes) -> None:
+        """Count a large piece no more that leaves a queue."""
+        places = self._places.pop(id(piece)) - 1
+        if places:
+            self._places[id(piece)] = places
+        else:
+            self.queued_bytes -= len(piece)
 
     def count(self) -> Counts:
         """Count what is there now."""

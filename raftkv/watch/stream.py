@@ -2,11 +2,11 @@
 
 Everything a stream is told goes through the queue, so an answer never overtakes another. The queue is bounded: a
 watcher whose events find it full falls behind, and reads them from history once the client has taken what waits. While
-all streams together hold as much as they may, one is full as soon as anything waits in it.
+all queues together hold as much as they may, one is full as soon as anything waits in it.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from raftkv import errors
@@ -22,6 +22,8 @@ QUEUE_BYTES = 256 << 10
 """Events no longer join a queue of this size; a single response may be larger, for it cannot be cut."""
 RESUME_BYTES = QUEUE_BYTES // 2
 SEND_BYTES = 64 << 10
+SHARED_BYTES = 1 << 10
+"""Of this size on, what waits in many queues counts once: it is there once."""
 
 EMPTY_RANGE = "mvcc: watcher range is empty"
 DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
@@ -72,6 +74,7 @@ class WatchStream:
         "_pieces",
         "_progress_due",
         "_ready",
+        "_shared",
         "answers",
         "behind",
         "queued_bytes",
@@ -84,6 +87,8 @@ class WatchStream:
         self._ready = ready
         self._next_id = 0
         self._pieces: deque[bytes] = deque()
+        self._shared = 0
+        """How many of these are so large that they count once."""
         self._progress_due = False
         self.queued_bytes = 0
         self.answers = 0
@@ -94,12 +99,17 @@ class WatchStream:
     @property
     def full(self) -> bool:
         """Whether events must wait outside; requests that ask for answers should wait, too."""
-        return self.queued_bytes >= QUEUE_BYTES or (self.queued_bytes > 0 and self._hub.crowded)
+        return self.queued_bytes >= QUEUE_BYTES or (self.queued_bytes > 0 and self._hub.clogged)
 
     @property
     def has_room(self) -> bool:
         """Whether watchers that are behind may go on reading history."""
-        return self.queued_bytes <= RESUME_BYTES and (not self.queued_bytes or not self._hub.crowded)
+        return self.queued_bytes <= RESUME_BYTES and (not self.queued_bytes or not self._hub.clogged)
+
+    @property
+    def waiting(self) -> Sequence[bytes]:
+        """The pieces of what waits, in order."""
+        return self._pieces
 
     # What the client asks
 
@@ -113,7 +123,7 @@ class WatchStream:
             return
         watcher = Watcher(self, request.watch_id or self._free_id(), span(request), request)
         self.watchers[watcher.id] = watcher
-        self._hub.held_bytes += watcher.held_bytes
+        self._hub.watcher_bytes += watcher.held_bytes
         self._put(response.created(self._hub.header(), watcher.id))
         self._hub.join(watcher, request.start_revision)
 
@@ -154,9 +164,7 @@ class WatchStream:
         """Forget all watchers and answers."""
         for watcher in list(self.watchers.values()):
             self._forget(watcher)
-        self._pieces.clear()
-        self._hub.held_bytes -= self.queued_bytes
-        self.queued_bytes = 0
+        self._take_all()
         self._hub.closed(self)
 
     # What the hub tells
@@ -169,15 +177,20 @@ class WatchStream:
             for part in response.fragments(body, watcher.id, self._hub.fragment_bytes):
                 self._put(part)
             return
-        head = response.head(body, watcher.id)
+        head, data = response.head(body, watcher.id), body.data
         if not self.queued_bytes:
             self._ready()
         self.answers += 1
         self._pieces.append(head)
-        self._pieces.append(body.data)
+        self._pieces.append(data)
         size = len(head) + body.size
         self.queued_bytes += size
-        self._hub.held_bytes += size
+        if body.size < SHARED_BYTES:
+            self._hub.queued_bytes += size
+        else:
+            self._hub.queued_bytes += len(head)
+            self._shared += 1
+            self._hub.hold(data)
 
     def compacted(self, watcher: Watcher, compact_revision: int) -> None:
         """End a watcher whose history is gone. etcd leaves the revision out of this header."""
@@ -209,25 +222,37 @@ class WatchStream:
 
     def take(self) -> bytes:
         """Take what waits, as length-prefixed messages, about `SEND_BYTES` at a time; empty: nothing waits."""
-        pieces = self._pieces
-        if self.queued_bytes <= SEND_BYTES:
-            data = b"".join(pieces)
-            pieces.clear()
-            self._hub.held_bytes -= self.queued_bytes
-            self.queued_bytes = 0
-        else:
-            taken = []
-            size = 0
-            while size < SEND_BYTES and pieces:
-                taken.append(pieces.popleft())
-                size += len(taken[-1])
-            data = b"".join(taken)
-            self.queued_bytes -= size
-            self._hub.held_bytes -= size
+        data = self._take_all() if self.queued_bytes <= SEND_BYTES else self._take_some()
         if self.behind and self.has_room:
             self._hub.resume(self)
         self.progress_if_due()
         return data
+
+    def _take_all(self) -> bytes:
+        if self._shared:
+            return self._take_some(self.queued_bytes)
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        self._hub.queued_bytes -= self.queued_bytes
+        self.queued_bytes = 0
+        return data
+
+    def _take_some(self, most: int | None = None) -> bytes:
+        pieces, hub = self._pieces, self._hub
+        most = SEND_BYTES if most is None else most
+        taken = []
+        size = 0
+        while size < most and pieces:
+            piece = pieces.popleft()
+            taken.append(piece)
+            size += len(piece)
+            if len(piece) < SHARED_BYTES:
+                hub.queued_bytes -= len(piece)
+            else:
+                self._shared -= 1
+                hub.let_go(piece)
+        self.queued_bytes -= size
+        return b"".join(taken)
 
     def _put(self, piece: bytes) -> None:
         if not self.queued_bytes:
@@ -235,11 +260,15 @@ class WatchStream:
         self.answers += 1
         self._pieces.append(piece)
         self.queued_bytes += len(piece)
-        self._hub.held_bytes += len(piece)
+        if len(piece) < SHARED_BYTES:
+            self._hub.queued_bytes += len(piece)
+        else:
+            self._shared += 1
+            self._hub.hold(piece)
 
     def _forget(self, watcher: Watcher) -> None:
         del self.watchers[watcher.id]
-        self._hub.held_bytes -= watcher.held_bytes
+        self._hub.watcher_bytes -= watcher.held_bytes
         self._hub.leave(watcher)
 
 

@@ -156,8 +156,11 @@ class Watching(RuleBasedStateMachine):
         if hasattr(self, "world"):
             streams = [client.stream for client in self.world.clients]
             watchers = [watcher for stream in streams for watcher in stream.watchers.values()]
-            queued = sum(stream.queued_bytes for stream in streams)
-            assert self.world.hub.held_bytes == queued + sum(watcher.held_bytes for watcher in watchers)
+            assert self.world.hub.watcher_bytes == sum(watcher.held_bytes for watcher in watchers)
+            pieces = [piece for stream in streams for piece in stream.waiting]
+            small = sum(len(piece) for piece in pieces if len(piece) < watch_stream.SHARED_BYTES)
+            shared = {id(piece): len(piece) for piece in pieces if len(piece) >= watch_stream.SHARED_BYTES}
+            assert self.world.hub.queued_bytes == small + sum(shared.values())
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +168,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_stream, "QUEUE_BYTES", 300)
     monkeypatch.setattr(watch_stream, "RESUME_BYTES", 150)
     monkeypatch.setattr(watch_stream, "SEND_BYTES", 100)
+    monkeypatch.setattr(watch_stream, "SHARED_BYTES", 40)
     monkeypatch.setattr(watch_event, "MERGE_BYTES", 150)
     monkeypatch.setattr(watch_hub, "SLICE_BYTES", 200)
     monkeypatch.setattr(watch_hub, "SLICE_REVISIONS", 6)

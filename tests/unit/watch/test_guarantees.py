@@ -354,7 +354,7 @@ def test_watchers_are_bounded_by_what_they_hold_all_together(tmp_path: Path) -> 
         client.drain()
     refused = [asked for asked in many if asked.canceled]
     assert len(refused) == 70
-    assert world.hub.held_bytes < 11 * watch_stream.WATCHER_BYTES
+    assert world.hub.watcher_bytes < 11 * watch_stream.WATCHER_BYTES
     reasons = {answer.cancel_reason for client in clients for answer in client.responses if answer.canceled}
     assert reasons == {watch_stream.TOO_MANY}
     # One who leaves makes room, and so does one that is given up.
@@ -367,7 +367,7 @@ def test_watchers_are_bounded_by_what_they_hold_all_together(tmp_path: Path) -> 
     world.settle()
     for client in world.clients:
         client.stream.close()
-    assert world.hub.held_bytes == 0
+    assert world.hub.watcher_bytes == 0
     # A long key counts with all its bytes.
     long = world.client()
     created = [long.create(watching(bytes(3 * watch_stream.WATCHER_BYTES) + b"%d" % number)) for number in range(5)]
@@ -381,17 +381,62 @@ def test_queues_are_bounded_all_together_and_nothing_is_lost(tmp_path: Path) -> 
     most = 400_000
     world = World(tmp_path / "slow", max_bytes=most)
     clients = [world.client() for _ in range(20)]
-    for client in clients:
-        client.create(watching(b"k"))
+    for number, client in enumerate(clients):
+        client.create(watching(b"%d" % number))
         client.drain()
-    for _ in range(200):
-        world.put(b"k", bytes(5_000))
+    for number in range(800):
+        world.put(b"%d" % (number % 20), bytes(5_000))
         world.catch_up()
-        assert world.hub.held_bytes < most + len(clients) * 6_000
-    assert world.hub.held_bytes >= most
+        assert world.hub.queued_bytes < most + len(clients) * 6_000
+    assert world.hub.queued_bytes >= most
     world.settle()
+    assert world.hub.queued_bytes == 0
     for client in clients:
-        assert len(flat(client)) == 200
+        assert len(flat(client)) == 40
+    world.close()
+
+
+def test_what_many_streams_are_told_counts_once_however_many_they_are(tmp_path: Path) -> None:
+    """One large value, told to many who watch one key, is no reason to refuse anybody, or to let them read history."""
+    world = World(tmp_path / "same", max_bytes=200_000)
+    clients = [world.client() for _ in range(50)]
+    for number, client in enumerate(clients):
+        client.create(watching(b"k", bytes((ord("l") + number % 5,))))
+        client.drain()
+    for _ in range(2):
+        world.put(b"k", bytes(50_000))
+    assert 100_000 <= world.hub.queued_bytes < 120_000
+    assert world.hub.count().behind == 0
+    # Who has taken it does not hold it any more; the others do.
+    for client in clients[1:]:
+        client.take()
+    assert 100_000 <= world.hub.queued_bytes < 101_000
+    clients[0].stream.close()
+    assert world.hub.queued_bytes == 0
+    world.clients.pop(0)
+    world.settle()
+    world.close()
+
+
+def test_what_waits_for_some_refuses_no_watcher_and_watchers_hold_up_nobody(tmp_path: Path) -> None:
+    world = World(tmp_path / "both", max_bytes=50 * watch_stream.WATCHER_BYTES)
+    slow, other = world.client(), world.client()
+    slow.create(watching(b"k"))
+    slow.drain()
+    world.put(b"k", bytes(51 * watch_stream.WATCHER_BYTES))
+    late = other.create(watching(b"other"))
+    other.drain()
+    assert late.created
+    assert not late.canceled
+    slow.drain()
+    more = [other.create(watching(b"more")) for _ in range(50)]
+    other.drain()
+    assert more[-1].canceled
+    for _ in range(5):
+        world.put(b"k", bytes(1000))
+    assert world.hub.count().behind == 0
+    assert slow.stream.queued_bytes > 5000
+    world.settle()
     world.close()
 
 
