@@ -85,7 +85,7 @@ the peer port is asked is read before it is known who asks, and is small."""
 PEER_INFLIGHT_BYTES = 64 << 20
 """Of such questions, all together, as far as they have arrived; those that come in one piece are answered beyond it."""
 PEER_STREAMS = 4096
-"""Calls on the peer port that stay open: streams of members, and questions that do not end."""
+"""Questions on the peer port that have not arrived whole; the streams of members do not count."""
 
 
 class Member:

@@ -158,7 +158,7 @@ class App:
         if self._said is not None:
             self._said.count(headers, method.kind is Kind.UNARY)
         code = Code.CANCELED
-        stays = method.kind is not Kind.UNARY or not _whole(scope)
+        stays = method.counted and (method.kind is not Kind.UNARY or not _whole(scope))
         counted = stays and not scope.get(COUNTED)
         self._load.streams += counted
         try:
@@ -202,7 +202,7 @@ class App:
 
     def _refuse_too_many(self, path: str) -> None:
         load = self._load
-        if load.streams > load.max_streams + (load.max_streams >> 3 if path in self._urgent else 0):
+        if load.streams > load.max_streams + (max(1, load.max_streams >> 3) if path in self._urgent else 0):
             load.refused_calls += 1
             raise too_many()
 

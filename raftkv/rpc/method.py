@@ -115,7 +115,8 @@ class Method:
     max_receive_bytes: int = 0
     """How large a message of a stream may be; 0: as large as any other call's."""
     counted: bool = True
-    """Whether requests of a stream that wait count among what is in flight; not, if only who belongs here is read."""
+    """Whether a stream counts among those that are open, and its requests that wait among what is in flight; not, if it
+    ends at once for whoever does not belong here."""
 
     @classmethod
     def unary(cls, handler: Unary) -> "Method":

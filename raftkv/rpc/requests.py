@@ -60,6 +60,7 @@ class Requests:
         try:
             while (event := await self._event())["type"] != "http.disconnect":
                 for message in self._deframer.feed(event.get("body", b"")):
+                    self._latest = 0.0
                     self._calls.received += 1
                     self._calls.received_bytes += len(message)
                     if self._take is None:

@@ -221,6 +221,20 @@ def test_ghsa_6vch_q96h_7gc3_a_body_on_the_peer_port_is_bounded(name: str, membe
         root.put("a", "x")
 
 
+def hold_questions_open(member: Process, opened: contextlib.ExitStack) -> None:
+    """Begin so many questions on the peer port, none of which ends, that further ones are refused."""
+    host, _, port = member.peer_url.removeprefix("http://").rpartition(":")
+    stranger = opened.enter_context(socket.create_connection((host, int(port)), timeout=60))
+    fields = {":method": "POST", ":scheme": "http", ":path": joining.MEMBERS, ":authority": "x"}
+    fields |= {"content-type": "application/grpc", "te": "trailers"}
+    block = frames.header_block(tuple((name.encode(), value.encode()) for name, value in fields.items()))
+    begun = b"".join(frames.header_frames(block, 2 * number + 1, 0) for number in range(6000))
+    stranger.sendall(frames.PREFACE + frames.settings([]) + begun)
+    found = b""
+    while b"too many calls are open" not in found:
+        found = found[-100:] + stranger.recv(1 << 16)
+
+
 def test_bodies_on_the_peer_port_are_bounded_over_all_connections(tmp_path: Path) -> None:
     """A hundred that nearly end, from as many connections, are 400 MiB together, before it is known who asks.
 
@@ -249,6 +263,7 @@ def test_bodies_on_the_peer_port_are_bounded_over_all_connections(tmp_path: Path
             stranger = opened.enter_context(socket.create_connection((host, int(port)), timeout=60))
             with contextlib.suppress(ConnectionError):
                 stranger.sendall(asked)
+        hold_questions_open(first, opened)
         assert peer_pb2.KnownMembers.FromString(asyncio.run(ask(first.peer_url))).cluster_id
         # Members of the cluster come in all the same, and their messages are taken.
         second.kill()

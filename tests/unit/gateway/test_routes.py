@@ -2,7 +2,7 @@
 
 import pytest
 
-from raftkv.gateway.routes import routes
+from raftkv.gateway.routes import paths_of, routes
 
 PATHS = """
 /v3/kv/range KV/Range
@@ -84,3 +84,7 @@ def test_the_streaming_sides_come_from_the_descriptors(
 ) -> None:
     route = routes()[path]
     assert (route.request_streams, route.response_streams) == (request_streams, response_streams)
+
+
+def test_a_method_is_found_by_all_of_its_paths() -> None:
+    assert paths_of(["/etcdserverpb.Lease/LeaseRevoke"]) == {"/v3/lease/revoke", "/v3/kv/lease/revoke"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -9,8 +10,12 @@ from h2.settings import SettingCodes
 
 from raftkv.http import HttpServer, Load, listen
 from raftkv.rpc import App, Context, Framed, Later, Method, answers
-from raftkv.rpc.held import admit
+from raftkv.rpc.calls import Calls
+from raftkv.rpc.framing import Deframer
+from raftkv.rpc.held import BODY_SECONDS, admit
+from raftkv.rpc.requests import Requests
 from raftkv.status import Code, StatusError
+from tests.support import virtual
 from tests.unit.rpc.service import Service
 from tests.unit.rpc.wire import WAIT_SECONDS, Answer, Wire, connect, message
 
@@ -80,13 +85,13 @@ async def serving(max_bytes: int, **settings: int) -> AsyncIterator[tuple[World,
         await server.stop()
 
 
-async def at_once(wire: Wire, path: str, body: bytes) -> Answer:
+async def at_once(wire: Wire, path: str, body: bytes, *extra: tuple[str, str]) -> Answer:
     """A call whose headers and body arrive in one piece."""
     stream = wire.h2.get_next_available_stream_id()
     wire.answers[stream] = Answer()
     headers = {":method": "POST", ":path": path, ":scheme": "http", ":authority": "x"}
     headers |= {"content-type": "application/grpc", "te": "trailers"}
-    wire.h2.send_headers(stream, list(headers.items()))
+    wire.h2.send_headers(stream, [*headers.items(), *extra])
     wire.h2.send_data(stream, body, end_stream=True)
     await wire.flush()
     return await wire.end_of(stream)
@@ -118,21 +123,25 @@ def test_calls_are_refused_at_once_while_too_much_is_in_flight_and_served_afterw
     run(scenario)
 
 
-def test_calls_that_stay_open_are_bounded_and_those_that_matter_have_room_above() -> None:
+@pytest.mark.parametrize(("most", "above"), [(16, 2), (4, 1)])
+def test_calls_that_stay_open_are_bounded_and_those_that_matter_have_room_above(most: int, above: int) -> None:
     """A stream that says nothing, and a request that does not end, hold memory before anybody has said who they are."""
 
     async def scenario() -> None:
         async with serving(1 << 30) as (world, wire):
-            world.load.max_streams = 16
+            world.load.max_streams = most
             total = "/test.Service/Total"
-            idle = [await wire.open(total if number % 2 else SLOW) for number in range(16)]
-            await world.until(lambda: world.load.streams == 16)
+            idle = [await wire.open(total if number % 2 else SLOW) for number in range(most)]
+            await world.until(lambda: world.load.streams == most)
             assert (await wire.call(total, message(b"x"))).status == TOO_MANY
             assert (await at_once(wire, BLOB, message(b"1"))).status == (0, ""), (
                 "a call that is here as a whole is served"
             )
-            urgent = [await wire.open(URGENT) for _ in range(2)]
-            await world.until(lambda: world.load.streams == 18)
+            packed = gzip.compress(b"1")
+            packed = b"\1" + len(packed).to_bytes(4, "big") + packed
+            assert (await at_once(wire, BLOB, packed, ("grpc-encoding", "gzip"))).messages == [b"x"], "packed or not"
+            urgent = [await wire.open(URGENT) for _ in range(above)]
+            await world.until(lambda: world.load.streams == most + above)
             assert (await wire.end_of(await wire.open(URGENT))).status == TOO_MANY
             assert world.load.refused_calls == 2
             for stream in (*idle, *urgent):
@@ -178,6 +187,43 @@ def test_what_members_send_does_not_wait_for_what_strangers_do() -> None:
             await wire.end_of(slow)
 
     run(scenario)
+
+
+def test_streams_of_members_have_a_place_whatever_strangers_hold_open() -> None:
+    async def scenario() -> None:
+        async with serving(1000) as (world, wire):
+            world.load.max_streams = 8
+            held = [await wire.open(URGENT) for _ in range(9)]
+            await world.until(lambda: world.load.streams == 9)
+            assert (await wire.end_of(await wire.open(URGENT))).status == TOO_MANY
+            stream = await wire.open(TRUSTED)
+            await wire.data(stream, message(b"12345"), end=True)
+            assert (await wire.end_of(stream)).messages == [b"5"]
+            for one in held:
+                await wire.reset(one)
+
+    run(scenario)
+
+
+def test_a_stream_whose_messages_are_cut_anywhere_is_no_slow_message() -> None:
+    """What is read may always end within a message, for hours."""
+
+    async def scenario() -> None:
+        body = message(b"x" * 10)
+        events = [body[:7], *[body[7:] + body[:7]] * 100, body[7:]]
+
+        async def receive() -> dict[str, object]:
+            await asyncio.sleep(BODY_SECONDS * 0.9)
+            if not events:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": events.pop(0), "more_body": bool(events)}
+
+        requests = Requests(receive, Deframer(b"", 100), lambda error: None, Calls())
+        reader = asyncio.create_task(requests.read())
+        assert [one async for one in requests] == [b"x" * 10] * 101
+        await reader
+
+    virtual.run(scenario())
 
 
 def test_a_request_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
