@@ -265,7 +265,8 @@ class Metrics(Collector):
         hub = self._server.hub
         held = hub.watcher_bytes + hub.queued_bytes
         yield _one("raftkv_watch_bytes", "gauge", "Held by watchers and their queues.", held)
-        yield _one("raftkv_refused_calls_total", "counter", "Refused: too much in flight.", load.refused_calls)
+        refused = load.refused_calls + hub.refused
+        yield _one("raftkv_refused_calls_total", "counter", "Calls and watchers that were one too many.", refused)
         yield _one(
             "raftkv_refused_connections_total", "counter", "Refused: too many are open.", load.refused_connections
         )

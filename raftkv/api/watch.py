@@ -135,11 +135,12 @@ class _Stream:
             kind = request.WhichOneof("request_union")
             if kind == "create_request":
                 refusal = await self._refusal(request.create_request) if self._server.auth.enabled else None
-                self._note(request, Code.OK if refusal is None else refusal.code)
                 if refusal is None:
-                    self._watches.create(request.create_request)
+                    code = self._watches.create(request.create_request)
                 else:
+                    code = refusal.code
                     self._watches.refuse(_reason(refusal))
+                self._note(request, code)
             elif kind == "cancel_request":
                 self._note(request, Code.OK)
                 self._watches.cancel(request.cancel_request.watch_id)

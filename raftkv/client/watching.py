@@ -16,12 +16,13 @@ from raftkv.client.errors import NotConnected, Refused, typed
 from raftkv.client.login import RENEWALS, Login, metadata
 from raftkv.client.requests import LEADER_METADATA
 from raftkv.pb import rpc_pb2
-from raftkv.status import Code
+from raftkv.status import GO_NAMES, Code
 
 WATCH_PATH = "/etcdserverpb.Watch/Watch"
 PAUSE_SECONDS = 0.1
 """Before a stream that broke is opened anew."""
 
+_CODES = {name: code for code, name in GO_NAMES.items()}
 _RESUMABLE = frozenset({Code.UNAVAILABLE, Code.INTERNAL, Code.CANCELED, Code.UNKNOWN})
 
 
@@ -107,13 +108,13 @@ def _over(response: rpc_pb2.WatchResponse) -> Refused:
         return WatchCompacted(response)
     reason = response.cancel_reason or errors.WatchCanceled.TEXT
     # Refusals for who calls are worded as Go's gRPC words errors.
-    reason = reason.rpartition(" desc = ")[2]
+    head, _, reason = reason.rpartition(" desc = ")
     for kind in errors.EtcdError.__subclasses__():
         if reason == kind.TEXT:
             error = typed(Refused, kind.CODE, reason)
             assert isinstance(error, Refused)
             return error
-    return Refused(Code.INVALID_ARGUMENT, reason)
+    return Refused(_CODES.get(head.rpartition("code = ")[2], Code.INVALID_ARGUMENT), reason)
 
 
 Connect = Callable[[], Awaitable[tuple[str, grpc.aio.Channel]]]
@@ -139,6 +140,10 @@ class AsyncWatch(AsyncIterator[rpc_pb2.WatchResponse]):
         self._renewals = 0
         self._call: _Call | None = None
         self._target = ""
+        self._created = False
+        """Whether the server of this stream has the watcher."""
+        self._full: dict[str, Refused] = {}
+        """Servers that had no room for it, of those asked since one had it last."""
         self._told: rpc_pb2.WatchResponse | None = None
         self._began = False
         self._closed = False
@@ -173,7 +178,7 @@ class AsyncWatch(AsyncIterator[rpc_pb2.WatchResponse]):
         Raises:
             NotConnected: no endpoint could be reached within the dial timeout, and none was before.
             WatchCompacted: what it is to be told next is gone.
-            Refused: the server does not let it watch.
+            Refused: the server does not let it watch; no server has room for it (RESOURCE_EXHAUSTED).
         """
         while self._told is None:
             if self._closed:
@@ -217,19 +222,29 @@ class AsyncWatch(AsyncIterator[rpc_pb2.WatchResponse]):
         try:
             told = self._place.take(answer)
         except Refused as error:
-            if self._may_log_in(error):
+            if self._may_log_in(error) or self._may_go_elsewhere(error):
                 self._drop()
                 return
             await self.close()
             raise
         self._renewals = 0
-        self._began = self._began or answer.created
+        if answer.created:
+            self._began = self._created = True
+            self._full.clear()
         self._told = told
 
     def _may_log_in(self, error: Refused) -> bool:
         """Whether it may go on with another token."""
         self._renewals += 1
         return self._renewals <= RENEWALS and self._login.forget(self._token, error)
+
+    def _may_go_elsewhere(self, error: Refused) -> bool:
+        """Whether another server may have room for it; none is asked twice."""
+        if error.code is not Code.RESOURCE_EXHAUSTED or self._created:
+            return False
+        self._full[self._target] = error
+        self._lost(self._target)
+        return True
 
     async def _open(self) -> _Call:
         while True:
@@ -241,6 +256,10 @@ class AsyncWatch(AsyncIterator[rpc_pb2.WatchResponse]):
                 if not self._began:
                     raise
                 await asyncio.sleep(PAUSE_SECONDS)
+        if self._target in self._full:
+            await self.close()
+            raise self._full[self._target]
+        self._created = False
         method = channel.stream_stream(
             WATCH_PATH,
             request_serializer=rpc_pb2.WatchRequest.SerializeToString,
@@ -256,7 +275,7 @@ class AsyncWatch(AsyncIterator[rpc_pb2.WatchResponse]):
             return
         if code not in _RESUMABLE:
             error = typed(Refused, code, message)
-            if isinstance(error, Refused) and self._may_log_in(error):
+            if isinstance(error, Refused) and (self._may_log_in(error) or self._may_go_elsewhere(error)):
                 return
             await self.close()
             raise error

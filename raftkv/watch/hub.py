@@ -71,6 +71,8 @@ class Hub:
         self.fragment_bytes = fragment_bytes
         self.revision = store.revision
         self.events_told = 0
+        self.refused = 0
+        """Watchers that were not created because there are as many as may be."""
         self.watcher_bytes = 0
         self.queued_bytes = 0
         """In the queues of all streams; what is large and waits in many of them counts once."""

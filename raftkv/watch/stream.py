@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from raftkv import errors
 from raftkv.mvcc.interval import EVERYTHING, Interval, interval
 from raftkv.pb import rpc_pb2
+from raftkv.status import GO_NAMES, Code
 from raftkv.watch import response
 from raftkv.watch.event import NO_DELETE, NO_PUT, PREV_KV, Body
 
@@ -27,7 +28,9 @@ SHARED_BYTES = 1 << 10
 
 EMPTY_RANGE = "mvcc: watcher range is empty"
 DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
-TOO_MANY = "rpc error: code = ResourceExhausted desc = raftkv: watchers hold as much memory as they may"
+TOO_MANY = (
+    f"rpc error: code = {GO_NAMES[Code.RESOURCE_EXHAUSTED]} desc = raftkv: watchers hold as much memory as they may"
+)
 
 WATCHER_BYTES = 1 << 10
 """What a watcher holds besides its keys; measured, over many of one stream, 0.9 KiB."""
@@ -113,32 +116,35 @@ class WatchStream:
 
     # What the client asks
 
-    def create(self, request: rpc_pb2.WatchCreateRequest, *, bounded: bool = True) -> None:
-        """Create a watcher, or answer why not. `bounded`: not while watchers hold as much as they may."""
+    def create(self, request: rpc_pb2.WatchCreateRequest, *, bounded: bool = True) -> Code:
+        """Create a watcher, or answer why not; how it went. `bounded`: not while watchers hold as much as they may."""
         problem = self._problem(request)
         if problem is None and bounded and self._hub.crowded:
-            problem = TOO_MANY
+            self._hub.refused += 1
+            problem = Code.RESOURCE_EXHAUSTED, TOO_MANY
         if problem is not None:
-            self._put(response.refused(self._hub.header(), problem))
-            return
+            code, reason = problem
+            self.refuse(reason)
+            return code
         watcher = Watcher(self, request.watch_id or self._free_id(), span(request), request)
         self.watchers[watcher.id] = watcher
         self._hub.watcher_bytes += watcher.held_bytes
         self._put(response.created(self._hub.header(), watcher.id))
         self._hub.join(watcher, request.start_revision)
+        return Code.OK
 
     def refuse(self, reason: str) -> None:
         """Answer that a watcher is not created."""
         self._put(response.refused(self._hub.header(), reason))
 
-    def _problem(self, request: rpc_pb2.WatchCreateRequest) -> str | None:
+    def _problem(self, request: rpc_pb2.WatchCreateRequest) -> tuple[Code, str] | None:
         if request.start_revision < 0:
-            return errors.Compacted.TEXT
+            return errors.Compacted.CODE, errors.Compacted.TEXT
         first, end = span(request)
         if end is not None and end <= first:
-            return EMPTY_RANGE
+            return Code.INVALID_ARGUMENT, EMPTY_RANGE
         if request.watch_id in self.watchers and request.watch_id:
-            return DUPLICATE_ID
+            return Code.INVALID_ARGUMENT, DUPLICATE_ID
         return None
 
     def _free_id(self) -> int:

@@ -14,13 +14,15 @@ from pathlib import Path
 import grpc
 import pytest
 
-from raftkv.client import Client, ClientError
+from raftkv.client import Client, ClientError, Refused
 from raftkv.http import frames
-from raftkv.pb import peer_pb2
+from raftkv.pb import peer_pb2, v3lock_pb2
 from raftkv.pb import rpc_pb2 as pb
 from raftkv.peer import joining
 from raftkv.peer.asking import Asking
 from raftkv.peer.dial import Dial
+from raftkv.status import Code
+from tests.cluster.test_audit import await_line, lines, of
 from tests.cluster.test_auth import CHEAP, PASSWORD, call, client_of, set_up, token_of
 from tests.support.processes import START_SECONDS, Cluster, Process, cluster
 
@@ -167,6 +169,41 @@ def test_calls_that_stay_open_and_watchers_are_bounded_by_the_flags(tmp_path: Pa
         while gauge(member, "raftkv_client_streams") or gauge(member, "raftkv_watch_bytes"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_while_watchers_hold_all_they_may_locks_wait_and_who_is_refused_is_told(tmp_path: Path) -> None:
+    audit = tmp_path / "audit.log"
+    with (
+        cluster(tmp_path, 1, "--max-watch-bytes", "1000", "--audit-log", str(audit)) as running,
+        running.client() as client,
+    ):
+        [member] = running.members
+        with client.watch("k") as watch, grpc.insecure_channel(member.endpoint) as channel:
+            watch.ready()
+            with pytest.raises(Refused, match="as much memory as they may") as caught, client.watch("more") as more:
+                more.ready()
+            assert caught.value.code is Code.RESOURCE_EXHAUSTED
+            assert gauge(member, "raftkv_refused_calls_total") == 1
+            await_line(audit, of("Watch", stage="message", code="ResourceExhausted"))
+            assert len([line for line in lines(audit) if of("Watch", stage="message", code="OK")(line)]) == 1
+            lock = channel.unary_unary("/v3lockpb.Lock/Lock", v3lock_pb2.LockRequest.SerializeToString)
+            keys = []
+            waiting = []
+            for number in range(2):
+                request = v3lock_pb2.LockRequest(name=b"n", lease=client.lease_grant(1000).ID)
+                waiting.append(lock.future(request, timeout=120))
+                deadline = time.monotonic() + START_SECONDS
+                while len(keys := client.range("n/", prefix=True).kvs) <= number:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+            with urllib.request.urlopen(f"http://{member.endpoint}/health", timeout=60) as answer:
+                assert b"true" in answer.read()
+            waiting[0].result()
+            assert not waiting[1].done()
+            client.delete(min(keys, key=lambda kv: kv.create_revision).key)
+            waiting[1].result()
+            client.put("k", "told")
+            assert next(watch).events[0].kv.value == b"told"
 
 
 def answers_to_pings(endpoint: str, count: int) -> bytes:

@@ -1,11 +1,14 @@
 """The clients' watches: what comes, what breaks, and where they go on."""
 
 import asyncio
+import contextlib
 import pickle
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from raftkv import errors
@@ -13,6 +16,7 @@ from raftkv.client import AsyncClient, Client, NotConnected, Refused, Watch, Wat
 from raftkv.client.watching import Place
 from raftkv.pb import kv_pb2
 from raftkv.pb import rpc_pb2 as pb
+from raftkv.status import Code
 from tests.cli.servers import KINDS, serve
 from tests.support.processes import cluster
 from tests.unit.client.faulty import refusing
@@ -159,6 +163,89 @@ def response(*revisions: int, fragment: bool = False, header: int = 99) -> pb.Wa
 
 def revisions(told: pb.WatchResponse | None) -> list[int]:
     return [] if told is None else [event.kv.mod_revision for event in told.events]
+
+
+FULL = "rpc error: code = ResourceExhausted desc = no room"
+
+
+class Scripted:
+    """A server that answers each Watch with the same, and counts how often it is asked."""
+
+    def __init__(self, *answers: pb.WatchResponse, code: grpc.StatusCode | None = None) -> None:
+        self._answers = answers
+        self._code = code
+        self.asked = 0
+        self._server = grpc.server(ThreadPoolExecutor(4))
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._watch, pb.WatchRequest.FromString, pb.WatchResponse.SerializeToString
+        )
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("etcdserverpb.Watch", {"Watch": handler}),)
+        )
+        self.endpoint = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def _watch(self, requests: Iterator[pb.WatchRequest], context: grpc.ServicerContext) -> Iterator[pb.WatchResponse]:
+        next(requests)
+        self.asked += 1
+        if self.asked > 5:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "asked again and again")
+        yield from self._answers
+        if self._code is not None:
+            context.abort(self._code, "no room")
+        next(requests, None)
+
+    def __enter__(self) -> "Scripted":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(None).wait()
+
+
+def full(by: str) -> Scripted:
+    if by == "status":
+        return Scripted(code=grpc.StatusCode.RESOURCE_EXHAUSTED)
+    return Scripted(pb.WatchResponse(created=True, canceled=True, watch_id=-1, cancel_reason=FULL))
+
+
+@pytest.mark.parametrize("by", ["answer", "status"])
+def test_a_server_that_has_no_room_is_left_for_one_that_has(by: str) -> None:
+    header = pb.ResponseHeader(revision=5)
+    event = kv_pb2.Event(kv=kv_pb2.KeyValue(key=b"k", mod_revision=6))
+    told = (pb.WatchResponse(header=header, created=True), pb.WatchResponse(header=header, events=[event]))
+    with full(by) as one, full(by) as two, Scripted(*told) as roomy:
+        with Client([one.endpoint, two.endpoint, roomy.endpoint]) as client, client.watch("k") as watch:
+            assert next(watch).events[0].kv.mod_revision == 6
+        assert (one.asked, two.asked, roomy.asked) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("by", ["answer", "status"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_when_no_server_has_room_each_is_asked_once_and_the_watch_says_so(by: str, count: int) -> None:
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(full(by)) for _ in range(count)]
+        with Client([server.endpoint for server in servers]) as client, client.watch("k") as watch:
+            with pytest.raises(Refused, match=r"^no room$") as caught:
+                watch.ready()
+            assert caught.value.code is Code.RESOURCE_EXHAUSTED
+            assert next(watch, None) is None
+        assert [server.asked for server in servers] == [1] * count
+
+
+def test_a_watch_that_ends_for_too_much_after_it_began_is_over() -> None:
+    """Such is an answer that is larger than this client takes: elsewhere it is as large."""
+    began = pb.WatchResponse(header=pb.ResponseHeader(revision=5), created=True)
+    with (
+        Scripted(began, code=grpc.StatusCode.RESOURCE_EXHAUSTED) as one,
+        Scripted(began, code=grpc.StatusCode.RESOURCE_EXHAUSTED) as two,
+    ):
+        with (
+            Client([one.endpoint, two.endpoint]) as client,
+            client.watch("k") as watch,
+            pytest.raises(Refused, match="no room"),
+        ):
+            next(watch)
+        assert one.asked + two.asked == 1
 
 
 def test_what_came_twice_is_dropped() -> None:
