@@ -436,7 +436,7 @@ class Watch(Iterator[rpc_pb2.WatchResponse]):
         Raises:
             NotConnected: no endpoint could be reached within the dial timeout, and none was before.
             WatchCompacted: what it is to be told next is gone.
-            Refused: the server does not let it watch.
+            Refused: the server does not let it watch; no server has room for it (RESOURCE_EXHAUSTED).
         """
         answer: rpc_pb2.WatchResponse | None = self._run(self._next())
         if answer is None:
