@@ -269,7 +269,18 @@ def hold_questions_open(member: Process, opened: contextlib.ExitStack) -> None:
     stranger.sendall(frames.PREFACE + frames.settings([]) + begun)
     found = b""
     while b"too many calls are open" not in found:
-        found = found[-100:] + stranger.recv(1 << 16)
+        data = stranger.recv(1 << 16)
+        assert data
+        found = found[-100:] + data
+
+
+def why_refused(member: Process, name: str) -> grpc.StatusCode:
+    """What a stream on the peer port ends with that no member begins."""
+    target = member.peer_url.removeprefix("http://")
+    with grpc.insecure_channel(target) as channel, pytest.raises(grpc.RpcError) as refusal:
+        channel.stream_unary(f"/raftkvpb.Peer/{name}")(iter([]), timeout=60)
+    code: grpc.StatusCode = refusal.value.code()
+    return code
 
 
 def test_bodies_on_the_peer_port_are_bounded_over_all_connections(tmp_path: Path) -> None:
@@ -301,6 +312,10 @@ def test_bodies_on_the_peer_port_are_bounded_over_all_connections(tmp_path: Path
             with contextlib.suppress(ConnectionError):
                 stranger.sendall(asked)
         hold_questions_open(first, opened)
+        for name in ("Messages", "Snapshot"):
+            assert why_refused(first, name) is grpc.StatusCode.FAILED_PRECONDITION, (
+                "who it is decides, not how many are open"
+            )
         assert peer_pb2.KnownMembers.FromString(asyncio.run(ask(first.peer_url))).cluster_id
         # Members of the cluster come in all the same, and their messages are taken.
         second.kill()

@@ -21,17 +21,17 @@ PATHS += [("POST", "/nothing"), ("POST", "/page"), ("PUT", "/page"), ("OPTIONS",
 RANGE = b'{"key":"YQ=="}'
 
 
-async def _page(query: object, rest: str) -> Answer:
-    return Answer(200, b"page")
-
-
 @contextlib.asynccontextmanager
 async def serving(max_streams: int, **settings: int) -> AsyncIterator[tuple[Load, str, Wire]]:
     """A server with everything a client port has; what stays open on it, its address, and a connection."""
     load = Load(max_streams=max_streams)
     _, app = Service().gateway(load)
     gateway = Gateway(app, max_receive_bytes=LIMIT, load=load)
-    app.http = Front({"/page": Page(_page)}, gateway=gateway, origins=["*"])
+
+    async def page(query: object, rest: str) -> Answer:
+        return Answer(200, b"%d open" % load.streams)
+
+    app.http = Front({"/page": Page(page)}, gateway=gateway, origins=["*"])
     server = HttpServer(app, listen("127.0.0.1", 0), grace_seconds=1.0, load=load)
     await server.start()
     try:
@@ -157,5 +157,20 @@ def test_a_connection_with_one_request_at_a_time_is_served_but_not_its_watch(apa
                 writer.close()
                 await writer.wait_closed()
                 await until(lambda: load.streams == 1)
+
+    run(scenario)
+
+
+def test_a_page_that_is_asked_for_does_not_count_itself() -> None:
+    async def scenario() -> None:
+        async with serving(1) as (_, address, wire):
+            stream = await wire.open("/page", method="GET", content_type=None, te=None, end=True)
+            assert (await wire.end_of(stream)).body == b"0 open"
+            host, _, port = address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            async with asyncio.timeout(WAIT_SECONDS):
+                assert (await reader.read()).endswith(b"0 open")
+            writer.close()
 
     run(scenario)
