@@ -168,7 +168,7 @@ class Http1(asyncio.Protocol):
         assert self._transport is not None
         try:
             socket = WebSocket(self._app, {**scope, "scheme": "ws"}, self._forget)
-        except wsproto.utilities.RemoteProtocolError as error:
+        except (wsproto.utilities.RemoteProtocolError, h11.LocalProtocolError) as error:
             raise h11.RemoteProtocolError(str(error)) from error
         except UnicodeError as error:
             raise h11.RemoteProtocolError("a header of a WebSocket is not ASCII") from error

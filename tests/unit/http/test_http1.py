@@ -84,6 +84,10 @@ MALFORMED = {
     "a target that is an authority": b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
     "a relative target": b"GET ../x HTTP/1.1\r\nHost: x\r\n\r\n",
     "a nul": b"GET / HTTP/1.1\r\nHost: x\r\nx: a\0b\r\n\r\n",
+    "a WebSocket asked for by HTTP/1.0": (
+        b"GET /v3/watch HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    ),
     "a TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40) + b"\r\n\r\n",
 }
 
