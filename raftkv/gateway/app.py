@@ -14,9 +14,8 @@ from raftkv.gateway.routes import Route, routes
 from raftkv.gateway.text import BadJson, Splitter, dumps
 from raftkv.http.asgi import WHOLE, ASGIApp, Receive, Scope, Send
 from raftkv.http.load import Load
-from raftkv.rpc.app import drain
 from raftkv.rpc.framing import Deframer, frame, parse_timeout
-from raftkv.rpc.held import BODY_SECONDS, Held, too_slow
+from raftkv.rpc.held import BODY_SECONDS, Held, drain, too_slow
 from raftkv.status import Code, StatusError
 
 _STATUS = {

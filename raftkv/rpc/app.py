@@ -9,7 +9,6 @@ are done before the news could arrive, and a proposal cannot be taken back.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
@@ -29,7 +28,7 @@ from raftkv.rpc.answers import (
 )
 from raftkv.rpc.calls import Calls, Said
 from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, whole_message
-from raftkv.rpc.held import BODY_SECONDS, Held, admit, hurried, too_many, too_much
+from raftkv.rpc.held import Held, admit, hurried, too_many, too_much
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_of
 from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.prompt import Prompt
@@ -403,18 +402,6 @@ def _whole(scope: Scope) -> bool:
     if direct is not None:
         return direct.request_ended
     return WHOLE in extensions and bool(extensions[WHOLE]())
-
-
-async def drain(receive: Receive, max_bytes: int = 1 << 20) -> None:
-    """Read a request that is answered unread, up to a limit: an answer before its end looks like a fault to clients."""
-    size = 0
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(BODY_SECONDS):
-            while size < max_bytes:
-                event = await receive()
-                size += len(event.get("body", b""))
-                if event["type"] == "http.disconnect" or not event.get("more_body", False):
-                    return
 
 
 async def _respond(send: Send, status: int, body: bytes) -> None:

@@ -1,6 +1,7 @@
-"""What a call holds of the bytes that all calls together may."""
+"""What a call holds of the bytes that all calls together may, and how long it may take to arrive."""
 
 import asyncio
+import contextlib
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -73,3 +74,15 @@ def hurried(receive: Receive) -> Receive:
             raise too_slow() from None
 
     return soon
+
+
+async def drain(receive: Receive, max_bytes: int = 1 << 20) -> None:
+    """Read a request that is answered unread, up to a limit: an answer before its end looks like a fault to clients."""
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(BODY_SECONDS):
+            while size < max_bytes:
+                event = await receive()
+                size += len(event.get("body", b""))
+                if event["type"] == "http.disconnect" or not event.get("more_body", False):
+                    return

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from raftkv import ETCD_API_VERSION, __version__
 from raftkv.http.asgi import CERTIFICATE_USER, ASGIApp, Receive, Scope, Send
-from raftkv.rpc.app import drain
+from raftkv.rpc.held import drain
 from raftkv.web.checks import Checks
 from raftkv.web.stacks import stacks
 

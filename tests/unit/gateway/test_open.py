@@ -89,7 +89,7 @@ def test_requests_whose_bodies_do_not_end_are_bounded(method: str, path: str) ->
 
 @pytest.mark.parametrize(("method", "path"), PATHS)
 def test_requests_whose_bodies_do_not_end_are_ended(method: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("raftkv.rpc.app", "raftkv.gateway.app"):
+    for module in ("raftkv.rpc.held", "raftkv.gateway.app"):
         monkeypatch.setattr(f"{module}.BODY_SECONDS", 0.2)
 
     async def scenario() -> None:
