@@ -325,7 +325,8 @@ def _rounds(cell: Cell, plan: Plan, pair: Pair, prepare: Callable[[Engine], Job]
             with _named(engine):
                 _run(cell, plan, pair, kind, jobs[kind])
         unit = cell.unit if cell.unit == "/s" else f" {cell.unit}"
-        _say("  " + ", ".join(f"{kind} {figures[-1]:,.4g}{unit}" for kind, figures in cell.figures.items()))
+        latest = {kind: figures[-1] for kind, figures in cell.figures.items()}
+        _say("  " + ", ".join(f"{kind} {value:,.{0 if value >= 100 else 2}f}{unit}" for kind, value in latest.items()))
 
 
 @contextlib.contextmanager
