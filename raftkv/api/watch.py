@@ -81,15 +81,14 @@ class _Stream:
         self._context = context
         self._user = ""
         """Who created the watchers, when it was last asked."""
-        self._recheck = self._check_again
-        server.authority.watchers[self._recheck] = None
+        server.authority.watchers[self._check_again] = None
         self._interval = interval
         self._counted = 0
         self._waiting = asyncio.Event()
         self._room = asyncio.Event()
         self._watches: WatchStream = server.hub.open(partial(due, self) if context.push else self._waiting.set)
         self._timer = self._loop.call_later(interval, self._progress)
-        self._reader = self._loop.create_task(self._read(requests))
+        self._reader: asyncio.Task[None] | None = self._loop.create_task(self._read(requests))
         self._reader.add_done_callback(lambda _: self._waiting.set())
 
     async def answers(self) -> Framed:
@@ -101,7 +100,7 @@ class _Stream:
         while not (data := self._watches.take()):
             await self._waiting.wait()
             self._waiting.clear()
-            if self._reader.done():
+            if self._reader is not None and self._reader.done():
                 # A client that only stops asking still hears of its watchers.
                 self._reader.result()
         return self._framed(data)
@@ -122,8 +121,11 @@ class _Stream:
     def close(self) -> None:
         """Forget the watchers and stop reading."""
         self._timer.cancel()
-        self._reader.cancel()
-        self._server.authority.watchers.pop(self._recheck, None)
+        if self._reader is not None:
+            self._reader.cancel()
+            # Else its cancellation would hold this, and both wait for the collector.
+            self._reader = None
+        self._server.authority.watchers.pop(self._check_again, None)
         self._watches.close()
 
     async def _read(self, requests: AsyncIterator[bytes]) -> None:

@@ -432,6 +432,8 @@ class Connection(Sender):
     def over(self, stream: Stream) -> None:
         """Note that the application is done with a request, and answer if it did not."""
         self._running.discard(stream)
+        # Else stream, task, and the stack of an error would hold each other, and wait for the collector.
+        stream.task = None
         if not stream.complete:
             if stream.started:
                 self._reset(stream, ErrorCode.INTERNAL_ERROR)

@@ -183,6 +183,8 @@ class Http1(asyncio.Protocol):
 
     def _returned(self, exchange: "_Exchange", task: "asyncio.Task[None]") -> None:
         self._running -= 1
+        # Else they and the stack of an error would hold each other, and wait for the collector.
+        exchange.task = self._exchange = None
         error = None if task.cancelled() else task.exception()
         if error is not None and not (exchange.gone and isinstance(error, OSError)):
             logger.error("a request failed", exc_info=error)
@@ -191,7 +193,6 @@ class Http1(asyncio.Protocol):
         elif self._h11.our_state is h11.SEND_RESPONSE:
             self._refuse(500, "the request failed")
         elif self._ending is None:
-            self._exchange = None
             self._next()
 
     def _next(self) -> None:

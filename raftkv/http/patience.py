@@ -34,9 +34,10 @@ class FrameWatch:
             self._timer = self._loop.call_later(FRAME_SECONDS, self._look)
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Watch no more, and let go of the connection, which holds this."""
         if self._timer is not None:
             self._timer.cancel()
+        self._state = self._fail = _nothing
 
     def _look(self) -> None:
         self._timer = None
@@ -47,6 +48,10 @@ class FrameWatch:
             self._fail()
         else:
             self.incomplete()
+
+
+def _nothing() -> None:
+    pass
 
 
 class PingWatch:

@@ -175,6 +175,7 @@ class WebSocket(asyncio.Protocol):
             self._transport.close()
 
     def _returned(self, task: "asyncio.Task[None]") -> None:
+        self._task = None
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, ConnectionError):
             logger.error("a WebSocket failed", exc_info=error)

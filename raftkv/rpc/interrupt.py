@@ -66,17 +66,17 @@ class Ending:
 
 
 class Interrupt(Ending):
-    """Cancels the task of a call. Made inside that task."""
+    """Cancels the task of a call. Made, and asked, inside that task."""
 
-    __slots__ = ("_task",)
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        super().__init__(self._task)
+        super().__init__(asyncio.current_task())
 
     def claim(self) -> Exception | None:
         """Take the cancellation that just arrived for this one; None when someone else asked for it too."""
-        if self._reason is None or self._waits_for is None or self._task is None or self._task.uncancel() > 0:
+        task = asyncio.current_task()
+        if self._reason is None or self._waits_for is None or task is None or task.uncancel() > 0:
             return None
         return self._reason
 

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 from raftkv import errors
 from raftkv.auth import AuthStore, Caller, passwords
@@ -54,7 +53,7 @@ class Authority:
         self._cost = bcrypt_cost
         self._checks = 0
         self._nobodys_hash: bytes | None = None
-        self.watchers: WeakKeyDictionary[Callable[[], None], None] = WeakKeyDictionary()
+        self.watchers: dict[Callable[[], None], None] = {}
         """Called when rights may have changed."""
         store.on_void = self._void
         store.on_change = self._changed

@@ -63,6 +63,10 @@ class Watcher:
         return WATCHER_BYTES + len(first) + len(end or b"")
 
 
+def _nobody() -> None:
+    pass
+
+
 class WatchStream:
     """The watchers of one client, and what it is to be told.
 
@@ -167,7 +171,8 @@ class WatchStream:
             self.progress_if_due()
 
     def close(self) -> None:
-        """Forget all watchers and answers."""
+        """Forget all watchers and answers, and whom to tell, who holds this."""
+        self._ready = _nobody
         for watcher in list(self.watchers.values()):
             self._forget(watcher)
         self._take_all()
