@@ -23,7 +23,7 @@ MODULES = (
     "raft/config raft/leader raft/log raft/membership raft/messages raft/node raft/progress raft/quorum raft/read_only",
     "rpc/app rpc/calls rpc/framing rpc/interrupt rpc/method rpc/prompt",
     "server/alarms server/apply server/headers server/proposals server/quota server/reads server/server server/slow",
-    "peer/call peer/codec",
+    "peer/call peer/codec peer/connection peer/questions",
     "wal/format wal/log",
     "watch/event watch/hub watch/index watch/response watch/stream watch/tree",
 )

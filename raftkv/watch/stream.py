@@ -6,7 +6,7 @@ all queues together hold as much as they may, one is full as soon as anything wa
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from raftkv import errors
@@ -112,11 +112,6 @@ class WatchStream:
     def has_room(self) -> bool:
         """Whether watchers that are behind may go on reading history."""
         return self.queued_bytes <= RESUME_BYTES and (not self.queued_bytes or not self._hub.clogged)
-
-    @property
-    def waiting(self) -> Sequence[bytes]:
-        """The pieces of what waits, in order."""
-        return self._pieces
 
     # What the client asks
 

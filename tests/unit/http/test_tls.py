@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from raftkv.http import HttpServer, Tls, listen
 from raftkv.http.asgi import CERTIFICATE_USER, Receive, Scope, Send
@@ -70,16 +69,6 @@ async def ask(server: HttpServer, context: ssl.SSLContext) -> str:
     except OSError:
         return "refused"
     return answer.rpartition(b"user=")[2].decode() if b"user=" in answer else "refused"
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[object], None]:
-    def go(scenario: object) -> None:
-        factory = uvloop.new_event_loop if request.param == "uvloop" else None
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(scenario())  # type: ignore[operator]
-
-    return go
 
 
 Run = Callable[[object], None]

@@ -12,12 +12,12 @@ import h2.connection
 import h2.events
 import h2.settings
 import pytest
-import uvloop
 
 from raftkv import errors
 from raftkv.http import HttpServer, Tls, listen
 from raftkv.http.tls import DialTls
-from raftkv.peer import PeerCalls, asking
+from raftkv.peer import PeerCalls, connection
+from raftkv.peer import questions as questions_module
 from raftkv.peer.asking import Asking
 from raftkv.peer.dial import Dial
 from raftkv.peer.reception import CLUSTER_ID, FROM, TO
@@ -113,16 +113,6 @@ def asked(questions: Asking, peer: Peer, request: bytes, timeout: float = SECOND
     return asyncio.ensure_future(questions.ask(peer.url, METHOD, request, (("some-name", "x"),), timeout=timeout))
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[object], None]:
-    def go(scenario: object) -> None:
-        factory = uvloop.new_event_loop if request.param == "uvloop" else None
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(scenario())  # type: ignore[operator]
-
-    return go
-
-
 Run = Callable[[object], None]
 
 
@@ -189,7 +179,7 @@ def test_errors_are_told_apart(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
             peer.flush()
             with pytest.raises(ConnectionError, match="reset with HTTP/2 error 2"):
                 await task
-            monkeypatch.setattr(asking, "MAX_ANSWER_BYTES", 100)
+            monkeypatch.setattr(connection, "MAX_ANSWER_BYTES", 100)
             task = asked(questions, peer, b"x")
             await peer.until(lambda: 11 in peer.ended)
             await peer.answer(11, bytes(200))
@@ -250,7 +240,7 @@ def test_what_ends_a_connection_ends_its_questions_and_the_next_has_a_new_one(ru
 
 
 def test_a_member_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "PING_SECONDS", 0.01)
+    monkeypatch.setattr(connection, "PING_SECONDS", 0.01)
 
     async def scenario() -> None:
         async with served() as (questions, peer):
@@ -259,7 +249,7 @@ def test_a_member_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) 
                 peer.news.clear()
                 await peer.news.wait()
             assert not task.done()
-            monkeypatch.setattr(asking, "PONG_SECONDS", 0.01)
+            monkeypatch.setattr(connection, "PONG_SECONDS", 0.01)
             peer.flush = lambda: None  # type: ignore[method-assign]
             with pytest.raises(ConnectionError, match="no sign of life"):
                 await task
@@ -273,7 +263,7 @@ def test_an_answer_that_takes_long_to_come_is_a_sign_of_life(monkeypatch: pytest
             task = asked(questions, peer, b"x")
             await peer.until(lambda: peer.ended)
             (line,) = questions._made
-            monkeypatch.setattr(asking, "PONG_SECONDS", 3600.0)
+            monkeypatch.setattr(connection, "PONG_SECONDS", 3600.0)
             line._ping()
             for _ in range(3):
                 # The time has come again and again, and no answer to the ping.
@@ -290,7 +280,7 @@ def test_an_answer_that_takes_long_to_come_is_a_sign_of_life(monkeypatch: pytest
 def test_a_connection_without_numbers_is_replaced_and_ends_what_it_began(
     run: Callable[[object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "LAST_STREAM", 5)
+    monkeypatch.setattr(questions_module, "LAST_STREAM", 5)
 
     async def scenario() -> None:
         async with served() as (questions, peer):

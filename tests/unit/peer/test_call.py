@@ -11,7 +11,7 @@ import h2.settings
 import pytest
 import uvloop
 
-from raftkv.peer import call as call_module
+from raftkv.peer import connection
 from raftkv.peer.call import Call
 
 BOUND_SECONDS = 90.0
@@ -208,7 +208,7 @@ def test_a_reset_a_lost_connection_and_a_foreign_answer_end_the_call_with_a_reas
 
 
 def test_silence_ends_the_call_and_an_answered_ping_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call_module, "PING_SECONDS", 0.01)
+    monkeypatch.setattr(connection, "PING_SECONDS", 0.01)
     trips: list[float] = []
 
     async def scenario() -> None:
@@ -220,10 +220,23 @@ def test_silence_ends_the_call_and_an_answered_ping_does_not(monkeypatch: pytest
                 await asyncio.sleep(0.001)
             assert all(0 < seconds < BOUND_SECONDS for seconds in trips)
             assert not call.ended.done()
-            monkeypatch.setattr(call_module, "PONG_SECONDS", 0.01)
+            monkeypatch.setattr(connection, "PONG_SECONDS", 0.01)
             server.flush = lambda: None  # type: ignore[method-assign]
             code, text = await call.ended
             assert (code, text.startswith("no sign of life")) == (None, True)
+
+    asyncio.run(scenario())
+
+
+def test_a_call_whose_end_was_waited_for_too_long_is_closed_all_the_same() -> None:
+    async def scenario() -> None:
+        async with connected() as (call, server, _):
+            await server.until(lambda: server.headers)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(call.ended, 0.01)
+            call.close()
+            while not server.reader.at_eof():
+                await asyncio.sleep(0)
 
     asyncio.run(scenario())
 
