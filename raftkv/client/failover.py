@@ -87,7 +87,7 @@ class Attempts:
         """
         self._rotation.leave(target)
         self._unconnected += 1
-        if now >= self._dial_until or self._only:
+        if now >= self._dial_until:
             tried = self._only or ", ".join(self._rotation.targets)
             raise NotConnected(Code.UNAVAILABLE, f"could not connect to {tried}")
         if self._unconnected % self._endpoints:

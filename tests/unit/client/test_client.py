@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -351,3 +352,17 @@ def test_tasks_share_a_client(live: str, key: str) -> None:
             return [kv.version for kv in (await client.range(key, prefix=True)).kvs]
 
     assert asyncio.run(work()) == [20] * 8
+
+
+def test_a_call_at_one_endpoint_waits_for_the_member_to_come_back(connect: Connect, tmp_path: Path) -> None:
+    with (
+        cluster(tmp_path, 1) as running,
+        connect(running.endpoints, timeout=90.0, dial_timeout=90.0) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        running.kill()
+        asked = pool.submit(client.status, running.members[0].endpoint)
+        with pytest.raises(TimeoutError):
+            asked.result(0.2)
+        running.start()
+        assert asked.result(90.0).header.member_id

@@ -130,11 +130,13 @@ def test_the_dial_timeout_is_shared() -> None:
         trying.unconnected("a", 102.0)
 
 
-def test_a_pinned_call_stays() -> None:
+def test_a_pinned_call_stays_and_has_the_dial_timeout_for_itself() -> None:
     trying = attempts("a", "b", only="c")
+    assert (trying.target, trying.connect_seconds(100.0)) == ("c", 2.0)
+    assert 0 < trying.unconnected("c", 100.1) <= 0.1
     assert trying.target == "c"
-    with pytest.raises(Unavailable, match="could not connect to c"):
-        trying.unconnected("c", 100.1)
+    with pytest.raises(Unavailable, match=r"could not connect to c$"):
+        trying.unconnected("c", 102.0)
 
 
 def test_reads_end_with_the_call() -> None:
