@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 UNSENT_BYTES = 256 << 10
 """The application waits while more than this of its response is kept for the client's windows."""
+TURN_BYTES = 512 << 10
+"""So much that leaves at once is enough for one turn of the loop: half a thousandth of a second."""
 
 _OK = header_block(((b":status", b"200"),))
 _FAILED = ((b":status", b"500"), (b"content-length", b"0"))
@@ -40,6 +42,7 @@ class Stream:
     """
 
     __slots__ = (
+        "_at_once",
         "_bodiless",
         "_body",
         "_connection",
@@ -91,6 +94,8 @@ class Stream:
         self.unsent: deque[memoryview] = deque()
         self.unsent_bytes = 0
         self.queued = False
+        self._at_once = 0
+        """What was sent since the application had to wait."""
         self._head: Headers | None = None
         self._bodiless = request.head
         self._trailers: Headers | None = None
@@ -173,6 +178,8 @@ class Stream:
     async def send(self, event: MutableMapping[str, Any]) -> None:
         """Send the next event of the response, as ASGI has them; wait while too much waits for the client.
 
+        After much that did not wait others have their turn.
+
         Raises:
             ConnectionError: the client is gone, or has the whole response.
             RuntimeError: the event does not come next.
@@ -183,9 +190,16 @@ class Stream:
         if self._tail or (self.started or self._head is not None) == (kind == "http.response.start"):
             raise RuntimeError(f"{kind} does not come next in a response")
         if kind == "http.response.body":
-            self._send_body(event.get("body", b""), event.get("more_body", False))
+            body, more = event.get("body", b""), event.get("more_body", False)
+            self._send_body(body, more)
+            self._at_once += len(body)
             if self.unsent_bytes > UNSENT_BYTES and not self._tail:
+                self._at_once = 0
                 await self._drained()
+            elif more and self._at_once >= TURN_BYTES:
+                # A client that takes all there is would have the loop to itself.
+                self._at_once = 0
+                await asyncio.sleep(0)
         elif kind == "http.response.start":
             status = event["status"]
             self._head = ((b":status", b"%d" % status), *event.get("headers", ()))

@@ -1,6 +1,6 @@
 """Answering a Range: selection, filters, order, limit, and the response's bytes (etcd's KV semantics)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,39 @@ def _answer(chunks: list[bytes], count: int, request: rpc_pb2.RangeRequest) -> l
         chunks = [enc.without_value(chunk) for chunk in chunks]
     chunks.append((b"\x18\x01" if more else b"") + enc.int_field(b"\x20", count))
     return chunks
+
+
+def is_gathered(request: rpc_pb2.RangeRequest, current: int) -> bool:
+    """Whether `gather_range` answers this: keys in their order, as they are now."""
+    return not (0 < request.revision < current or request.count_only or _filters(request) or _sorts(request))
+
+
+def gather_range(store: "Store", request: rpc_pb2.RangeRequest, max_keys: int) -> Generator[tuple[list[bytes], bool]]:
+    """The pieces of a RangeResponse's body in slices, each of about so many keys; all of the moment of the first.
+
+    With each comes whether there are more.
+
+    Raises:
+        FutureRev
+    """
+    store.check_revision(request.revision)
+    with store.gather(interval(request.key, request.range_end)) as gathering:
+        count = gathering.count
+        left = min(count, request.limit) if request.limit > 0 else count
+        tail = (b"\x18\x01" if left < count else b"") + enc.int_field(b"\x20", count)
+        chunks: list[bytes] = []
+        while left:
+            chunks = gathering.take(min(max_keys, left))
+            if not chunks:
+                raise RuntimeError(f"{left} of {count} keys are missing")
+            del chunks[left:]
+            left -= len(chunks)
+            if request.keys_only:
+                chunks = [enc.without_value(chunk) for chunk in chunks]
+            if left:
+                yield chunks, True
+    chunks.append(tail)
+    yield chunks, False
 
 
 def stream_range(store: "Store", request: rpc_pb2.RangeRequest, max_bytes: int) -> Iterator[Part]:

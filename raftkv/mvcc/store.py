@@ -10,6 +10,7 @@ Writes come from the log, in order, and are functions of state and request alone
 has changed, so that all members agree.
 """
 
+import contextlib
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,10 +21,11 @@ from raftkv import errors
 from raftkv.mvcc import encoding as enc
 from raftkv.mvcc.backend import META, REVISIONS, Backend, Flush
 from raftkv.mvcc.counts import Counts
+from raftkv.mvcc.gathering import Gathering
 from raftkv.mvcc.history import Record
 from raftkv.mvcc.interval import Interval, interval
 from raftkv.mvcc.leases import Leases, NoLeases
-from raftkv.mvcc.ranges import Part, answer_range, stream_range
+from raftkv.mvcc.ranges import Part, answer_range, gather_range, stream_range
 from raftkv.mvcc.table import Parts, Table
 from raftkv.mvcc.turnover import Turnover
 from raftkv.mvcc.txn import Txn
@@ -79,6 +81,7 @@ class Store:
         self._subs: Parts[int] = Parts()
         self._turnover = Turnover()
         self._compaction: Iterator[None] | None = None
+        self._gatherings: list[Gathering] = []
         self.revision = 1
         self.compacted_revision = -1
         self._load()
@@ -124,6 +127,8 @@ class Store:
         self.revision, self.compacted_revision = other.revision, other.compacted_revision
         self._newest, self._history, self._subs = other._newest, other._history, other._subs
         self._turnover = other._turnover
+        # Whoever gathers goes on in what this was.
+        self._gatherings = []
         self._compaction = self._compact_history() if self.compacted_revision > 0 else None
 
     def _number(self, name: bytes, default: int) -> int:
@@ -291,6 +296,28 @@ class Store:
         self.counts.ranges += 1
         return answer_range(self, request, self.revision)
 
+    def range_slices(self, request: rpc_pb2.RangeRequest, max_keys: int) -> Generator[tuple[list[bytes], bool]]:
+        """The same in slices of about so many keys, for requests that `ranges.is_gathered`; to be closed.
+
+        All are of the moment of the first one, though the store moves on between them.
+
+        Raises:
+            FutureRev
+        """
+        self.counts.ranges += 1
+        return gather_range(self, request, max_keys)
+
+    @contextlib.contextmanager
+    def gather(self, span: Interval) -> Iterator[Gathering]:
+        """Read the interval as it is now, a slice at a time, until the end of the block."""
+        gathering = Gathering(self._newest, span)
+        self._gatherings.append(gathering)
+        try:
+            yield gathering
+        finally:
+            if gathering in self._gatherings:
+                self._gatherings.remove(gathering)
+
     def range_stream(self, request: rpc_pb2.RangeRequest, max_bytes: int) -> Iterator[Part]:
         """The same answer in parts, at one revision though the store moves on between them; see `stream_range`.
 
@@ -396,6 +423,8 @@ class Store:
     def record_put(self, key: bytes, chunk: bytes, main: int, sub: int) -> None:
         """Store a new version."""
         newest = self._newest.get(key)
+        if self._gatherings:
+            self._tell_gatherings(key, newest)
         if newest is None:
             self._turnover.note(main, key, born=True)
         if newest is not None or key in self._history:
@@ -414,11 +443,17 @@ class Store:
         chunks = list(map(self._newest.pop, keys))
         records = {}
         for sub, (key, chunk) in enumerate(zip(keys, chunks, strict=True), first_sub):
+            if self._gatherings:
+                self._tell_gatherings(key, chunk)
             self._remember(key, chunk, (main, sub, True))
             records[REVISION.pack(main, sub)] = DELETED + key
         self._turnover.note_deaths(main, keys)
         self.backend.put_revisions(records)
         return chunks
+
+    def _tell_gatherings(self, key: bytes, chunk: bytes | None) -> None:
+        for gathering in self._gatherings:
+            gathering.note(key, chunk)
 
     def _remember(self, key: bytes, newest: bytes | None, version: Version) -> None:
         versions = self._history.get(key)

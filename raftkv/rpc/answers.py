@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from raftkv.http.asgi import Send
 from raftkv.http.load import Load
-from raftkv.rpc.framing import Framed, percent_encode
+from raftkv.rpc.framing import Framed, Large, percent_encode
 from raftkv.rpc.method import Method
 from raftkv.status import Code, StatusError
 
@@ -20,9 +20,6 @@ START = {"type": "http.response.start", "status": 200, "headers": HEADERS, "trai
 _END = {"type": "http.response.body", "body": b"", "more_body": False}
 _TRAILERS_OK = {"type": "http.response.trailers", "headers": OK}
 
-PIECE_BYTES = 128 << 10
-"""A larger body is sent in pieces of this size, or the host would send all of it before the connection's other streams,
-and hold them up for as long as a slow client's window is closed."""
 TAKE_SECONDS = 60.0
 """How long a client may take nothing of a large answer."""
 
@@ -35,11 +32,11 @@ def as_status(error: Exception, method: Method) -> StatusError:
     return StatusError(Code.INTERNAL, f"internal error: {type(error).__name__}")
 
 
-async def send_response(send: Send, response: bytes, load: Load) -> None:
+async def send_response(send: Send, response: bytes | Large, load: Load) -> None:
     """Send a whole response of a unary call, which `admit` has let pass if it is large."""
     try:
         await send(START)
-        if len(response) > PIECE_BYTES:
+        if isinstance(response, Large):
             response = await all_but_the_last(send, response, load)
         # The last piece may have to wait, too: what came before may fill what is kept for the client.
         async with asyncio.timeout(TAKE_SECONDS):
@@ -50,7 +47,7 @@ async def send_response(send: Send, response: bytes, load: Load) -> None:
         return
 
 
-async def all_but_the_last(send: Send, body: bytes, load: Load) -> bytes:
+async def all_but_the_last(send: Send, body: Large, load: Load) -> bytes:
     """Send a large body in pieces, as fast as the client takes them; the last one, which is still to be sent.
 
     Meanwhile it counts as a part of `load`.
@@ -58,16 +55,18 @@ async def all_but_the_last(send: Send, body: bytes, load: Load) -> bytes:
     Raises:
         OSError: the client is gone, or takes nothing.
     """
-    size, start = len(body), 0
+    size = len(body)
     load.bytes += size
     try:
-        while size - start > PIECE_BYTES:
+        pieces = body.pieces()
+        piece = next(pieces)
+        for following in pieces:
             async with asyncio.timeout(TAKE_SECONDS):
-                await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True})
-            start += PIECE_BYTES
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            piece = following
     finally:
         load.bytes -= size
-    return body[start:]
+    return piece
 
 
 async def pass_on(responses: AsyncIterator[bytes | Framed], give: Callable[[bytes | Framed], Awaitable[None]]) -> None:

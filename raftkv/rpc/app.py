@@ -9,6 +9,7 @@ are done before the news could arrive, and a proposal cannot be taken back.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
@@ -18,7 +19,6 @@ from raftkv.rpc.answers import (
     HEADERS,
     NOTHING,
     OK,
-    PIECE_BYTES,
     START,
     all_but_the_last,
     as_status,
@@ -27,7 +27,7 @@ from raftkv.rpc.answers import (
     send_response,
 )
 from raftkv.rpc.calls import Calls, Said
-from raftkv.rpc.framing import PREFIX_BYTES, Deframer, Framed, frame, whole_message
+from raftkv.rpc.framing import PIECE_BYTES, PREFIX_BYTES, Deframer, Framed, Large, Message, frame_answer, whole_message
 from raftkv.rpc.held import Held, admit, hurried, too_many, too_much
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_of
 from raftkv.rpc.method import Context, Kind, Method
@@ -183,7 +183,7 @@ class App:
             else:
                 response = await self._unary_until(deadline, method, receive, encoding, context)
             code = Code.OK
-            if direct is None or not direct.answer(HEADERS, response, OK):
+            if direct is None or isinstance(response, Large) or not direct.answer(HEADERS, response, OK):
                 await send_response(send, response, self._load)
         except StatusError as error:
             code = error.code
@@ -217,7 +217,7 @@ class App:
 
     # Unary calls
 
-    async def _unary(self, method: Method, receive: Receive, encoding: bytes, context: Context) -> bytes:
+    async def _unary(self, method: Method, receive: Receive, encoding: bytes, context: Context) -> bytes | Large:
         event = await receive()
         request = whole_message(event.get("body", b""), self._max_receive_bytes)
         if request is None:
@@ -229,12 +229,12 @@ class App:
         load = self._load
         load.bytes += size
         try:
-            response = frame(await method.handler(request, context), self._max_send_bytes)
+            response = frame_answer(await method.handler(request, context), self._max_send_bytes)
         except Exception as error:
             raise as_status(error, method) from error
         finally:
             load.bytes -= size
-        if len(response) > PIECE_BYTES:
+        if isinstance(response, Large):
             admit(load, len(response))
         calls.sent += 1
         calls.sent_bytes += len(response) - PREFIX_BYTES
@@ -264,7 +264,7 @@ class App:
 
     async def _unary_until(
         self, deadline: float, method: Method, receive: Receive, encoding: bytes, context: Context
-    ) -> bytes:
+    ) -> bytes | Large:
         interrupt = Interrupt()
         self._deadlines.add(deadline, interrupt)
         try:
@@ -350,16 +350,19 @@ class _Response:
         except OSError as error:
             raise Disconnected from error
 
-    async def _message(self, message: bytes | list[bytes] | Framed) -> None:
+    async def _message(self, message: Message | Framed) -> None:
+        body: bytes | Large
         if isinstance(message, Framed):
             body, count = message.data, message.count
+            if len(body) > PIECE_BYTES:
+                body = Large(deque([([message.data], len(body))]), len(body))
         else:
-            body, count = frame(message, self._max_bytes), 1
+            body, count = frame_answer(message, self._max_bytes), 1
         size = len(body)
         if not self.started:
             await self._start()
         try:
-            if len(body) > PIECE_BYTES:
+            if isinstance(body, Large):
                 admit(self._load, len(body))
                 body = await all_but_the_last(self._send, body, self._load)
             await self._send({"type": "http.response.body", "body": body, "more_body": True})

@@ -2,12 +2,20 @@
 
 import struct
 import zlib
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain
 
 from raftkv.status import Code, StatusError
 
 _PREFIX = struct.Struct(">BI")
 PREFIX_BYTES = _PREFIX.size
 _GZIP = 31
+PIECE_BYTES = 128 << 10
+"""A larger body is sent in pieces of this size, or the host would send all of it before the connection's other streams,
+and hold them up for as long as a slow client's window is closed."""
+_SMALL_BYTES = 4 << 10
+"""Less than this is sent with what follows."""
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
@@ -24,6 +32,69 @@ class Framed:
         self.count = count
 
 
+class Gathered:
+    """A message whose pieces came in several turns of the loop; it is let go while it is sent."""
+
+    __slots__ = ("bytes", "parts")
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.bytes = 0
+        self.parts: deque[Part] = deque()
+        """What came together, with its size."""
+        self.add(list(pieces))
+
+    def add(self, pieces: list[bytes]) -> None:
+        """Take what comes next; the list is kept."""
+        size = sum(map(len, pieces))
+        self.parts.append((pieces, size))
+        self.bytes += size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return chain.from_iterable(pieces for pieces, _ in self.parts)
+
+
+Part = tuple[list[bytes], int]
+Message = bytes | list[bytes] | Gathered
+"""A message as handlers answer it: whole, or in pieces."""
+
+
+class Large:
+    """What is more than one piece for the host, most often a message with its prefix.
+
+    It is never there as a whole: each piece is joined when it is sent, and forgotten with what it was joined from.
+    """
+
+    __slots__ = ("_bytes", "_parts")
+
+    def __init__(self, parts: deque[Part], size: int) -> None:
+        """`size` is that of all parts together."""
+        self._parts = parts
+        self._bytes = size
+
+    def __len__(self) -> int:
+        return self._bytes
+
+    def pieces(self) -> Iterator[bytes]:
+        """All of it, once, in pieces of about `PIECE_BYTES`; what is much larger is cut."""
+        parts = self._parts
+        small: list[bytes] = []
+        while parts:
+            part, size = parts.popleft()
+            if small or size < _SMALL_BYTES:
+                part, small = [*small, *part], []
+            if size < _SMALL_BYTES and parts:
+                small = part
+                continue
+            # To look at the size of each would take as long as to join them.
+            step = max(1, PIECE_BYTES * len(part) // max(size, 1))
+            for begin in range(0, len(part), step):
+                piece = part[begin] if step == 1 else b"".join(part[begin : begin + step])
+                if len(piece) <= 2 * PIECE_BYTES:
+                    yield piece
+                else:
+                    yield from (piece[at : at + PIECE_BYTES] for at in range(0, len(piece), PIECE_BYTES))
+
+
 def frame(message: bytes | list[bytes], max_bytes: int) -> bytes:
     """Prefix a message, given whole or in pieces, with its length; never compressed.
 
@@ -31,11 +102,40 @@ def frame(message: bytes | list[bytes], max_bytes: int) -> bytes:
         StatusError: RESOURCE_EXHAUSTED, when it is larger than `max_bytes`.
     """
     size = len(message) if isinstance(message, bytes) else sum(map(len, message))
+    prefix = _prefix(size, max_bytes)
+    return prefix + message if isinstance(message, bytes) else b"".join((prefix, *message))
+
+
+def frame_answer(message: Message, max_bytes: int) -> bytes | Large:
+    """The same for an answer of any kind: one that is too large for a piece is not joined yet.
+
+    Raises:
+        StatusError: as `frame`.
+    """
+    if isinstance(message, bytes):
+        size = len(message)
+    elif isinstance(message, list):
+        size = sum(map(len, message))
+    else:
+        size = message.bytes
+    prefix = _prefix(size, max_bytes)
+    if PREFIX_BYTES + size > PIECE_BYTES:
+        if isinstance(message, Gathered):
+            parts = message.parts
+        else:
+            parts = deque([([message] if isinstance(message, bytes) else message, size)])
+        parts.appendleft(([prefix], PREFIX_BYTES))
+        return Large(parts, PREFIX_BYTES + size)
+    if isinstance(message, bytes):
+        return prefix + message
+    return b"".join((prefix, *message))
+
+
+def _prefix(size: int, max_bytes: int) -> bytes:
     if size > max_bytes:
         text = f"grpc: trying to send message larger than max ({size} vs. {max_bytes})"
         raise StatusError(Code.RESOURCE_EXHAUSTED, text)
-    prefix = _PREFIX.pack(0, size)
-    return prefix + message if isinstance(message, bytes) else b"".join((prefix, *message))
+    return _PREFIX.pack(0, size)
 
 
 def whole_message(body: bytes, max_bytes: int) -> bytes | None:

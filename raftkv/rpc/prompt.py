@@ -10,14 +10,12 @@ from typing import Any
 
 from raftkv.http.asgi import CERTIFICATE_USER, Scope, Taken
 from raftkv.http.load import Load
-from raftkv.rpc.answers import HEADERS, OK, PIECE_BYTES, as_status, end, send_response
-from raftkv.rpc.framing import PREFIX_BYTES, frame
+from raftkv.rpc.answers import HEADERS, OK, as_status, end, send_response
+from raftkv.rpc.framing import PREFIX_BYTES, Large, Message, frame_answer
 from raftkv.rpc.held import admit
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Ending, deadline_of
 from raftkv.rpc.method import Context, Method
 from raftkv.status import Code
-
-Response = bytes | list[bytes]
 
 
 class Later:
@@ -28,11 +26,11 @@ class Later:
 
     __slots__ = ("future", "make")
 
-    def __init__(self, future: "asyncio.Future[None]", make: Callable[[], Response]) -> None:
+    def __init__(self, future: "asyncio.Future[None]", make: Callable[[], Message]) -> None:
         self.future = future
         self.make = make
 
-    def __await__(self) -> Generator[Any, None, Response]:
+    def __await__(self) -> Generator[Any, None, Message]:
         yield from self.future.__await__()
         return self.make()
 
@@ -50,7 +48,7 @@ class Prompt(Ending):
         self._method = method
         self._request = request
         self._max_send_bytes = max_send_bytes
-        self._make: Callable[[], Response] | None = None
+        self._make: Callable[[], Message] | None = None
 
     def begin(self, message: bytes, scope: Scope, timeout: bytes | None, deadlines: Deadlines) -> None:
         """Run the handler, and answer when what it waits for is done; `timeout` is the call's grpc-timeout."""
@@ -90,8 +88,8 @@ class Prompt(Ending):
                 # By its deadline, or because the client is gone.
                 raise self._reason or Disconnected
             result = future.result()
-            response = frame(result if self._make is None else self._make(), self._max_send_bytes)
-            if len(response) > PIECE_BYTES:
+            response = frame_answer(result if self._make is None else self._make(), self._max_send_bytes)
+            if isinstance(response, Large):
                 admit(self._load, len(response))
         except Disconnected:
             self._method.calls.handled[Code.CANCELED] += 1
@@ -101,17 +99,17 @@ class Prompt(Ending):
         else:
             self._answer(response)
 
-    def _answer(self, response: bytes) -> None:
+    def _answer(self, response: bytes | Large) -> None:
         calls = self._method.calls
         calls.sent += 1
         calls.sent_bytes += len(response) - PREFIX_BYTES
         calls.handled[Code.OK] += 1
         request = self._request
-        if request.answer(HEADERS, response, OK):
+        if isinstance(response, bytes) and request.answer(HEADERS, response, OK):
             request.over()
         else:
             request.run(send_response(request.send, response, self._load))
-            if len(response) > PIECE_BYTES:
+            if isinstance(response, Large):
                 # Its task counts it from its first step on; until then no other answer may find the same room.
                 self._held = len(response)
                 self._load.bytes += self._held

@@ -4,7 +4,7 @@ Keys and sizes are named, values never: they may be secrets. Neither is any part
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 from raftkv.pb import log_pb2, rpc_pb2
 
@@ -52,9 +52,8 @@ class Slow:
         if took > self.threshold_seconds:
             self._log("linearizable reads waited too long", took, {"reads": reads})
 
-    def ranged(self, request: rpc_pb2.RangeRequest, pieces: Sequence[bytes], started: float) -> None:
-        """Judge the reading of a range that has ended just now."""
-        took = self.clock() - started
+    def ranged(self, request: rpc_pb2.RangeRequest, took: float, pieces: Iterable[bytes]) -> None:
+        """Judge the reading of a range, in seconds of work."""
         if took > self.threshold_seconds:
             self._log("a range took too long", took, {"key": _key(request.key), "bytes": sum(map(len, pieces))})
 

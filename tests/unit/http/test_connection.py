@@ -378,6 +378,33 @@ def test_large_answers_starved_a_watch_on_the_same_connection() -> None:
     run(scenario)
 
 
+def test_an_answer_that_a_client_takes_at_once_leaves_others_their_turns() -> None:
+    """Nothing makes such an answer wait: neither a window nor the socket."""
+    piece = b"x" * (128 << 10)
+
+    async def much(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(100):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": piece})
+
+    async def scenario() -> None:
+        app = App(much)
+        client = Client(app, settings=[(frames.INITIAL_WINDOW_SIZE, MAX)])
+        client.send(frames.number(frames.WINDOW_UPDATE, 0, MAX - frames.DEFAULT_WINDOW), client.headers(1, GET))
+        most = 0
+        while not app.ended:
+            before = len(client.transport.written)
+            await asyncio.sleep(0)
+            most = max(most, len(client.transport.written) - before)
+        await turns()
+        body = b"".join(frame.payload for frame in client.received() if frame.kind == D)
+        assert body == piece * 101
+        assert most < 1 << 20
+
+    run(scenario)
+
+
 def test_settings_that_come_by_the_thousand_ask_the_streams_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         client = Client(App(large), settings=[(frames.INITIAL_WINDOW_SIZE, 0)])

@@ -1,10 +1,21 @@
 """Messages, timeouts and texts as gRPC puts them on the wire."""
 
 import gzip
+import random
 
 import pytest
 
-from raftkv.rpc.framing import Deframer, frame, parse_timeout, percent_encode, whole_message
+from raftkv.rpc.framing import (
+    PIECE_BYTES,
+    Deframer,
+    Gathered,
+    Large,
+    frame,
+    frame_answer,
+    parse_timeout,
+    percent_encode,
+    whole_message,
+)
 from raftkv.status import Code, StatusError
 
 
@@ -48,6 +59,47 @@ def test_broken_frames_are_refused(encoding: bytes, body: bytes, code: Code, tex
         read()
     assert caught.value.code is code
     assert text in caught.value.message
+
+
+def gathered(*parts: list[bytes]) -> Gathered:
+    message = Gathered(b"header")
+    for part in parts:
+        message.add(part)
+    return message
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [[b"k%d" % number * 100 for number in range(2000)]] * 5,
+        [[b"x" * (PIECE_BYTES - 10)], [b""]],
+        [[b"x" * PIECE_BYTES] * 3, [], [b"tail"]],
+        [[b"small"] * 1000 + [random.randbytes(5 * PIECE_BYTES)] + [b"small"] * 1000, [b"", b"tail"]],
+        [[random.randbytes(random.randrange(20_000)) for _ in range(200)] for _ in range(5)],
+    ],
+    ids=["even", "just too large", "large", "one is larger than all", "any"],
+)
+def test_a_large_answer_is_never_there_as_a_whole_and_its_pieces_are_all_of_it(parts: list[list[bytes]]) -> None:
+    message = gathered(*parts)
+    body = b"".join(message)
+    assert len(body) == message.bytes
+    whole = frame(body, 1 << 30)
+    for answer in (frame_answer(message, 1 << 30), frame_answer([body], 1 << 30), frame_answer(body, 1 << 30)):
+        assert isinstance(answer, Large)
+        assert len(answer) == len(whole)
+        pieces = list(answer.pieces())
+        assert b"".join(pieces) == whole
+        assert max(map(len, pieces)) <= 2 * PIECE_BYTES
+        assert not list(answer.pieces()), "what was sent is let go"
+
+
+def test_an_answer_of_a_piece_is_joined_at_once_and_none_is_larger_than_allowed() -> None:
+    fits = b"x" * (PIECE_BYTES - 11)
+    for message in (b"header" + fits, [b"header", fits], gathered([fits])):
+        assert frame_answer(message, 1 << 30) == frame(b"header" + fits, 1 << 30)
+    for message in (b"header" + fits, [b"header", fits], gathered([fits])):
+        with pytest.raises(StatusError, match=rf"larger than max \({PIECE_BYTES - 5} vs. 9\)"):
+            frame_answer(message, 9)
 
 
 def test_a_message_of_exactly_the_limit_passes() -> None:

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import gzip
+import random
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from h2.settings import SettingCodes
 
 from raftkv.http import HttpServer, Load, listen
-from raftkv.rpc import App, Context, Framed, Later, Method, answers
+from raftkv.rpc import App, Context, Framed, Gathered, Later, Method, answers
 from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import Deframer
 from raftkv.rpc.held import BODY_SECONDS, admit
@@ -22,8 +24,10 @@ from tests.unit.rpc.wire import WAIT_SECONDS, Answer, Wire, connect, message
 SLOW = "/test.Service/Slow"
 URGENT = "/test.Service/Urgent"
 BLOB = "/test.Service/Blob"
+MANY = "/test.Service/Many"
 LATER = "/test.Service/Later"
 TRUSTED = "/test.Service/Trusted"
+SOMETHING = bytes(range(256)) * 4
 TOO_MANY = (Code.RESOURCE_EXHAUSTED, "raftkv: too many calls are open")
 TOO_MUCH = (Code.RESOURCE_EXHAUSTED, "raftkv: too many bytes of requests and answers are in flight")
 
@@ -44,6 +48,7 @@ class World:
             SLOW: Method.unary(self.slow),
             URGENT: Method.unary(service.echo),
             BLOB: Method.unary(service.blob),
+            MANY: Method.unary(self.many),
             LATER: Method.unary(self.later),
             "/test.Service/Total": Method.client_stream(service.total),
             TRUSTED: Method.client_stream(service.total, counted=False),
@@ -64,6 +69,14 @@ class World:
             return b"x" * int(request)
 
         return Later(self.all, make)
+
+    async def many(self, request: bytes, context: Context) -> Gathered:
+        """A large answer whose pieces are there already, as those of a range are."""
+        answer = Gathered()
+        for _ in range(int(request)):
+            await asyncio.sleep(0)
+            answer.add([SOMETHING] * 100)
+        return answer
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
@@ -284,6 +297,48 @@ def test_answers_that_become_ready_together_are_bounded_together() -> None:
             for stream in streams:
                 if not wire.answers[stream].ended:
                     await wire.reset(stream)
+
+    run(scenario)
+
+
+def test_a_large_answer_costs_no_second_copy_while_somebody_reads_it_slowly() -> None:
+    """What it is made of is there anyway. All of it counts, and whoever leaves half-way gives all of it back."""
+
+    async def scenario() -> None:
+        async with serving(1 << 30, INITIAL_WINDOW_SIZE=100_000) as (world, wire):
+            tracemalloc.start()
+            try:
+                stream = await wire.open(MANY)
+                await wire.data(stream, message(b"500"), end=True)
+                await world.until(lambda: world.load.bytes > 50_000_000)
+                await wire.until(lambda: len(wire.answers[stream].body) > 60_000)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert peak < 5_000_000, "some pieces of it, and a list of the rest"
+            await wire.reset(stream)
+            await world.until(lambda: not world.load.bytes)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("window", [1, 3000, 65_535, 1 << 20])
+def test_a_large_answer_in_pieces_arrives_byte_for_byte_whatever_the_window(window: int) -> None:
+    async def scenario() -> None:
+        async with serving(1 << 30, INITIAL_WINDOW_SIZE=window) as (_, wire):
+            wire.acknowledge = False
+            stream = await wire.open(MANY)
+            await wire.data(stream, message(b"10"), end=True)
+            answer = wire.answers[stream]
+            await wire.until(lambda: len(answer.body) >= min(window, 65_535))
+            rng = random.Random(window)
+            while not answer.ended:
+                step = rng.choice((1, 5000, 70_000, 300_000))
+                wire.h2.increment_flow_control_window(step)
+                wire.h2.increment_flow_control_window(step, stream)
+                await wire.flush()
+                await wire.ping()
+            assert answer.messages == [SOMETHING * 1000]
 
     run(scenario)
 

@@ -77,7 +77,7 @@ def test_what_is_fast_enough_is_not_named(caplog: pytest.LogCaptureFixture) -> N
     framed = p.encode_proposal(1, p.PUT, rpc_pb2.PutRequest(key=b"k").SerializeToString())
     slow.applied(framed, added=clock.now - 0.1, handed_over=clock.now, started=clock.now)
     slow.confirmed(1, clock.now - 0.1)
-    slow.ranged(rpc_pb2.RangeRequest(key=b"k"), [], clock.now - 0.1)
+    slow.ranged(rpc_pb2.RangeRequest(key=b"k"), 0.1, [])
     assert not caplog.records
     assert not slow.applies
 
@@ -86,7 +86,7 @@ def test_slow_reads_are_named(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     slow = Slow(clock.time, 0.1)
     slow.confirmed(3, clock.now - 0.5)
-    slow.ranged(rpc_pb2.RangeRequest(key=b"\xff" * 1000), [SECRET, SECRET], clock.now - 0.25)
+    slow.ranged(rpc_pb2.RangeRequest(key=b"\xff" * 1000), 0.25, [SECRET, SECRET])
     waited, ranged = told(caplog)
     assert waited == {"took": "500.0ms", "expected-duration": "100.0ms", "reads": 3}
     assert (ranged["took"], ranged["bytes"], len(ranged["key"])) == ("250.0ms", 14, 4 * 128 + 1)
