@@ -133,7 +133,7 @@ class Metrics(Collector):
         yield _one("etcd_server_has_leader", "gauge", "Whether a leader is known.", bool(node.leader))
         yield _one("etcd_server_is_leader", "gauge", "Whether this member leads.", node.role is Role.LEADER)
         yield _one("etcd_server_is_learner", "gauge", "Whether this member has no vote.", learner)
-        yield _one("etcd_server_leader_changes_seen_total", "counter", "Leaders seen.", server.leader_changes)
+        yield _one("etcd_server_leader_changes_seen_total", "counter", "Leaders seen.", server.leadership.changes)
         yield _one("etcd_server_proposals_committed_total", "gauge", "Commit index.", node.commit_index)
         yield _one("etcd_server_proposals_applied_total", "gauge", "Applied index.", server.applier.index)
         yield _one("etcd_server_proposals_pending", "gauge", "Proposals under way.", len(server.proposals))

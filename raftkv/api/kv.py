@@ -181,7 +181,7 @@ class KVService:
         wanted = decode(rpc_pb2.CompactionRequest, request)
         response = await self._propose(proposals.COMPACTION, request, context)
         if wanted.physical:
-            await self._server.wait_compaction()
+            await self._server.compaction.wait()
         return response
 
     def _propose_costly(

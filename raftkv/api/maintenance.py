@@ -108,7 +108,7 @@ class MaintenanceService:
 
     async def _compacted(self) -> None:
         while self._server.store.compacting:
-            await self._server.wait_compaction()
+            await self._server.compaction.wait()
 
     async def snapshot(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Send the store as of now, in pieces, and its SHA-256 at the end."""

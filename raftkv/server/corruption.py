@@ -44,7 +44,7 @@ async def hash_kv(server: Server, revision: int) -> tuple[HistoryHash, int]:
     store = server.store
     store.check_revision(revision)
     while store.compacting:
-        await server.wait_compaction()
+        await server.compaction.wait()
     started = time.perf_counter()
     hashed = hash_history(store, revision)
     crc = await server.aside(hashed.compute)

@@ -17,7 +17,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from raftkv import errors
 from raftkv.auth import MEMBER, Caller
@@ -43,8 +43,11 @@ from raftkv.raft import (
 from raftkv.server.alarms import ACTIVATE, NOSPACE
 from raftkv.server.apply import Applier
 from raftkv.server.authority import Authority
+from raftkv.server.compaction import Compaction
+from raftkv.server.errands import Errands
 from raftkv.server.flushes import Flushes
 from raftkv.server.headers import Headers
+from raftkv.server.leadership import Leadership
 from raftkv.server.leases import CallPeer, Leases
 from raftkv.server.membership import Membership, encode_conf_state
 from raftkv.server.proposals import ALARM, Operation, Proposals
@@ -137,8 +140,6 @@ class Server:
         self.proposals = Proposals(self._loop, headers.member_id, rng, timeout_seconds=timeout)
         self.slow = Slow(clock or self._loop.time, warning_seconds)
         self.times = Times()
-        self.leader_changes = 0
-        self._led_by = 0
         self.late_heartbeats = 0
         """Ticks of a leader that came more than two of them late: followers may have missed it."""
         self._ticked_at = self._loop.time()
@@ -170,7 +171,8 @@ class Server:
             bcrypt_cost=bcrypt_cost,
         )
         self.applier.on_log_in = self.authority.logged_in
-        self.applier.on_compaction = self._start_compaction
+        self.compaction = Compaction(store, self.times, self.slow.clock, self.fail)
+        self.applier.on_compaction = self.compaction.start
         self.applier.granted_ttl = self.times.lease_ttl.observe
         self.applier.clock, self.applier.times = self.slow.clock, self.times
         self.standing = Standing(node, membership)
@@ -200,10 +202,9 @@ class Server:
             on_behind=self._start_catching_up,
         )
         self._catching_up = False
-        # Not a set: calls end in the order in which they came, the same in every run.
-        self.leader_calls: dict[Any, None] = {}
-        """Ends calls under way that want no member without a leader."""
-        self._leaderless_seconds = 3 * election_ticks * tick_seconds
+        leaderless = 3 * election_ticks * tick_seconds
+        self.leadership = Leadership(node, timeout_seconds=timeout, leaderless_seconds=leaderless)
+        self.leader_calls, self.wait_leader = self.leadership.calls, self.leadership.wait
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         self.current: asyncio.Future[None] = self._loop.create_future()
         self.current.set_result(None)
@@ -223,18 +224,15 @@ class Server:
         self._unsynced: deque[tuple[Ready | SnapshotMetadata, Group | None]] = deque()
         self._syncing = False
         self._sync_started_at = 0.0
+        self._errands = Errands(self.fail)
+        self._run = self._errands.run
         self._flushes = Flushes(self, self.times.defragment)
         self.flushed, self.defragment = self._flushes.flushed, self._flushes.defragment
         self._pump_due = False
         self._closed = False
         self._tick_timer: asyncio.TimerHandle | None = None
-        self._leader_lost_at = float("-inf")
         self.silent: set[NodeId] = set()
         """Peers to whom messages are being lost."""
-        self._leader_waiters: list[asyncio.Future[None]] = []
-        self._compaction: asyncio.Task[None] | None = None
-        self._blocking = 0
-        self._idle: asyncio.Future[None] | None = None
 
     # What callers ask
 
@@ -373,13 +371,6 @@ class Server:
         """Whether this member has neither a term nor a log: it has promised nothing and counted nobody's word."""
         return self.node.term == 0 and self.node.last_index == 0
 
-    async def wait_leader(self) -> None:
-        """Wait until a leader is known."""
-        if not self.node.leader:
-            future = self._loop.create_future()
-            self._leader_waiters.append(future)
-            await future
-
     def aside(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Have blocking work done by the thread for long work; an error is the caller's. `close` waits for it.
 
@@ -388,22 +379,7 @@ class Server:
         """
         if self.stopped:
             raise errors.Stopped
-        future: asyncio.Future[T] = self._loop.create_future()
-
-        def attempt() -> None:
-            try:
-                outcome = partial(future.set_result, work())
-            except Exception as error:
-                outcome = partial(future.set_exception, error)
-            outcomes.append(outcome)
-
-        def done() -> None:
-            if not future.done():
-                outcomes[0]()
-
-        outcomes: list[Callable[[], None]] = []
-        self._run(self._run_aside, attempt, done)
-        return future
+        return self._errands.outcome(self._run_aside, work)
 
     @property
     def stopped(self) -> bool:
@@ -415,11 +391,6 @@ class Server:
         """Index of the last entry applied."""
         return self.applier.index
 
-    async def wait_compaction(self) -> None:
-        """Wait until the compaction under way has removed what it must."""
-        if self._compaction is not None:
-            await asyncio.shield(self._compaction)
-
     # Life
 
     def start(self) -> None:
@@ -428,7 +399,7 @@ class Server:
             self.node.campaign()
         # Members whose ticks fall together would stand for election together, and split the vote, ten times as often.
         self._tick_timer = self._loop.call_later(self._tick_seconds * self.rng.random(), self._tick)
-        self._start_compaction()
+        self.compaction.start()
         self.wake()
 
     async def close(self) -> None:
@@ -436,16 +407,15 @@ class Server:
         self._closed = True
         if self._tick_timer is not None:
             self._tick_timer.cancel()
-        if self._compaction is not None:
-            self._compaction.cancel()
+        self.compaction.cancel()
         self.proposals.fail_all(errors.Stopped)
         self.reads.fail_all(errors.Stopped())
         self.leases.close()
-        await self._until_idle()
+        await self._errands.until_idle()
         self._end_installation()
         if not self.failed.done():
             self._flushes.begin()
-            await self._until_idle()
+            await self._errands.until_idle()
 
     # The pump
 
@@ -472,10 +442,9 @@ class Server:
         if now - self._ticked_at > 3 * self._tick_seconds and self.node.role is Role.LEADER:
             self.late_heartbeats += 1
         self._ticked_at = now
-        self.proposals.expire(now, self._timeout_error)
+        self.proposals.expire(now, self.leadership.timeout_error)
         self.reads.tick()
-        if self.leader_calls and not self.node.leader and now - self._leader_lost_at >= self._leaderless_seconds:
-            self._end_leader_calls()
+        self.leadership.tick(now)
         self.leases.tick()
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
@@ -491,17 +460,6 @@ class Server:
         if self.node.leader and (self._raising is None or self._raising.done()):
             self._raising = self.raise_alarm(NOSPACE, self.node.id)
             self._raising.add_done_callback(_told)
-
-    def _end_leader_calls(self) -> None:
-        calls = list(self.leader_calls)
-        self.leader_calls.clear()
-        for end in calls:
-            end(errors.NoLeader())
-
-    def _timeout_error(self) -> errors.EtcdError:
-        if self._loop.time() - self._leader_lost_at < self.proposals.timeout_seconds:
-            return errors.TimeoutDueToLeaderFail()
-        return errors.Timeout()
 
     def pump(self) -> None:
         """Go on at once with what was asked and received, if there is anything new."""
@@ -605,17 +563,7 @@ class Server:
         self._on_members()
 
     def _soft_state_changed(self, state: SoftState) -> None:
-        if state.leader:
-            self.leader_changes += state.leader != self._led_by
-            logger.info("member %x follows leader %x in term %d", self.node.id, state.leader, self.node.term)
-            waiters, self._leader_waiters = self._leader_waiters, []
-            for future in waiters:
-                if not future.done():
-                    future.set_result(None)
-        else:
-            self._leader_lost_at = self._loop.time()
-            logger.info("member %x has no leader in term %d", self.node.id, self.node.term)
-        self._led_by = state.leader
+        self.leadership.changed(state.leader)
         self.reads.leader_changed()
 
     # The disk
@@ -700,13 +648,13 @@ class Server:
         self.applier.load()
         self._members_changed()
         self.hub.become(self.store)
-        self.proposals.entries_skipped(self._timeout_error)
+        self.proposals.entries_skipped(self.leadership.timeout_error)
         self.reads.applied(self.applier.index)
         if not self._flushes.busy:
             self.retire(old)
         if not installed.done():
             installed.set_result(None)
-        self._start_compaction()
+        self.compaction.start()
         logger.info("member %x goes on from a snapshot of index %d", self.node.id, self.applier.index)
 
     def _end_installation(self) -> None:
@@ -716,26 +664,6 @@ class Server:
     def retire(self, backend: Backend) -> None:
         """Close a store that was replaced, behind what the thread for long work still does with it."""
         self._run(self._run_aside, backend.close, lambda: None)
-
-    def _start_compaction(self) -> None:
-        if self._compaction is None or self._compaction.done():
-            self._compaction = self._loop.create_task(self._compact())
-            self._compaction.add_done_callback(self._finished)
-
-    async def _compact(self) -> None:
-        times, clock = self.times, self.slow.clock
-        started, more = clock(), self.store.compacting
-        if not more:
-            return
-        while more:
-            began = clock()
-            self.store.compaction_step()
-            times.compaction_pause_ms.observe((clock() - began) * 1000)
-            await asyncio.sleep(0)
-            # The next compaction may have begun in this pause, and is this task's, too.
-            more = self.store.compacting
-        times.compaction_ms.observe((clock() - started) * 1000)
-        times.compacted_at = clock()
 
     def _start_catching_up(self) -> None:
         if not self._catching_up:
@@ -754,34 +682,6 @@ class Server:
             return
         if more:
             self._start_catching_up()
-
-    def _run(self, run: Blocking, work: Callable[[], None], then: Callable[[], None]) -> None:
-        """Have blocking work done elsewhere and go on with `then`; whatever fails there or here stops the member."""
-
-        def done(error: BaseException | None) -> None:
-            self._blocking -= 1
-            try:
-                if error is not None:
-                    raise error
-                then()
-            except Exception as failure:
-                self.fail(failure)
-            if not self._blocking and self._idle is not None:
-                self._idle.set_result(None)
-                self._idle = None
-
-        self._blocking += 1
-        run(work, done)
-
-    async def _until_idle(self) -> None:
-        while self._blocking:
-            self._idle = self._idle or self._loop.create_future()
-            await asyncio.shield(self._idle)
-
-    def _finished(self, task: "asyncio.Future[None]") -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self.fail(error)
 
 
 def _told(raised: "asyncio.Future[list[bytes]]") -> None:
