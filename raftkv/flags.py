@@ -12,11 +12,10 @@ from typing import Any
 import click
 
 from raftkv import ETCD_API_VERSION
-from raftkv.config import Config, ConfigError, Members, check, url_problem
-from raftkv.duration import parse_duration
+from raftkv.config import Config, ConfigError, check
 from raftkv.failpoints import VARIABLE
+from raftkv.flag_kinds import Duration, InitialCluster, Integer, Rates, Texts, Urls
 from raftkv.form import VERSION
-from raftkv.rates import Rate, parse_rate
 from raftkv.security import check_tls
 
 ENVIRONMENT_PREFIX = "RAFTKV_"
@@ -56,96 +55,6 @@ def environment_warnings(environ: Mapping[str, str]) -> list[str]:
 
 
 # The settings as click options
-
-
-class _Integer(click.IntRange):
-    """A whole number within bounds; click would call what is no number "not a valid integer range"."""
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            number = int(str(value))
-        except ValueError:
-            self.fail(f"{str(value)!r} is not a number; expected is a whole number{self._bounds()}", param, ctx)
-        return super().convert(number, param, ctx)
-
-    def _bounds(self) -> str:
-        if self.max is None:
-            return "" if self.min is None else f" of at least {self.min}"
-        return f" from {self.min} to {self.max}"
-
-
-class _Urls(click.ParamType[tuple[str, ...]]):
-    """A comma-separated list of URLs `http://host:port`."""
-
-    name = "URLS"
-
-    def __init__(self, *, listen: bool) -> None:
-        self._listen = listen
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        urls = tuple(url.strip() for url in str(value).split(","))
-        for url in urls:
-            problem = url_problem(url, listen=self._listen)
-            if problem:
-                self.fail(problem, param, ctx)
-        if len(set(urls)) < len(urls):
-            self.fail(f"a URL is given twice in {value}", param, ctx)
-        return urls
-
-
-class _Texts(click.ParamType[tuple[str, ...]]):
-    """A comma-separated list."""
-
-    name = "LIST"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return tuple(text for text in (part.strip() for part in str(value).split(",")) if text)
-
-
-class _Rates(click.ParamType[tuple[Rate, ...]]):
-    """A comma-separated list of `USER[/METHOD]=RATE[:BURST]`."""
-
-    name = "RATE,…"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Rate, ...]:
-        try:
-            return tuple(parse_rate(text.strip()) for text in str(value).split(",") if text.strip())
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class _InitialCluster(click.ParamType[Members]):
-    """`name=url,name=url`; a name that occurs twice has two URLs."""
-
-    name = "NAME=URL,…"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Members:
-        members: dict[str, list[str]] = {}
-        owners: dict[str, str] = {}
-        for item in str(value).split(","):
-            name, separator, url = item.strip().partition("=")
-            if not separator or not name:
-                self.fail(f"{item.strip()!r} is not of the form name=http://host:port", param, ctx)
-            problem = url_problem(url, listen=False)
-            if problem:
-                self.fail(problem, param, ctx)
-            if url in owners:
-                self.fail(f"initial cluster {value} has duplicate url {url} (of {owners[url]} and {name})", param, ctx)
-            owners[url] = name
-            members.setdefault(name, []).append(url)
-        return tuple((name, tuple(urls)) for name, urls in members.items())
-
-
-class _Duration(click.ParamType[float]):
-    """A span of time; seconds."""
-
-    name = "DURATION"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return parse_duration(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 class _Option(click.Option):
@@ -199,7 +108,7 @@ def _variable(flag: str) -> str:
 _MEMBER, _CLUSTERING, _LIMITS, _LOGGING = "Member", "Clustering", "Limits", "Logging"
 _MONITORING = "Monitoring"
 _SECURITY = "Security"
-_POSITIVE = _Integer(min=1)
+_POSITIVE = Integer(min=1)
 
 
 def _tls_options(default: Config) -> list[_Option]:
@@ -217,9 +126,7 @@ def _tls_options(default: Config) -> list[_Option]:
         *options,
         _switch("client-cert-auth", _SECURITY, "Clients must show a certificate; its common name is a user."),
         _Option("client-crl-file", _SECURITY, click.STRING, "none", "Revoked ones; PEM or DER.", metavar="FILE"),
-        _Option(
-            "client-cert-allowed-hostname", _SECURITY, _Texts(), "all", "A host name of them must be one of these."
-        ),
+        _Option("client-cert-allowed-hostname", _SECURITY, Texts(), "all", "A host name of them must be one of these."),
         _switch(
             "auto-tls", _SECURITY, "Clients: with a certificate that the member makes, and that nobody vouches for."
         ),
@@ -227,19 +134,19 @@ def _tls_options(default: Config) -> list[_Option]:
         _Option("peer-client-key-file", _SECURITY, click.STRING, "none", "Its key.", metavar="FILE"),
         _switch("peer-client-cert-auth", _SECURITY, "Other members must show a certificate."),
         _Option("peer-crl-file", _SECURITY, click.STRING, "none", "Revoked ones; PEM or DER.", metavar="FILE"),
-        _Option("peer-cert-allowed-cn", _SECURITY, _Texts(), "all", "Its common name must be one of these."),
-        _Option("peer-cert-allowed-hostname", _SECURITY, _Texts(), "all", "Or a host name of it one of these."),
+        _Option("peer-cert-allowed-cn", _SECURITY, Texts(), "all", "Its common name must be one of these."),
+        _Option("peer-cert-allowed-hostname", _SECURITY, Texts(), "all", "Or a host name of it one of these."),
         _switch("peer-auto-tls", _SECURITY, "As --auto-tls, between members."),
         _Option(
             "self-signed-cert-validity",
             _SECURITY,
-            _Integer(1, 100),
+            Integer(1, 100),
             default.self_signed_cert_validity,
             "Years that a certificate of --auto-tls lasts.",
         ),
         _Option("tls-min-version", _SECURITY, versions, default.tls_min_version, "Older ones are refused."),
         _Option("tls-max-version", _SECURITY, versions, "none", "Newer ones are not spoken."),
-        _Option("cipher-suites", _SECURITY, _Texts(), "OpenSSL's", "For TLS 1.2, by the names that etcd has for them."),
+        _Option("cipher-suites", _SECURITY, Texts(), "OpenSSL's", "For TLS 1.2, by the names that etcd has for them."),
     ]
 
 
@@ -259,7 +166,7 @@ def _audit_options(default: Config) -> list[_Option]:
         _Option(
             "audit-log-backups",
             _LOGGING,
-            _Integer(min=0),
+            Integer(min=0),
             default.audit_log_backups,
             "So many older ones are kept: FILE.1, the latest, FILE.2 and so on.",
         ),
@@ -267,7 +174,7 @@ def _audit_options(default: Config) -> list[_Option]:
 
 
 def _options() -> list[_Option]:
-    listen, advertise = _Urls(listen=True), _Urls(listen=False)
+    listen, advertise = Urls(listen=True), Urls(listen=False)
     default = Config()
     return [
         _Option(
@@ -302,7 +209,7 @@ def _options() -> list[_Option]:
         _Option(
             "snapshot-catchup-entries",
             _MEMBER,
-            _Integer(min=0),
+            Integer(min=0),
             default.snapshot_catchup_entries,
             "So many entries are kept for members that lag; others get a snapshot.",
         ),
@@ -330,7 +237,7 @@ def _options() -> list[_Option]:
         _Option(
             "initial-cluster",
             _CLUSTERING,
-            _InitialCluster(),
+            InitialCluster(),
             "${name}=${initial-advertise-peer-urls}",
             "All first members; repeat a name that has several URLs.",
         ),
@@ -364,7 +271,7 @@ def _options() -> list[_Option]:
         _Option(
             "quota-backend-bytes",
             _LIMITS,
-            _Integer(-(2**63), 2**63 - 1),
+            Integer(-(2**63), 2**63 - 1),
             default.quota_backend_bytes,
             "Size of the store at which puts are refused and NOSPACE is raised; 0: 2 GiB, less: no bound.",
         ),
@@ -372,7 +279,7 @@ def _options() -> list[_Option]:
         _Option(
             "corrupt-check-time",
             _LIMITS,
-            _Duration(),
+            Duration(),
             "1h",
             "How often the leader compares the members' histories; 0: never.",
         ),
@@ -400,14 +307,14 @@ def _options() -> list[_Option]:
         _Option(
             "max-concurrent-streams",
             _LIMITS,
-            _Integer(1, 2**32 - 1),
+            Integer(1, 2**32 - 1),
             default.max_concurrent_streams,
             "Most calls at once on one connection of a client.",
         ),
         _Option(
             "max-connections",
             _LIMITS,
-            _Integer(min=0),
+            Integer(min=0),
             "what open files allow",
             "Most connections of clients; 0: as many as the limit of open files allows, less 128.",
         ),
@@ -435,24 +342,24 @@ def _options() -> list[_Option]:
         _Option(
             "grpc-keepalive-min-time",
             _LIMITS,
-            _Duration(),
+            Duration(),
             "5s",
             "A client whose pings come sooner, on a connection that does nothing else, is hung up; 0s: none is.",
         ),
         _Option(
             "rate-limit",
             _LIMITS,
-            _Rates(),
+            Rates(),
             "none",
             "USER[/METHOD]=RATE[:BURST]: most calls a second (and at once) of a user, or of each (*), of a method or "
             "of all together: '*=500,ann/Range=20:100'. What is more is refused with ResourceExhausted.",
         ),
         _switch("enable-grpc-gateway", _LIMITS, "Serve the API as JSON at /v3/.", on=True),
-        _Option("cors", _LIMITS, _Texts(), ",".join(default.cors), "Origins that a browser lets use the client port."),
+        _Option("cors", _LIMITS, Texts(), ",".join(default.cors), "Origins that a browser lets use the client port."),
         _Option(
             "watch-progress-notify-interval",
             _LIMITS,
-            _Duration(),
+            Duration(),
             "5s",
             "How often a quiet watcher hears how far the store is, if it asked; at least 100ms.",
         ),
@@ -473,7 +380,7 @@ def _options() -> list[_Option]:
         _Option(
             "bcrypt-cost",
             _SECURITY,
-            _Integer(4, 31),
+            Integer(4, 31),
             default.bcrypt_cost,
             "Work of hashing a password: each step doubles it.",
         ),
@@ -496,7 +403,7 @@ def _options() -> list[_Option]:
         _Option(
             "warning-apply-duration",
             _LOGGING,
-            _Duration(),
+            Duration(),
             "100ms",
             "A request that takes longer is logged, with what it waited for.",
         ),
