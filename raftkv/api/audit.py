@@ -120,11 +120,8 @@ async def _unary(
         response: bytes | list[bytes] = await handler(request, record.context)
         code, more = Code.OK, answered(record.path, response)
         return response
-    except asyncio.CancelledError:
-        code = _abandoned(record.context)
-        raise
-    except StatusError as error:
-        code = error.code
+    except BaseException as error:
+        code = _code(error, record.context)
         raise
     finally:
         record.add(named(kind, request), code=GO_NAMES[code], **more)
@@ -144,17 +141,19 @@ async def _stream(
         finally:
             await close(responses)
         code = Code.OK
-    except (asyncio.CancelledError, GeneratorExit):
-        code = _abandoned(record.context)
-        raise
-    except StatusError as error:
-        code = error.code
+    except BaseException as error:
+        code = _code(error, record.context)
         raise
     finally:
         record.add(fields, stage="end", code=GO_NAMES[code])
 
 
-def _abandoned(context: Context) -> Code:
+def _code(error: BaseException, context: Context) -> Code:
+    """How a call ended that this error ended."""
+    if isinstance(error, StatusError):
+        return error.code
+    if not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+        return Code.INTERNAL
     late = context.deadline is not None and asyncio.get_running_loop().time() >= context.deadline
     return Code.DEADLINE_EXCEEDED if late else Code.CANCELED
 

@@ -152,16 +152,22 @@ async def begin_unary(member: Member, call: Coroutine[Any, Any, list[bytes]]) ->
     return task
 
 
-@scenario
-async def test_a_turn_that_came_to_a_lease_that_is_gone_already_is_no_turn(member: Member) -> None:
-    """A member that applies much at once may see nobody before a caller whose own lease has ended, too."""
+async def two_in_line(member: Member) -> tuple[v3lock_pb2.LockResponse, "asyncio.Task[list[bytes]]"]:
+    """What holder A of a lock was told, and B's call, which waits."""
     service = LockService(member.server(), Limits())
     for lease_id in (A, B):
         await member.do(p.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=lease_id, TTL=60))
     first = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=A).SerializeToString(), CONTEXT))
     member.commit()
-    await first
+    held = v3lock_pb2.LockResponse.FromString(await first)
     second = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=B).SerializeToString(), CONTEXT))
+    return held, second
+
+
+@scenario
+async def test_a_turn_that_came_to_a_lease_that_is_gone_already_is_no_turn(member: Member) -> None:
+    """A member that applies much at once may see nobody before a caller whose own lease has ended, too."""
+    _, second = await two_in_line(member)
     for lease_id in (A, B):
         member.propose(p.LEASE_REVOKE, rpc_pb2.LeaseRevokeRequest(ID=lease_id).SerializeToString())
     member.commit()
@@ -172,14 +178,8 @@ async def test_a_turn_that_came_to_a_lease_that_is_gone_already_is_no_turn(membe
 @scenario
 async def test_a_lock_is_told_the_revision_at_which_nobody_is_before_it(member: Member) -> None:
     """Who was before it may leave between its entry and the answer: a seed was told the revision of the entry."""
-    service = LockService(member.server(), Limits())
-    for lease_id in (A, B):
-        await member.do(p.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=lease_id, TTL=60))
-    first = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=A).SerializeToString(), CONTEXT))
-    member.commit()
-    held = v3lock_pb2.LockResponse.FromString(await first)
+    held, second = await two_in_line(member)
     assert held.header.revision == member.store.revision
-    second = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=B).SerializeToString(), CONTEXT))
     member.propose(p.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=held.key).SerializeToString())
     member.commit()
     assert v3lock_pb2.LockResponse.FromString(await second).header.revision == held.header.revision + 2
@@ -274,13 +274,7 @@ async def test_a_long_queue_leaves_the_loop_its_turns(member: Member) -> None:
 @scenario
 async def test_whoever_leaves_and_comes_back_while_we_look_is_behind_us(member: Member) -> None:
     """To wait for the end of that key would be to wait for ourselves."""
-    service = LockService(member.server(), Limits())
-    for lease_id in (A, B):
-        await member.do(p.LEASE_GRANT, rpc_pb2.LeaseGrantRequest(ID=lease_id, TTL=60))
-    first = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=A).SerializeToString(), CONTEXT))
-    member.commit()
-    await first
-    second = await begin(member, service.lock(v3lock_pb2.LockRequest(name=b"n", lease=B).SerializeToString(), CONTEXT))
+    _, second = await two_in_line(member)
     member.commit()
     for number in range(5 * turns.KEYS_PER_TURN):
         member.store.put(rpc_pb2.PutRequest(key=b"n/%05d" % number))
