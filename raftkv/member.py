@@ -31,7 +31,6 @@ from raftkv.histogram import Histogram
 from raftkv.http import HttpServer, Load, listen
 from raftkv.http.asgi import ASGIApp
 from raftkv.http.load import connections_allowed
-from raftkv.http.tls import Guard
 from raftkv.metrics import Metrics
 from raftkv.mvcc import LmdbBackend, Store
 from raftkv.pb import log_pb2, peer_pb2, rpc_pb2
@@ -44,7 +43,7 @@ from raftkv.raft import InstallSnapshot, Role
 from raftkv.rates import Rates
 from raftkv.rpc import App, Context, Method, Requests, Said, health, reflection
 from raftkv.rpc.timed import timed
-from raftkv.security import Port, dial_tls, listener_tls, needs_own, own_files
+from raftkv.security import Port, check_files, dial_tls, listener_tls, make_files
 from raftkv.server import compactor
 from raftkv.server.bootstrap import bootstrap, check_store_exists, check_store_follows
 from raftkv.server.corruption import CorruptionChecker
@@ -145,7 +144,7 @@ class Member:
         data_dir = DataDir(self.config.data_dir)
         data_dir.lock()
         self._exit.callback(data_dir.close)
-        self._make_certificates()
+        make_files(self.config)
         self._audit = self._open_audit_log()
         wal, contents = self._open_log(data_dir)
         self._heard = Heard(self._disk, data_dir.path)
@@ -216,38 +215,11 @@ class Member:
         return listener
 
     def _check_certificates(self) -> None:
-        """Find out that a file cannot be used before anything is bound or written.
-
-        Raises:
-            StartError
-        """
-        config = self.config
-        client_urls = (*config.listen_client_urls, *config.listen_metrics_urls)
-        listeners: list[tuple[Port, tuple[str, ...]]] = [("client", client_urls), ("peer", config.listen_peer_urls)]
+        """Raises: StartError; a file cannot be used."""
         try:
-            for port, urls in listeners:
-                for url in () if needs_own(config, port) else urls:
-                    rules = listener_tls(config, port, url)
-                    if rules is not None:
-                        Guard(rules)
-            if config.peer_cert_file or config.peer_client_cert_file or config.peer_trusted_ca_file:
-                dial_tls(config).context()
+            check_files(self.config)
         except ValueError as error:
             raise StartError(str(error)) from error
-
-    def _make_certificates(self) -> None:
-        config = self.config
-        client_urls = (*config.listen_client_urls, *config.listen_metrics_urls, *config.advertise_client_urls)
-        peer_urls = (*config.listen_peer_urls, *config.initial_advertise_peer_urls)
-        ports: list[tuple[Port, tuple[str, ...]]] = [("client", client_urls), ("peer", peer_urls)]
-        for port, urls in ports:
-            if needs_own(config, port):
-                from raftkv.selfsigned import ensure
-
-                certificate, key = own_files(config, port)
-                hosts = [urlsplit(url).hostname or "" for url in urls]
-                if ensure(certificate, key, hosts, years=config.self_signed_cert_validity):
-                    logger.info("made %s, which nobody vouches for: clients must not verify it", certificate)
 
     async def _serve(
         self,

@@ -1,12 +1,15 @@
 """What a member's TLS settings mean: the rules of its ports, and how it dials the others."""
 
+import logging
 import ssl
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from raftkv.config import Config, ConfigError
-from raftkv.http.tls import DialTls, Tls
+from raftkv.http.tls import DialTls, Guard, Tls
+
+logger = logging.getLogger(__name__)
 
 VERSIONS = {"TLS1.2": ssl.TLSVersion.TLSv1_2, "TLS1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -166,6 +169,42 @@ def listener_tls(config: Config, port: Port, url: str) -> Tls | None:
         maximum=high,
         ciphers=ciphers,
     )
+
+
+def check_files(config: Config) -> None:
+    """Find out that a file cannot be used before anything is bound or written.
+
+    Raises:
+        ValueError: which, and why.
+    """
+    client_urls = (*config.listen_client_urls, *config.listen_metrics_urls)
+    listeners: list[tuple[Port, tuple[str, ...]]] = [("client", client_urls), ("peer", config.listen_peer_urls)]
+    for port, urls in listeners:
+        for url in () if needs_own(config, port) else urls:
+            rules = listener_tls(config, port, url)
+            if rules is not None:
+                Guard(rules)
+    if config.peer_cert_file or config.peer_client_cert_file or config.peer_trusted_ca_file:
+        dial_tls(config).context()
+
+
+def make_files(config: Config) -> None:
+    """Make the certificates that a member makes for itself, where there is none that is current.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    client_urls = (*config.listen_client_urls, *config.listen_metrics_urls, *config.advertise_client_urls)
+    peer_urls = (*config.listen_peer_urls, *config.initial_advertise_peer_urls)
+    ports: list[tuple[Port, tuple[str, ...]]] = [("client", client_urls), ("peer", peer_urls)]
+    for port, urls in ports:
+        if needs_own(config, port):
+            from raftkv.selfsigned import ensure
+
+            certificate, key = own_files(config, port)
+            hosts = [urlsplit(url).hostname or "" for url in urls]
+            if ensure(certificate, key, hosts, years=config.self_signed_cert_validity):
+                logger.info("made %s, which nobody vouches for: clients must not verify it", certificate)
 
 
 def dial_tls(config: Config) -> DialTls:
