@@ -38,6 +38,9 @@ COMPACTED = b"compacted"
 DELETED = b"d"
 """First byte of a tombstone's record; a put's record is its chunk, which never begins so."""
 
+KEYS_AHEAD = 100
+VERSIONS_PER_STEP = 10
+"""What compaction looks at and removes before others may have a turn."""
 SLICE_KEYS = 4096
 PAST_KEYS_MAX = 128
 """Old versions that one slice fetches at most: each is a look into the backend."""
@@ -381,8 +384,8 @@ class Store:
         """Whether history that was given up is still being removed."""
         return self._compaction is not None
 
-    def compaction_step(self, max_keys: int = 1000) -> bool:
-        """Remove the history of some keys; whether work remains."""
+    def compaction_step(self, max_keys: int = 100) -> bool:
+        """Remove the history of some keys, the work of a millisecond; whether work remains."""
         if self._compaction is None:
             return False
         for _ in range(max_keys):
@@ -392,12 +395,17 @@ class Store:
         return True
 
     def _compact_history(self) -> Iterator[None]:
-        for key in list(self._history):
-            if key in self._history:
-                self._compact_key(key)
-            yield
+        """A step of it is a key, or `VERSIONS_PER_STEP` of one that has more."""
+        first: bytes | None = b""
+        while first is not None:
+            # Keys may come meanwhile, and none goes but here.
+            keys = list(islice(self._history.irange(first), KEYS_AHEAD))
+            for key in keys:
+                yield from self._compact_key(key)
+                yield
+            first = keys[-1] + b"\0" if keys else None
 
-    def _compact_key(self, key: bytes) -> None:
+    def _compact_key(self, key: bytes) -> Iterator[None]:
         """Keep every change at or above the compacted revision, and the version that stood before the first of them.
 
         Reads at the compacted revision may see that version, and watchers from there on are told it as the value that
@@ -407,10 +415,15 @@ class Store:
         keep = bisect_left(versions, (self.compacted_revision, 0)) - 1
         if keep >= 0 and versions[keep][2]:
             keep += 1
-        for main, sub, _ in versions[: max(keep, 0)]:
+        keep = max(keep, 0)
+        for place, (main, sub, _) in enumerate(islice(versions, keep), 1):
             self.backend.delete(REVISIONS, REVISION.pack(main, sub))
-        self.counts.compacted += max(keep, 0)
-        kept = versions[max(keep, 0) :]
+            if not place % VERSIONS_PER_STEP:
+                # Nobody asks for these any more, and who comes back to the key takes them for gone as well.
+                yield
+        self.counts.compacted += keep
+        # There may be newer ones by now.
+        kept = self._history[key][keep:]
         if len(kept) > 1 or (kept and kept[0][2]):
             self._history[key] = tuple(kept) if len(kept) <= FEW_VERSIONS else kept
             return

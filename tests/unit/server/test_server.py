@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from raftkv.raft import (
     Message,
     RaftNode,
 )
+from raftkv.server.compaction import Compaction
 from raftkv.server.headers import Headers
 from raftkv.server.leases import SLICE_KEYS
 from raftkv.server.membership import Membership
@@ -146,5 +147,30 @@ def test_a_compaction_that_begins_as_another_ends_is_carried_out_too(turns: int,
             await asyncio.sleep(0)
         assert server.store.compacted_revision == 6
         assert not server.store.compacting
+
+    asyncio.run(scenario())
+
+
+def test_compaction_pauses_as_long_as_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it has half of the time, also where all that runs is slow."""
+    paused: list[float] = []
+    sleep = asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+        await sleep(0)
+
+    async def scenario() -> None:
+        server = member_of_three(tmp_path, [], lambda work, done: None)
+        for number in range(1000):
+            server.store.put(rpc_pb2.PutRequest(key=b"k%d" % (number % 500)))
+        monkeypatch.setattr(asyncio, "sleep", pause)
+        server.store.compact(server.store.revision)
+        compaction = Compaction(server.store, server.times, count(0.0, 0.25).__next__, server.fail)
+        compaction.start()
+        await compaction.wait()
+        assert not server.store.compacting
+        assert len(paused) >= 5
+        assert set(paused) == {0.25}
 
     asyncio.run(scenario())
