@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +384,18 @@ def test_cve_2021_28235_no_password_reaches_the_log_or_the_disk(one: Process) ->
 # Several members
 
 
+def hashes(root: Client, members: Iterable[Process]) -> set[tuple[int, int]]:
+    """Of the keys of each member, at one revision."""
+    revision = root.range("any").header.revision
+    found = set()
+    for member in members:
+        # It answers when it has come as far as that.
+        root.call(rpc.RANGE, pb.RangeRequest(key=b"any"), endpoint=member.endpoint)
+        answer = root.call(rpc.HASH_KV, pb.HashKVRequest(revision=revision), endpoint=member.endpoint)
+        found.add((answer.hash, answer.compact_revision))
+    return found
+
+
 def stored(member: Process) -> object:
     """What a stopped member has of users and roles, on disk."""
     backend = LmdbBackend(str(member.data / "store"))
@@ -548,13 +560,7 @@ def test_enabled_and_disabled_under_load_no_member_differs(tmp_path: Path) -> No
         running.wait_ready(killed)
         with client_of(running, "root") as root:
             root.put("last", "")
-            revision = root.range("last").header.revision
-            hashes = set()
-            for member in running.members:
-                root.call(rpc.RANGE, pb.RangeRequest(key=b"last"), endpoint=member.endpoint)
-                answer = root.call(rpc.HASH_KV, pb.HashKVRequest(revision=revision), endpoint=member.endpoint)
-                hashes.add((answer.hash, answer.compact_revision))
-            assert len(hashes) == 1
+            assert len(hashes(root, running.members)) == 1
         for member in running.members:
             member.stop()
         states = [stored(member) for member in running.members]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from raftkv.client import ClientError
 from tests.partition.disks import NotPermitted, syncs
-from tests.partition.ground import Ground
+from tests.partition.ground import Ground, meanwhile
 from tests.partition.starving import starve
 
 LOST = 0.03
@@ -28,24 +28,18 @@ def beside(kind: str, ground: Ground) -> Iterator[None]:
         finally:
             ground.network.lose(0.0)
         return
-    done = threading.Event()
     problems: list[BaseException] = []
     # Always the same one, so that the others are a majority whatever else happens to one of them.
     victim = random.Random(kind).choice(ground.numbers)
 
-    def work() -> None:
+    def work(done: threading.Event) -> None:
         try:
             _KINDS[kind](ground, victim, done)
         except (AssertionError, ClientError, OSError, NotPermitted) as error:
             problems.append(error)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
+    with meanwhile(work):
         yield
-    finally:
-        done.set()
-        thread.join()
     if kind == "kills":
         # A member dies with the thread that started it (PR_SET_PDEATHSIG).
         ground.kill_member(victim)

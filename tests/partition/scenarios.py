@@ -17,7 +17,7 @@ from raftkv.client import Client, ClientError
 from raftkv.client import requests as req
 from raftkv.pb import rpc_pb2
 from tests.partition.disks import Ext4, Small, syncs
-from tests.partition.ground import ELECTION_SECONDS, PATIENCE_SECONDS, Ground, until
+from tests.partition.ground import ELECTION_SECONDS, PATIENCE_SECONDS, Ground, meanwhile, until
 from tests.partition.messages import Messages, Weather
 from tests.partition.recorder import Recorder
 
@@ -284,22 +284,16 @@ def compaction_goes_on(ground: Ground, recorder: Recorder) -> None:
 @contextlib.contextmanager
 def compacting(ground: Ground, recorder: Recorder) -> Iterator[None]:
     """Ask one member after another to give history up."""
-    done = threading.Event()
 
-    def compact() -> None:
+    def compact(done: threading.Event) -> None:
         turn = 0
         while not done.wait(0.1):
             turn += 1
             with contextlib.suppress(ClientError), Client(ground.present[turn % 3].endpoint, timeout=0.5) as client:
                 client.compact(max(1, recorder.revision - 15), physical=True)
 
-    thread = threading.Thread(target=compact, daemon=True)
-    thread.start()
-    try:
+    with meanwhile(compact):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 # Disks

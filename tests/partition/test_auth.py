@@ -9,9 +9,8 @@ import pytest
 
 from raftkv import errors
 from raftkv.client import AsyncClient, Client, ClientError, access
-from raftkv.client import requests as rpc
 from raftkv.pb import rpc_pb2 as pb
-from tests.cluster.test_auth import PASSWORD, set_up, stored
+from tests.cluster.test_auth import PASSWORD, hashes, set_up, stored
 from tests.partition.ground import Ground, ground, until
 
 SURE_SECONDS = 240.0
@@ -67,18 +66,6 @@ async def change(running: Ground, turns: int) -> None:
             await surely(lambda: root.put("turn", "x"))
 
 
-def hashes(running: Ground) -> set[tuple[int, int]]:
-    """Of the keys of each member, at one revision."""
-    with Client(running.endpoints, user="root", password=PASSWORD, timeout=20.0) as root:
-        revision = root.range("turn").header.revision
-        found = set()
-        for member in running.members:
-            root.call(rpc.RANGE, pb.RangeRequest(key=b"turn"), endpoint=member.endpoint)
-            answer = root.call(rpc.HASH_KV, pb.HashKVRequest(revision=revision), endpoint=member.endpoint)
-            found.add((answer.hash, answer.compact_revision))
-        return found
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("turns", [2, pytest.param(12, marks=pytest.mark.soak)])
 def test_enabled_and_disabled_in_partitions_no_member_differs(tmp_path: Path, turns: int) -> None:
@@ -102,11 +89,12 @@ def test_enabled_and_disabled_in_partitions_no_member_differs(tmp_path: Path, tu
 
         def answers() -> bool:
             with contextlib.suppress(ClientError):
-                return bool(hashes(running))
+                return bool(hashes(root, running.members))
             return False
 
-        until(answers, "every member answers root")
-        assert len(hashes(running)) == 1
+        with Client(running.endpoints, user="root", password=PASSWORD, timeout=20.0) as root:
+            until(answers, "every member answers root")
+            assert len(hashes(root, running.members)) == 1
         running.stop()
         states = [stored(member) for member in running.members]
         assert states[0] == states[1] == states[2]
