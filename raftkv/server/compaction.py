@@ -1,10 +1,15 @@
-"""The removal of history that a compaction gave up: a step at a time, and as long a pause for others in between."""
+"""The removal of history that a compaction gave up: a step at a time, and a pause for others in between."""
 
 import asyncio
 from collections.abc import Callable
 
 from raftkv.mvcc import Store
 from raftkv.server.times import Times
+
+PAUSE = 3
+"""How much longer than a step: several members may share the processors of a machine, and all remove the same."""
+PAUSE_SECONDS_MAX = 0.02
+"""However slow the machine, it comes to its end."""
 
 
 class Compaction:
@@ -47,8 +52,8 @@ class Compaction:
             store.compaction_step()
             took = clock() - began
             times.compaction_pause_ms.observe(took * 1000)
-            # Others have as much of the time. On a busy machine a step takes longer, and so does the pause.
-            await asyncio.sleep(took)
+            # On a busy machine a step takes longer, and so does the pause.
+            await asyncio.sleep(min(took * PAUSE, PAUSE_SECONDS_MAX))
             # The next compaction may have begun in this pause, and is this task's, too.
             more = store.compacting
         times.compaction_ms.observe((clock() - started) * 1000)
