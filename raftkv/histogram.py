@@ -2,8 +2,10 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache
 
 
+@cache
 def doubling(first: float, buckets: int) -> tuple[float, ...]:
     """Bounds of buckets, each twice the one before."""
     return tuple(first * 2**place for place in range(buckets))

@@ -22,7 +22,7 @@ class Parts(Generic[V]):
     __slots__ = ("_parts",)
 
     def __init__(self) -> None:
-        self._parts: tuple[dict[bytes, V], ...] = tuple({} for _ in range(PARTS))
+        self._parts: tuple[dict[bytes, V], ...] = tuple([{} for _ in range(PARTS)])
 
     def __getitem__(self, key: bytes) -> V:
         return self._parts[hash(key) & _MASK][key]
@@ -44,7 +44,7 @@ class Table(Generic[V]):
     __slots__ = ("_order", "_parts", "bisect_left", "irange", "islice")
 
     def __init__(self) -> None:
-        self._parts: tuple[dict[bytes, V], ...] = tuple({} for _ in range(PARTS))
+        self._parts: tuple[dict[bytes, V], ...] = tuple([{} for _ in range(PARTS)])
         self._order: SortedList[bytes] = SortedList()
         self.bisect_left, self.irange, self.islice = (
             self._order.bisect_left,

@@ -143,8 +143,12 @@ class RaftLog:
         """
         self.durable = max(self.durable, self._writes.popleft())
 
-    def has_to_apply(self) -> bool:
-        return min(self.commit, self.durable) > self.handed_to_apply
+    def owes(self) -> bool:
+        """Whether something is to be persisted or applied."""
+        if self.handed < self.snapshot_index + len(self._entries):
+            return True
+        # Asked for with every message: not by `min`.
+        return (self.commit if self.commit < self.durable else self.durable) > self.handed_to_apply
 
     def take_to_apply(self, max_bytes: int) -> list[Entry]:
         """Hand over entries that are committed and durable here, in order, each once."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from raftkv.histogram import Histogram
 from raftkv.status import Code
 
+_CODES = len(Code)
+
 
 class Calls:
     """Plain numbers of one method. Sizes are of messages, uncompressed and without their prefixes."""
@@ -14,7 +16,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.started = 0
-        self.handled = [0] * len(Code)
+        self.handled = [0] * _CODES
         """Calls that ended, by code; one whose client left is CANCELED."""
         self.received = 0
         self.received_bytes = 0

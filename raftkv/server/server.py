@@ -61,7 +61,7 @@ from raftkv.server.standing import Standing
 from raftkv.server.times import Times
 from raftkv.server.transfer import hand_over
 from raftkv.server.worker import Blocking, Work
-from raftkv.wal import Group, Wal
+from raftkv.wal import Group, Log
 from raftkv.watch import Hub
 
 T = TypeVar("T")
@@ -93,7 +93,7 @@ class Server:
         self,
         *,
         node: RaftNode,
-        wal: Wal,
+        wal: Log,
         store: Store,
         membership: Membership,
         headers: Headers,
@@ -473,8 +473,12 @@ class Server:
         try:
             self._propose_queued()
             self.reads.start_round()
-            while self.node.has_ready():
-                self._handle(self.node.ready())
+            messages = self.node.take_messages()
+            if messages:
+                self._send(messages)
+            else:
+                while self.node.has_ready():
+                    self._handle(self.node.ready())
             self._sync()
         except Exception as error:
             self.fail(error)

@@ -358,7 +358,7 @@ class Client(_Base):
             access.seen = _seen(access.kind, operation.answer)
 
 
-def _seen(kind: str, answer: bytes) -> object:
+def _seen(kind: str, answer: bytes) -> bytes | bool | None:
     if kind == "get":
         kvs = rpc_pb2.RangeResponse.FromString(answer).kvs
         return kvs[0].value if kvs else None

@@ -42,7 +42,7 @@ class Cluster:
         self._graveyard: list[Process] = []
         self.stops = 0
         """Members that have stopped by themselves, as they must when their disk fails."""
-        self.clients = ProcessLoop(self.scheduler, CLIENTS, turn_ns=0, on_error=self._client_failed)  # type: ignore[abstract]
+        self.clients = ProcessLoop(self.scheduler, CLIENTS, turn_ns=0, on_error=self._client_failed)
         self.members: dict[NodeId, int] = {}
         self.machines = [self._machine(number, self._config(number)) for number in range(options.nodes)]
         for machine in self.machines:

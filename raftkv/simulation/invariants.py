@@ -179,22 +179,22 @@ class Invariants:
     def _committed(self, server: Server) -> None:
         log = server.node.log
         committed = self.committed
-        grown = False
         first = max(log.snapshot_index + 1, len(committed) - 200)
-        for entry in log.slice(first, log.commit + 1):
-            if entry.index <= len(committed):
-                known = committed[entry.index - 1]
-                if known is not entry and (known.term, known.data) != (entry.term, entry.data):
-                    raise Violation(
-                        f"I5 state machine safety: {server.node.id:x} commits another entry {entry.index} "
-                        f"of term {entry.term}; committed was one of term {known.term}"
-                    )
-            elif entry.index == len(committed) + 1:
-                committed.append(entry)
-                self.committed_at.append(self._now())
-                grown = True
-            else:
+        entries = log.slice(first, log.commit + 1)
+        known = committed[first - 1 : first - 1 + len(entries)]
+        # Nearly always the same objects: lists compare them in no time.
+        if entries[: len(known)] != known:
+            mine, other = next((one, two) for one, two in zip(entries, known, strict=False) if one != two)
+            raise Violation(
+                f"I5 state machine safety: {server.node.id:x} commits another entry {mine.index} "
+                f"of term {mine.term}; committed was one of term {other.term}"
+            )
+        grown = len(entries) > len(known)
+        for entry in entries[len(known) :]:
+            if entry.index != len(committed) + 1:
                 raise Violation(f"entry {entry.index} is committed, and nobody saw {len(committed) + 1}")
+            committed.append(entry)
+            self.committed_at.append(self._now())
         if grown:
             term = committed[-1].term
             for leader in self._leading.values():

@@ -24,7 +24,7 @@ class Access:
     returned: int
     value: bytes | None = None
     expected: bytes | None = None
-    seen: object = None
+    seen: bytes | bool | None = None
 
 
 def linearizable(accesses: Sequence[Access], max_steps: int = MAX_STEPS) -> bool | None:

@@ -16,7 +16,6 @@ import shutil
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import cast
 
 import lmdb
 
@@ -234,7 +233,7 @@ class Process(Served):
         self.machine = machine
         self.life = machine.lives
         self._rng = random.Random(f"{machine.rng.getrandbits(64)}")
-        self.loop = ProcessLoop(  # type: ignore[abstract]
+        self.loop = ProcessLoop(
             machine.scheduler,
             machine.number,
             rate=machine.rate,
@@ -355,7 +354,7 @@ class Process(Served):
         self._observed = ObservedWal(wal, contents)
         server = self.server = Server(
             node=node,
-            wal=cast(Wal, self._observed),
+            wal=self._observed,
             store=store,
             membership=membership,
             headers=Headers(identity.cluster_id, identity.member_id),

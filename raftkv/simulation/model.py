@@ -36,7 +36,7 @@ class Outcome:
     index: int
     revision: int
     wrote: bool
-    answer: object
+    answer: Any
     error: type[StatusError] | None
 
 

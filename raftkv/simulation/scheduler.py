@@ -87,7 +87,8 @@ class Scheduler:
 
     def bind(self, loop: "ProcessLoop | None") -> None:
         """Let asyncio take a loop for the running one."""
-        asyncio._set_running_loop(loop)  # for makers of event loops, says its documentation
+        # For makers of event loops, says its documentation.
+        asyncio._set_running_loop(None if loop is None else loop.as_asyncio)
         self.bound = loop
 
     def _run(self, heap: list[tuple[int, int, Event]], until: int) -> None:
@@ -104,8 +105,8 @@ class Scheduler:
                 loop.take(event)
 
 
-class ProcessLoop(asyncio.AbstractEventLoop):
-    """The event loop of one life of one process.
+class ProcessLoop:
+    """The event loop of one life of one process: as much of asyncio's as a member asks for.
 
     Invariants:
     1. A dead loop runs nothing any more; what is still planned for it is dropped.
@@ -126,6 +127,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         """`rate` and `offset` (seconds) are of its clock; a turn takes `turn_ns`."""
         self.scheduler = scheduler
         self.number = number
+        self.as_asyncio = cast(asyncio.AbstractEventLoop, self)
         self.rate = rate
         self.offset = offset
         self.turn_ns = turn_ns
@@ -149,7 +151,11 @@ class ProcessLoop(asyncio.AbstractEventLoop):
             self._backlog.append(event)
             return
         self._ready.append(event)
-        self._seek_turn()
+        if not self._turn_due:
+            if self._busy_until <= self.scheduler.now:
+                self._turn()
+            else:
+                self._plan_turn()
 
     def _seek_turn(self) -> None:
         if self._turn_due or not self._ready:
@@ -157,8 +163,13 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         if self._busy_until <= self.scheduler.now:
             self._turn()
         else:
-            self._turn_due = True
-            self.scheduler.at(self._busy_until, self._next_turn)
+            self._plan_turn()
+
+    def _plan_turn(self) -> None:
+        self._turn_due = True
+        scheduler = self.scheduler
+        when = self._busy_until if self._busy_until > scheduler.now else scheduler.now
+        scheduler.plan(when, Event(None, self._next_turn, ()))
 
     def _next_turn(self) -> None:
         self._turn_due = False
@@ -186,8 +197,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self._turning = False
         self._busy_until = self.scheduler.now + self.turn_ns
         if ready:
-            self._turn_due = True
-            self.scheduler.at(self._busy_until, self._next_turn)
+            self._plan_turn()
         self._after_turn()
 
     def run_in(self, callback: Callable[..., object], *args: Any) -> None:
@@ -226,41 +236,34 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     def is_closed(self) -> bool:
         return self.dead
 
-    def call_soon(  # type: ignore[override]
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
         event = Event(self, callback, args)
         if not self.dead:
             self._ready.append(event)
             if not self._turn_due and not self._turning:
-                self._turn_due = True
-                self.scheduler.at(max(self._busy_until, self.scheduler.now), self._next_turn)
-        return cast(asyncio.Handle, event)
+                self._plan_turn()
+        return event
 
-    def call_later(  # type: ignore[override]
+    def call_later(
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Any:
         event = Event(self, callback, args)
         if not self.dead:
             self.scheduler.plan(self.scheduler.now + int(delay * SECOND / self.rate) + 1, event)
-        return cast(asyncio.TimerHandle, event)
+        return event
 
-    def call_at(  # type: ignore[override]
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
         return self.call_later(when - self.time(), callback, *args)
 
     def create_future(self) -> "asyncio.Future[Any]":
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=self.as_asyncio)
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self, coro: Coroutine[Any, Any, Any], *, name: object = None, context: Context | None = None, **_: Any
     ) -> "asyncio.Task[Any]":
-        return asyncio.Task(coro, loop=self)
+        return asyncio.Task(coro, loop=self.as_asyncio)
 
-    def run_in_executor(  # type: ignore[override]
-        self, executor: Any, func: Callable[..., Any], *args: Any
-    ) -> "asyncio.Future[Any]":
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
         """Run a function half a millisecond later, whatever thread was meant."""
         future = self.create_future()
 

@@ -94,6 +94,7 @@ _SHORTEST: dict[int, int] = {
     RecordType.RESTORE: _SNAPSHOT.size,
 }
 """The bytes that a payload of each type has at least."""
+_TYPES = {int(kind): kind for kind in RecordType}
 
 
 def checksum(chain: int, data: bytes) -> int:
@@ -195,7 +196,7 @@ def read_record(data: bytes, offset: int, chain: int) -> Record | None:
     payload = data[start : start + length]
     if checksum(chain, _CHECKED.pack(length, kind) + payload) != crc:
         return None
-    return Record(offset, start + length + -(HEADER_BYTES + length) % 8, RecordType(kind), payload, crc)
+    return Record(offset, start + length + -(HEADER_BYTES + length) % 8, _TYPES[kind], payload, crc)
 
 
 def markers(data: bytes, offset: int) -> Iterator[tuple[int, int]]:

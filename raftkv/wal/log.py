@@ -83,6 +83,23 @@ class _Segment:
     last_index: int
 
 
+class Log(Protocol):
+    """What a member asks of its open log; `Wal` says what each does."""
+
+    def encode(
+        self,
+        hard_state: tuple[int, int, int] | None,
+        entries: Iterable[EntryLike],
+        *,
+        snapshot: tuple[int, int, bytes] | None = None,
+        restored: bool = False,
+    ) -> Group: ...
+
+    def write(self, groups: Sequence[Group]) -> None: ...
+
+    def release(self, index: int) -> None: ...
+
+
 class Wal:
     """The log of one member, open for appending.
 
