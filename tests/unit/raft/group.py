@@ -129,6 +129,8 @@ class Group:
     def take(self, node: int) -> None:
         """Take what the node owes: send and apply; what must be durable waits for `sync`."""
         core = self.nodes[node]
+        # As a server does it.
+        self._send(core.take_messages())
         while core.has_ready():
             ready = core.ready()
             self._send(ready.messages)

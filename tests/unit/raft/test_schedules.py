@@ -217,6 +217,22 @@ def test_an_error_nobody_thought_of_poisons_the_node_as_well() -> None:
         node.tick()
 
 
+def test_messages_leave_without_a_ready_only_where_nothing_else_is_owed() -> None:
+    node = start([1])
+    node.step(Heartbeat(2, 1, 1, 0, b""))
+    assert node.take_messages() == [], "who leads is news"
+    node.advance(node.ready())
+    node.step(Heartbeat(2, 1, 1, 0, b""))
+    assert node.take_messages() == [HeartbeatResponse(1, 2, 1, b"")]
+    assert not node.has_ready()
+    node.step(AppendEntries(2, 1, 1, 1, 1, [Entry(1, 2, EntryKind.NORMAL, b"x")], 1, False))
+    node.step(Heartbeat(2, 1, 1, 1, b""))
+    assert node.take_messages() == [], "the entry comes first"
+    ready = node.ready()
+    assert ready.entries
+    assert ready.messages == [HeartbeatResponse(1, 2, 1, b"")]
+
+
 def test_nobody_stands_for_election_before_its_snapshot_is_durable() -> None:
     node = start([])
     metadata = SnapshotMetadata(index=9, term=1, conf_state=ConfState(voters=(1, 2, 3)))
