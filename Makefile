@@ -7,6 +7,7 @@ RUNS := $(VENV)/runs
 READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILED_TREE := build/compiled
+SIMULATOR_TREE := build/simulator
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate --no-header
 
 .PHONY: help run cluster compiled certs test soak sim fuzz partition partition-compose failover bench bench-compare lint format proto lock clean
@@ -14,7 +15,7 @@ help:
 	@echo "make run      start one member on http://localhost:2379 (ARGS='--name a …' for flags)"
 	@echo "make cluster  start three members on this machine"
 	@echo "make certs    write certificates for development to ./certs (docs/tls.md)"
-	@echo "make compiled compile what every request passes; run, cluster and bench take COMPILED=1"
+	@echo "make compiled compile what every request passes; run, cluster, bench and sim take COMPILED=1"
 	@echo "make test     run the test suite; the long tests are left to make soak"
 	@echo "make soak     the tests that take minutes or hours, with their figures (ARGS='tests/cluster/test_rolling.py')"
 	@echo "make sim      search for bugs under virtual time (ARGS='--seeds 1000'; docs/guarantees.md)"
@@ -57,8 +58,14 @@ $(COMPILED_TREE)/made: scripts/compile.py $(shell find raftkv cli -name '*.py') 
 
 compiled: $(COMPILED_TREE)/made
 
-# COMPILED=1 runs that copy.
+$(SIMULATOR_TREE)/made: scripts/compile.py $(shell find raftkv cli -name '*.py') | $(READY)
+	@nice $(BIN)/python scripts/compile.py --simulator
+	@touch $@
+
+# COMPILED=1 runs such a copy.
 ifdef COMPILED
+sim: $(SIMULATOR_TREE)/made
+sim: export PYTHONPATH := $(CURDIR)/$(SIMULATOR_TREE)
 run cluster bench: $(COMPILED_TREE)/made
 run cluster: export PYTHONPATH := $(CURDIR)/$(COMPILED_TREE)
 endif

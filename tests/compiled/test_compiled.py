@@ -1,6 +1,7 @@
 """The compiled form says what it is, and passes the tests of what is compiled in it."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -46,7 +47,7 @@ def test_what_would_be_compiled_wrongly_is_seen(body: str, lines: list[int]) -> 
 
 
 def test_every_module_that_is_compiled_is_there_and_safe() -> None:
-    modules = [module for line in script.MODULES for module in line.split()]
+    modules = [module for line in (*script.MODULES, *script.SIMULATOR) for module in line.split()]
     assert len(set(modules)) == len(modules) > 30
     for module in modules:
         source = (ROOT / "raftkv" / f"{module}.py").read_text()
@@ -71,3 +72,18 @@ def test_the_compiled_form_passes_the_tests_of_what_is_compiled(tmp_path: Path) 
     deselected = [f"--deselect={test}" for test in INTERPRETED_ONLY]
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", *TESTS, *deselected]
     subprocess.run(command, cwd=tree, env=environment, check=True)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(script.missing() is not None, reason=f"there is no {script.missing()} to compile with")
+def test_the_compiled_simulation_is_the_same_stream_of_events() -> None:
+    subprocess.run([sys.executable, COMPILE, "--simulator"], check=True)
+    command = [sys.executable, "-m", "raftkv", "sim", "--seeds", "200", "--first", "20000", "--seconds", "8"]
+    said = []
+    for tree in (ROOT, script.SIMULATOR_TARGET):
+        environment = {**os.environ, "PYTHONPATH": str(tree)}
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=True)
+        said.append(json.loads(done.stdout))
+        del said[-1]["elapsed_seconds"]
+    assert said[0] == said[1]
