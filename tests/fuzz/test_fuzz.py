@@ -1,5 +1,7 @@
 """A short run of every target, the inputs that are kept, and the search itself."""
 
+import contextlib
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,21 @@ def test_an_input_without_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(search_module, "HANG_SECONDS", 0.05)
     problem = failure(Target("planted", endless, (b"",)), b"")
+    assert problem is not None
+    assert "Hang" in problem
+
+
+def test_who_swallows_the_first_alarm_hears_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an event loop does in a callback, which then waits for what that callback should have done."""
+
+    def deaf(data: bytes) -> None:
+        for _ in range(2):
+            with contextlib.suppress(search_module.Hang):
+                time.sleep(20)
+        time.sleep(20)
+
+    monkeypatch.setattr(search_module, "HANG_SECONDS", 0.05)
+    problem = failure(Target("planted", deaf, (b"",)), b"")
     assert problem is not None
     assert "Hang" in problem
 
