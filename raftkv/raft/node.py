@@ -52,7 +52,7 @@ _R = TypeVar("_R")
 
 
 def _guarded(method: "Callable[Concatenate[RaftNode, _P], _R]") -> "Callable[Concatenate[RaftNode, _P], _R]":
-    """Let an error poison the node. What every message passes says so itself: it is compiled, a wrapper is not."""
+    """Let any error but a refusal poison the node: whatever it would do next could make the damage durable."""
 
     @wraps(method)
     def guarded(self: "RaftNode", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -60,8 +60,10 @@ def _guarded(method: "Callable[Concatenate[RaftNode, _P], _R]") -> "Callable[Con
             raise self._poison
         try:
             return method(self, *args, **kwargs)
+        except ProposalDropped:
+            raise
         except Exception as error:
-            self._poisoned(error)
+            self._poison = error if isinstance(error, InvariantViolation) else InvariantViolation(repr(error))
             raise
 
     return guarded
@@ -136,30 +138,20 @@ class RaftNode:
 
     # Inputs
 
+    @_guarded
     def tick(self) -> None:
         """Let one unit of time pass."""
-        if self._poison is not None:
-            raise self._poison
-        try:
-            self._election_elapsed += 1
-            if self._leading is not None:
-                self._tick_leader(self._leading)
-            elif self._election_elapsed >= self._randomized_timeout:
-                self._campaign()
-        except Exception as error:
-            self._poisoned(error)
-            raise
+        self._election_elapsed += 1
+        if self._leading is not None:
+            self._tick_leader(self._leading)
+        elif self._election_elapsed >= self._randomized_timeout:
+            self._campaign()
 
+    @_guarded
     def step(self, message: Message) -> None:
         """Take a message from a peer. Terms are settled here, for every kind, before anything else (thesis 3.3)."""
-        if self._poison is not None:
-            raise self._poison
-        try:
-            if self._settle_term(message):
-                self._handlers[type(message)](message)
-        except Exception as error:
-            self._poisoned(error)
-            raise
+        if self._settle_term(message):
+            self._handlers[type(message)](message)
 
     @_guarded
     def propose(self, data: Sequence[bytes]) -> None:
@@ -243,17 +235,12 @@ class RaftNode:
         if self._leading is not None:
             self._leading.snapshot_reported(peer, ok=ok)
 
+    @_guarded
     def applied_to(self, index: int) -> None:
         """The state machine has applied everything up to `index`."""
-        if self._poison is not None:
-            raise self._poison
-        try:
-            self.log.applied_to(index)
-            if self._leading is not None:
-                self._leading.leave_joint()
-        except Exception as error:
-            self._poisoned(error)
-            raise
+        self.log.applied_to(index)
+        if self._leading is not None:
+            self._leading.leave_joint()
 
     @_guarded
     def compact(self, index: int) -> None:
@@ -294,13 +281,12 @@ class RaftNode:
             or self.role is not soft.role
         )
 
+    @_guarded
     def take_messages(self) -> list[Message]:
         """Hand out the messages of a Ready that holds nothing else: nothing follows from them, `advance()` neither.
 
         Most are of this kind: heartbeats and their answers. No messages: there may be a Ready.
         """
-        if self._poison is not None:
-            raise self._poison
         out = self._out
         if not out.messages or self._owes_more():
             return []
@@ -309,17 +295,9 @@ class RaftNode:
         messages, out.messages = out.messages, []
         return messages
 
+    @_guarded
     def ready(self) -> Ready:
         """Hand out what is owed. Persist, send and apply it, then `advance()`."""
-        if self._poison is not None:
-            raise self._poison
-        try:
-            return self._hand_out()
-        except Exception as error:
-            self._poisoned(error)
-            raise
-
-    def _hand_out(self) -> Ready:
         handed, out = self._handed_state, self._out
         entries = self.log.take_to_persist()
         votes_changed = self.term != handed.term or self.voted_for != handed.voted_for
@@ -352,33 +330,23 @@ class RaftNode:
         self._outstanding.append(ready)
         return ready
 
+    @_guarded
     def advance(self, ready: Ready) -> None:
         """Learn that this Ready is durable. Our own vote and our own copies of its entries count from here on."""
-        if self._poison is not None:
-            raise self._poison
-        try:
-            if not self._outstanding or self._outstanding[0] is not ready:
-                raise InvariantViolation("Readys must be advanced in the order they were handed out")
-            self._outstanding.popleft()
-            if ready.snapshot is not None:
-                self._installing = self._snapshot is not None or any(later.snapshot for later in self._outstanding)
-            state = ready.hard_state
-            if state is not None:
-                self._durable_vote = (state.term, state.voted_for)
-                if self.role is Role.CANDIDATE and self._durable_vote == (self.term, self.id):
-                    self._count_vote(self.id, granted=True)
-            if ready.entries:
-                self.log.persisted()
-                if self._leading is not None:
-                    self._leading.persisted()
-        except Exception as error:
-            self._poisoned(error)
-            raise
-
-    def _poisoned(self, error: Exception) -> None:
-        """Let any error but a refusal poison the node: whatever it would do next could make the damage durable."""
-        if not isinstance(error, ProposalDropped):
-            self._poison = error if isinstance(error, InvariantViolation) else InvariantViolation(repr(error))
+        if not self._outstanding or self._outstanding[0] is not ready:
+            raise InvariantViolation("Readys must be advanced in the order they were handed out")
+        self._outstanding.popleft()
+        if ready.snapshot is not None:
+            self._installing = self._snapshot is not None or any(later.snapshot for later in self._outstanding)
+        state = ready.hard_state
+        if state is not None:
+            self._durable_vote = (state.term, state.voted_for)
+            if self.role is Role.CANDIDATE and self._durable_vote == (self.term, self.id):
+                self._count_vote(self.id, granted=True)
+        if ready.entries:
+            self.log.persisted()
+            if self._leading is not None:
+                self._leading.persisted()
 
     def status(self) -> Status:
         """A view of this moment."""
