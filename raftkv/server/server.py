@@ -219,7 +219,8 @@ class Server:
         self._installation: tuple[Loaded, asyncio.Future[None]] | None = None
         self._committed: list[Entry] = []
         """Handed out by the core, and not applied yet."""
-        self._turn_work = turn_work
+        self.turn_work = turn_work
+        """How much is applied in one turn; 0: nothing, for as long as it is."""
         self._apply_due: asyncio.Handle | None = None
         self._unsynced: deque[tuple[Ready | SnapshotMetadata, Group | None]] = deque()
         self._syncing = False
@@ -551,7 +552,7 @@ class Server:
 
     def _applied(self, entries: Sequence[Entry], *, until_long: bool) -> int:
         started = self.slow.clock()
-        applied = self.applier.apply(entries, work=self._turn_work, until_long=until_long)
+        applied = self.applier.apply(entries, work=self.turn_work, until_long=until_long)
         self.hub.distribute()
         self.node.applied_to(self.applier.index)
         self.reads.applied(self.applier.index)

@@ -10,7 +10,7 @@ from functools import partial
 
 from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.raft import AppendEntriesResponse, EntryKind, Message, NodeId, RaftNode, Role
-from raftkv.server.apply import Applier
+from raftkv.server.server import Server
 from raftkv.simulation.cluster import Cluster
 from raftkv.simulation.machine import Process
 from raftkv.simulation.options import TORN
@@ -34,12 +34,12 @@ class Staged:
         self._heartbeat = options.heartbeat_ms / 1000
         self._latency = options.weather.latency
         self._trip = self._latency + options.weather.jitter
-        self._behind: list[Applier] = []
+        self._behind: list[Server] = []
 
     def heal(self) -> None:
         """Let everybody apply what is committed."""
-        for applier in self._behind:
-            vars(applier).pop("apply", None)
+        for server in self._behind:
+            server.turn_work = self._cluster.options.turn_work
         self._behind.clear()
 
     def _leader(self) -> int:
@@ -220,9 +220,8 @@ class Staged:
         process = self._cluster.process(number)
         if process is None or process.server is None:
             return
-        applier = process.server.applier
-        vars(applier)["apply"] = lambda entries, **more: 0
-        self._behind.append(applier)
+        process.server.turn_work = 0
+        self._behind.append(process.server)
 
     def _lose(self, number: int) -> None:
         self._cluster.machines[number].stall_until = 0
