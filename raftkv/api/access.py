@@ -12,7 +12,7 @@ from typing import Any
 from raftkv import errors
 from raftkv.auth import Caller
 from raftkv.auth.caller import NOBODY
-from raftkv.rpc import Context, close
+from raftkv.rpc import Answer, Context, close
 from raftkv.server.proposals import Operation
 from raftkv.server.server import Server
 
@@ -127,10 +127,10 @@ def caller(context: Context) -> Caller:
 async def authorised(
     server: Server,
     rule: Rule,
-    handler: Callable[[bytes, Context], Awaitable[bytes | list[bytes]]],
+    handler: Callable[[bytes, Context], Awaitable[Answer]],
     request: bytes,
     context: Context,
-) -> bytes | list[bytes]:
+) -> Answer:
     """Run a unary handler for a caller who is found out first.
 
     What was refused because users or roles had changed meanwhile had no effect, and is asked again.

@@ -6,6 +6,7 @@ or cancels and for each lease it first renews, and one when it ends.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import Message
@@ -14,7 +15,7 @@ from raftkv.api.access import caller
 from raftkv.api.naming import Fields, named, named_by, request_type
 from raftkv.auditlog import AuditLog
 from raftkv.pb import rpc_pb2
-from raftkv.rpc import Context, Framed, Kind, Method, close
+from raftkv.rpc import Answer, Context, Framed, Kind, Method, close
 from raftkv.status import GO_NAMES, Code, StatusError
 
 AUDITED = ("/etcdserverpb.", "/v3lockpb.", "/v3electionpb.")
@@ -37,7 +38,7 @@ def audited(path: str, method: Method, log: AuditLog, revision: Callable[[], int
     kind = request_type(path)
     handler = method.handler
 
-    def unary(request: bytes, context: Context) -> Awaitable[bytes | list[bytes]]:
+    def unary(request: bytes, context: Context) -> Awaitable[Answer]:
         return _unary(_Record(path, log, context), kind, handler, request)
 
     def server_stream(request: bytes, context: Context) -> AsyncIterator[bytes]:
@@ -112,12 +113,12 @@ class _Notes:
 
 async def _unary(
     record: _Record, kind: type[Message], handler: Callable[[bytes, Context], Awaitable[Any]], request: bytes
-) -> bytes | list[bytes]:
+) -> Answer:
     record.begin()
     code = Code.INTERNAL
     more: Fields = {}
     try:
-        response: bytes | list[bytes] = await handler(request, record.context)
+        response: Answer = await handler(request, record.context)
         code, more = Code.OK, answered(record.path, response)
         return response
     except BaseException as error:
@@ -158,9 +159,9 @@ def _code(error: BaseException, context: Context) -> Code:
     return Code.DEADLINE_EXCEEDED if late else Code.CANCELED
 
 
-def answered(path: str, response: bytes | list[bytes]) -> Fields:
+def answered(path: str, response: Answer) -> Fields:
     """What the first fields of an answer say: the revision; of a transaction which way it went, of a grant its id."""
-    pieces = [response] if isinstance(response, bytes) else response[:2]
+    pieces = (response,) if isinstance(response, bytes) else islice(response, 2)
     head = b"".join(piece[:_HEAD_BYTES] for piece in pieces)
     if head[:1] != b"\x0a":
         return {}

@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from raftkv import errors
 from raftkv.api.access import RULES, Rule, authorised, authorised_stream
 from raftkv.pb import rpc_pb2
-from raftkv.rpc import Context, Framed, Kind, Method
+from raftkv.rpc import Answer, Context, Framed, Kind, Method
 from raftkv.server.server import Server
 
 
@@ -73,7 +73,7 @@ def guarded(server: Server, path: str, method: Method) -> Method:
     # Each request of these streams is looked at by itself.
     restricted = rule not in (Rule.OPEN, Rule.EACH)
 
-    def unary(request: bytes, context: Context) -> Awaitable[bytes | list[bytes]]:
+    def unary(request: bytes, context: Context) -> Awaitable[Answer]:
         # Not a coroutine of its own: it would be one more frame to wake for every call.
         if standing.learner:
             refuse_of_learner(path, request)
@@ -81,7 +81,7 @@ def guarded(server: Server, path: str, method: Method) -> Method:
             require_leader(server, context)
         if auth.enabled and restricted:
             return authorised(server, rule, handler, request, context)
-        response: Awaitable[bytes | list[bytes]] = handler(request, context)
+        response: Awaitable[Answer] = handler(request, context)
         return response
 
     def bidi(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes | Framed]:

@@ -4,6 +4,7 @@ Writes are checked here and replicated as the client's own bytes; the response c
 Reads wait until they are linearizable, unless a serializable one was asked for, and are joined from stored bytes.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -20,13 +21,15 @@ from raftkv.mvcc import validate
 from raftkv.mvcc.interval import interval
 from raftkv.mvcc.ranges import is_gathered
 from raftkv.pb import rpc_pb2
-from raftkv.rpc import Context, Gathered, Later, Method
-from raftkv.rpc.framing import Message as Answer
+from raftkv.rpc import Answer, Context, Gathered, Later, Method
 from raftkv.server import proposals
 from raftkv.server.server import Server
 from raftkv.status import Code, StatusError
 
 M = TypeVar("M", bound=Message)
+
+GATHERERS = 2
+"""So many gather at once: what they have counts as in flight when it is complete, and writers tell each of them."""
 
 
 def decode(kind: type[M], request: bytes) -> M:
@@ -51,6 +54,7 @@ class KVService:
         self._max_request_bytes = limits.max_request_bytes
         self._max_txn_ops = limits.max_txn_ops
         self._slices = Slices()
+        self._gatherers = asyncio.Semaphore(GATHERERS)
 
     def methods(self) -> dict[str, Method]:
         """The service's method table."""
@@ -95,19 +99,29 @@ class KVService:
         return read()
 
     async def _range_in_turns(self, wanted: rpc_pb2.RangeRequest, context: Context) -> list[bytes] | Gathered:
-        """Read many keys a slice in a turn, as all of them are in the first."""
-        server = self._server
+        """Read many keys a slice in a turn, if that can be."""
         if not wanted.serializable:
-            await server.linearizable()
-        await self._slices.turn()
+            await self._server.linearizable()
         if not is_gathered(wanted, self._store.revision):
+            await self._slices.turn()
             return self._range(wanted, context)
+        await self._gatherers.acquire()
+        try:
+            await self._slices.turn()
+            if not is_gathered(wanted, self._store.revision):
+                # It asks for a revision that was the newest a moment ago.
+                return self._range(wanted, context)
+            return await self._gather(wanted, context)
+        finally:
+            self._gatherers.release()
+
+    async def _gather(self, wanted: rpc_pb2.RangeRequest, context: Context) -> Gathered:
+        """Read many keys a slice in a turn, as all of them are in the first."""
+        server, slow = self._server, self._server.slow
         if self._auth.enabled:
             server.rules.check_range(caller(context), wanted)
-        slow = server.slow
         gathered = Gathered(server.header())
         began, took = slow.clock(), 0.0
-        answered = False
         try:
             with closing(self._store.range_slices(wanted, LARGE_KEYS)) as slices:
                 for chunks, more in slices:
@@ -116,9 +130,10 @@ class KVService:
                     if more:
                         await self._slices.turn()
                     began = slow.clock()
-            answered = True
-        finally:
-            server.times.ranges[answered].observe(took)
+        except StatusError:
+            server.times.ranges[False].observe(slow.clock() - began)
+            raise
+        server.times.ranges[True].observe(took)
         slow.ranged(wanted, took, gathered)
         return gathered
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from raftkv import errors
 from raftkv.api.access import RULES, caller
 from raftkv.rates import EVERY, Exceeded, Rate, Rates
-from raftkv.rpc import Context, Framed, Kind, Method, close
+from raftkv.rpc import Answer, Context, Framed, Kind, Method, close
 from raftkv.server.server import Server
 from raftkv.status import Code, StatusError
 
@@ -42,9 +42,9 @@ def limited(server: Server, path: str, method: Method, rates: Rates) -> Method:
         return method
     handler = method.handler
 
-    def unary(request: bytes, context: Context) -> Awaitable[bytes | list[bytes]]:
+    def unary(request: bytes, context: Context) -> Awaitable[Answer]:
         count(rates, name, context)
-        response: Awaitable[bytes | list[bytes]] = handler(request, context)
+        response: Awaitable[Answer] = handler(request, context)
         return response
 
     def stream(request: bytes, context: Context) -> AsyncIterator[bytes]:

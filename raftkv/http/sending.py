@@ -205,7 +205,7 @@ class Sender(asyncio.Protocol):
         self._out.append(piece)
         self._out_bytes += size
         if self._out_bytes >= _WRITE_BYTES:
-            self._write_out_large()
+            self._write_out()
         else:
             self._flush_soon()
 
@@ -246,14 +246,6 @@ class Sender(asyncio.Protocol):
     def _flush(self) -> None:
         self._flushing = False
         self._write_out()
-
-    def _write_out_large(self) -> None:
-        """Write few large frames, which are not worth joining."""
-        if not self._closed:
-            assert self._transport is not None
-            out, self._out = self._out, []
-            self._out_bytes = 0
-            self._transport.writelines(out)
 
     def _write_out(self) -> None:
         if self._out and not self._closed:

@@ -4,6 +4,10 @@ Whatever changes meanwhile is told to those who read, who keep what stood there 
 no history is asked, and a compaction disturbs nobody.
 """
 
+from itertools import islice
+
+from sortedcontainers import SortedDict
+
 from raftkv.mvcc.interval import Interval
 from raftkv.mvcc.table import Table
 
@@ -23,7 +27,7 @@ class Gathering:
         self._newest = newest
         self._first: bytes | None
         self._first, self._end = span
-        self._before: dict[bytes, bytes | None] = {}
+        self._before: SortedDict[bytes, bytes | None] = SortedDict()
         low, high = self._places(span[0])
         self.count = high - low
         """How many keys there are."""
@@ -38,23 +42,29 @@ class Gathering:
         if first is not None and first <= key and (end is None or key < end):
             self._before.setdefault(key, chunk)
 
-    def take(self, max_keys: int) -> list[bytes]:
-        """The chunks of the next keys in order; a few more or less than asked for, none: these were all."""
-        chunks: list[bytes] = []
-        while not chunks and self._first is not None:
-            low, high = self._places(self._first)
-            stop = min(low + max_keys, high)
-            chunks = self._newest.values_between(low, stop)
-            rest = next(self._newest.islice(stop, stop + 1)) if stop < high else None
-            if self._before:
-                chunks = self._as_before(low, stop, chunks, rest)
-            self._first = rest
-        return chunks
+    @property
+    def over(self) -> bool:
+        """Whether all has been taken."""
+        return self._first is None
 
-    def _as_before(self, low: int, stop: int, chunks: list[bytes], rest: bytes | None) -> list[bytes]:
+    def take(self, max_keys: int) -> list[bytes]:
+        """The chunks of the next keys in order: so many of those there are and of those that have changed, at most.
+
+        None of them need have been there.
+        """
+        if self._first is None:
+            return []
+        low, high = self._places(self._first)
+        stop = min(low + max_keys, high)
+        self._first = next(self._newest.islice(stop, stop + 1)) if stop < high else None
+        changed = list(islice(self._before.irange(maximum=self._first, inclusive=(True, False)), max_keys + 1))
+        if len(changed) > max_keys:
+            self._first = changed.pop()
+            stop = self._newest.bisect_left(self._first)
+        chunks = self._newest.values_between(low, stop)
+        if not changed:
+            return chunks
         found: dict[bytes, bytes | None] = dict(zip(self._newest.islice(low, stop), chunks, strict=True))
-        changed = [key for key in self._before if rest is None or key < rest]
         for key in changed:
             found[key] = self._before.pop(key)
-        ordered = (found[key] for key in sorted(found)) if changed else found.values()
-        return [chunk for chunk in ordered if chunk is not None]
+        return [chunk for _, chunk in sorted(found.items()) if chunk is not None]

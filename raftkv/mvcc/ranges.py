@@ -90,9 +90,9 @@ def gather_range(store: "Store", request: rpc_pb2.RangeRequest, max_keys: int) -
         tail = (b"\x18\x01" if left < count else b"") + enc.int_field(b"\x20", count)
         chunks: list[bytes] = []
         while left:
-            chunks = gathering.take(min(max_keys, left))
-            if not chunks:
+            if gathering.over:
                 raise RuntimeError(f"{left} of {count} keys are missing")
+            chunks = gathering.take(max_keys)
             del chunks[left:]
             left -= len(chunks)
             if request.keys_only:

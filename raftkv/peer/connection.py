@@ -173,6 +173,8 @@ class Connection(asyncio.Protocol):
         elif kind == frames.SETTINGS and not flags & frames.ACK:
             self._take_settings(payload)
         elif kind == frames.RST_STREAM:
+            # No reset is answered with one.
+            self._unsaid.pop(stream, None)
             self._settle(stream, f"the call was reset with HTTP/2 error {int.from_bytes(payload, 'big')}")
         elif kind == frames.GOAWAY:
             self.open = False
@@ -279,7 +281,7 @@ class Connection(asyncio.Protocol):
         self._streams[stream.number] = self._unsaid[stream.number] = stream
 
     def _put(self, data: bytes) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def _go_on(self) -> None:

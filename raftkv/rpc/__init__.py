@@ -6,9 +6,9 @@
 from raftkv.rpc.answers import close
 from raftkv.rpc.app import App
 from raftkv.rpc.calls import Said
-from raftkv.rpc.framing import Framed, Gathered
+from raftkv.rpc.framing import Answer, Framed, Gathered
 from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.prompt import Later
 from raftkv.rpc.requests import Requests
 
-__all__ = ["App", "Context", "Framed", "Gathered", "Kind", "Later", "Method", "Requests", "Said", "close"]
+__all__ = ["Answer", "App", "Context", "Framed", "Gathered", "Kind", "Later", "Method", "Requests", "Said", "close"]

@@ -27,7 +27,7 @@ from raftkv.rpc.answers import (
     send_response,
 )
 from raftkv.rpc.calls import Calls, Said
-from raftkv.rpc.framing import PIECE_BYTES, PREFIX_BYTES, Deframer, Framed, Large, Message, frame_answer, whole_message
+from raftkv.rpc.framing import PIECE_BYTES, PREFIX_BYTES, Answer, Deframer, Framed, Large, frame_answer, whole_message
 from raftkv.rpc.held import Held, admit, hurried, too_many, too_much
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_of
 from raftkv.rpc.method import Context, Kind, Method
@@ -350,7 +350,7 @@ class _Response:
         except OSError as error:
             raise Disconnected from error
 
-    async def _message(self, message: Message | Framed) -> None:
+    async def _message(self, message: Answer | Framed) -> None:
         body: bytes | Large
         if isinstance(message, Framed):
             body, count = message.data, message.count

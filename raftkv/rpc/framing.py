@@ -54,14 +54,14 @@ class Gathered:
 
 
 Part = tuple[list[bytes], int]
-Message = bytes | list[bytes] | Gathered
+Answer = bytes | list[bytes] | Gathered
 """A message as handlers answer it: whole, or in pieces."""
 
 
 class Large:
     """What is more than one piece for the host, most often a message with its prefix.
 
-    It is never there as a whole: each piece is joined when it is sent, and forgotten with what it was joined from.
+    It is never joined as a whole: each piece is joined when it is sent, and each part forgotten when it has left.
     """
 
     __slots__ = ("_bytes", "_parts")
@@ -106,7 +106,7 @@ def frame(message: bytes | list[bytes], max_bytes: int) -> bytes:
     return prefix + message if isinstance(message, bytes) else b"".join((prefix, *message))
 
 
-def frame_answer(message: Message, max_bytes: int) -> bytes | Large:
+def frame_answer(message: Answer, max_bytes: int) -> bytes | Large:
     """The same for an answer of any kind: one that is too large for a piece is not joined yet.
 
     Raises:

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from raftkv.rpc.calls import Calls
-from raftkv.rpc.framing import Framed, Message
+from raftkv.rpc.framing import Answer, Framed
 from raftkv.rpc.interrupt import Interrupt
 from raftkv.rpc.requests import Requests
 from raftkv.status import Code
@@ -98,7 +98,7 @@ def _metadata(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str
             yield name.decode("latin-1"), value.decode("latin-1")
 
 
-Unary = Callable[[bytes, Context], Awaitable[Message]]
+Unary = Callable[[bytes, Context], Awaitable[Answer]]
 """A response is bytes, or pieces that are joined when they are sent."""
 ServerStream = Callable[[bytes, Context], AsyncIterator[bytes]]
 ClientStream = Callable[[Requests, Context], Awaitable[bytes]]

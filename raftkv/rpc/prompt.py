@@ -11,7 +11,7 @@ from typing import Any
 from raftkv.http.asgi import CERTIFICATE_USER, Scope, Taken
 from raftkv.http.load import Load
 from raftkv.rpc.answers import HEADERS, OK, as_status, end, send_response
-from raftkv.rpc.framing import PREFIX_BYTES, Large, Message, frame_answer
+from raftkv.rpc.framing import PREFIX_BYTES, Answer, Large, frame_answer
 from raftkv.rpc.held import admit
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Ending, deadline_of
 from raftkv.rpc.method import Context, Method
@@ -26,11 +26,11 @@ class Later:
 
     __slots__ = ("future", "make")
 
-    def __init__(self, future: "asyncio.Future[None]", make: Callable[[], Message]) -> None:
+    def __init__(self, future: "asyncio.Future[None]", make: Callable[[], Answer]) -> None:
         self.future = future
         self.make = make
 
-    def __await__(self) -> Generator[Any, None, Message]:
+    def __await__(self) -> Generator[Any, None, Answer]:
         yield from self.future.__await__()
         return self.make()
 
@@ -48,7 +48,7 @@ class Prompt(Ending):
         self._method = method
         self._request = request
         self._max_send_bytes = max_send_bytes
-        self._make: Callable[[], Message] | None = None
+        self._make: Callable[[], Answer] | None = None
 
     def begin(self, message: bytes, scope: Scope, timeout: bytes | None, deadlines: Deadlines) -> None:
         """Run the handler, and answer when what it waits for is done; `timeout` is the call's grpc-timeout."""

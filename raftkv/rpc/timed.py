@@ -7,7 +7,7 @@ from typing import Any
 
 from raftkv.histogram import Histogram
 from raftkv.rpc.answers import close
-from raftkv.rpc.framing import Framed
+from raftkv.rpc.framing import Answer, Framed
 from raftkv.rpc.method import Context, Kind, Method
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -19,10 +19,10 @@ def timed(method: Method) -> Method:
     times = method.calls.handling = Histogram(BOUNDS)
     handler = method.handler
 
-    async def answer(request: Any, context: Context) -> bytes | list[bytes]:
+    async def answer(request: Any, context: Context) -> Answer:
         started = time.perf_counter()
         try:
-            found: bytes | list[bytes] = await handler(request, context)
+            found: Answer = await handler(request, context)
             return found
         finally:
             times.observe(time.perf_counter() - started)

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
+from raftkv.api.slices import LARGE_KEYS
 from raftkv.client import Client, ClientError, access
 from raftkv.client.secure import ClientTls
 from raftkv.pb import rpc_pb2 as pb
@@ -63,6 +64,18 @@ def test_a_write_is_recorded_with_who_what_and_which_revision(member: Process, l
     assert line["ts"].endswith("Z")
     assert line["remote"].startswith("127.0.0.1:")
     assert (line["request"], line["revision"], line["code"]) == ({"key": "/ann/a"}, revision, "OK")
+
+
+def test_a_range_of_more_keys_than_are_read_in_one_turn_is_answered_and_recorded(member: Process, log: Path) -> None:
+    with client_of(member, "root") as root:
+        for first in range(0, LARGE_KEYS + 100, 100):
+            puts = [pb.PutRequest(key=b"many/%05d" % number) for number in range(first, first + 100)]
+            root.txn(pb.TxnRequest(success=[pb.RequestOp(request_put=put) for put in puts]))
+        found = root.range("many/", prefix=True)
+        assert found.count == len(found.kvs) == LARGE_KEYS + 100
+        line = await_line(log, of("Range", user="root", request={"key": "many/", "range_end": "many0"}))
+        assert (line["code"], line["revision"]) == ("OK", found.header.revision)
+        root.delete("many/", prefix=True)
 
 
 def test_what_was_refused_is_recorded_with_why(member: Process, log: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from raftkv.api import slices
 from raftkv.api.guard import Limits
-from raftkv.api.kv import KVService
+from raftkv.api.kv import GATHERERS, KVService
 from raftkv.api.slices import Slices
 from raftkv.mvcc import Store
 from raftkv.mvcc.ranges import Part
@@ -122,6 +122,41 @@ def test_large_ranges_at_one_moment_are_read_one_in_a_turn(
         seen = await world.during(work)
         assert world.pieces == 20 * pieces
         assert max(after - before for before, after in pairwise(seen)) == 1
+
+    asyncio.run(scenario())
+
+
+def test_few_gather_at_once_and_all_in_the_end() -> None:
+    """What is being gathered is in no count of bytes yet, and each write tells it to all who gather."""
+
+    async def scenario() -> None:
+        world = World()
+        work = asyncio.gather(*[world.whole() for _ in range(20)])
+        gathering = []
+        while not work.done():
+            await asyncio.sleep(0)
+            gathering.append(len(world._store._gatherings))
+        assert max(gathering) == GATHERERS
+        assert await work == [KEYS] * 20
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_while_the_revision_that_was_asked_for_grows_old_is_answered_as_of_then() -> None:
+    async def scenario() -> None:
+        world = World()
+        store = world._store
+        world.service._store = store
+        request = pb.RangeRequest(key=b"\0", range_end=b"\0", revision=store.revision)
+        expected = pb.RangeResponse.FromString(b"".join(store.range(request)))
+        before = [asyncio.create_task(world.whole()) for _ in range(2 * GATHERERS)]
+        asked = asyncio.ensure_future(world.service.range(request.SerializeToString(), context()))
+        await asyncio.sleep(0)
+        store.put(pb.PutRequest(key=b"later"))
+        store.delete_range(pb.DeleteRangeRequest(key=b"k000000"))
+        answer = pb.RangeResponse.FromString(b"".join(await asked))
+        assert (answer.kvs, answer.count) == (expected.kvs, expected.count)
+        await asyncio.gather(*before)
 
     asyncio.run(scenario())
 

@@ -84,6 +84,21 @@ def test_a_slice_has_no_more_than_asked_for_and_takes_it_in_order(store: Store) 
     assert [len(chunks) for chunks in slices] == [30, 30, 30, 10 + 1]
 
 
+def test_a_slice_is_bounded_whatever_went_and_came_before_it(store: Store) -> None:
+    fill(store, 1000)
+    expected = b"".join(store.range(ALL))
+    body, largest = b"", 0
+    for place, chunks in enumerate(gather(store.range_slices(ALL, 30))):
+        body += b"".join(chunks)
+        largest = max(largest, len(chunks))
+        if not place:
+            store.delete_range(pb.DeleteRangeRequest(key=b"\0", range_end=b"\0"))
+            for number in range(1000):
+                store.put(pb.PutRequest(key=b"k%04d+" % number, value=b"new"))
+    assert body == expected
+    assert largest <= 60 + 1
+
+
 def test_nothing_there_is_an_answer_too(store: Store) -> None:
     assert list(store.range_slices(ALL, 30)) == [([b""], False)]
 
