@@ -295,7 +295,7 @@ class App:
         reader = asyncio.get_running_loop().create_task(requests.read())
         response = _Response(send, self._max_send_bytes, method.calls, self._load)
         if direct is not None:
-            context.push = _Push(direct, method.calls)
+            context.push = _Push(direct, method.calls, response)
         self._streams.add(interrupt)
         error: Exception | None = None
         try:
@@ -325,6 +325,8 @@ class _Response:
         self._max_bytes = max_bytes
         self._calls = calls
         self.started = False
+        self.busy = False
+        """Whether a message is half sent: nothing else may come between its pieces."""
 
     async def give(self, method: Method, requests: Requests, context: Context) -> None:
         """Run the handler and send what it answers."""
@@ -361,6 +363,7 @@ class _Response:
         size = len(body)
         if not self.started:
             await self._start()
+        self.busy = True
         try:
             if isinstance(body, Large):
                 admit(self._load, len(body))
@@ -368,6 +371,8 @@ class _Response:
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
         except OSError as error:
             raise Disconnected from error
+        finally:
+            self.busy = False
         self._calls.sent += count
         self._calls.sent_bytes += size - count * PREFIX_BYTES
 
@@ -375,12 +380,17 @@ class _Response:
 class _Push:
     """Answers past the handler's iterator."""
 
-    __slots__ = ("_calls", "_write", "room")
+    __slots__ = ("_calls", "_response", "_room", "_write")
 
-    def __init__(self, direct: Direct, calls: Calls) -> None:
-        self.room = direct.room
+    def __init__(self, direct: Direct, calls: Calls, response: _Response) -> None:
+        self._room = direct.room
         self._write = direct.write
         self._calls = calls
+        self._response = response
+
+    def room(self) -> int:
+        """How many bytes would leave at once; none while the iterator's message is half sent."""
+        return 0 if self._response.busy else self._room()
 
     def __call__(self, messages: Framed) -> None:
         data = messages.data

@@ -26,7 +26,8 @@ Line = dict[str, Any]
 
 
 def lines(path: Path) -> list[Line]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    # The last line may be half written.
+    return [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()] if path.exists() else []
 
 
 def await_line(path: Path, wanted: Callable[[Line], bool]) -> Line:
