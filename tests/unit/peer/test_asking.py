@@ -14,16 +14,18 @@ import h2.settings
 import pytest
 
 from raftkv import errors
-from raftkv.http import HttpServer, Tls, listen
+from raftkv.http import HttpServer, Tls, frames, listen
 from raftkv.http.tls import DialTls
 from raftkv.peer import PeerCalls, connection
 from raftkv.peer import questions as questions_module
 from raftkv.peer.asking import Asking
 from raftkv.peer.dial import Dial
+from raftkv.peer.questions import Questions
 from raftkv.peer.reception import CLUSTER_ID, FROM, TO
 from raftkv.rpc import App, Context, Method
 from raftkv.status import StatusError
 from tests.support.certificates import Authority
+from tests.unit.http.memory import Transport
 
 SECONDS = 90.0
 METHOD = "/s/M"
@@ -435,3 +437,24 @@ def test_a_member_that_does_not_lead_says_so_and_the_next_url_is_tried_after_a_f
             await calls.close()
 
     run(scenario)
+
+
+def test_a_reset_of_a_question_that_is_half_sent_is_not_answered_with_one() -> None:
+    """RFC 9113, 5.4.2."""
+
+    async def scenario() -> None:
+        line, transport = Questions("x"), Transport()
+        transport.protocol = line
+        line.connection_made(transport)
+        line.data_received(frames.settings([]))
+        asked = asyncio.create_task(line.ask("/a", bytes(1 << 20), ()))
+        await asyncio.sleep(0)
+        sent = len(transport.written)
+        assert sent > 1 << 15
+        line.data_received(frames.number(frames.RST_STREAM, 1, 8))
+        with pytest.raises(ConnectionError, match="reset"):
+            await asked
+        assert len(transport.written) == sent
+        line.close()
+
+    asyncio.run(scenario())
