@@ -15,7 +15,7 @@ from raftkv.api.access import caller
 from raftkv.api.naming import Fields, named, named_by, request_type
 from raftkv.auditlog import AuditLog
 from raftkv.pb import rpc_pb2
-from raftkv.rpc import Answer, Context, Framed, Kind, Method, close
+from raftkv.rpc import Answer, Context, Framed, Incoming, Kind, Method, close
 from raftkv.status import GO_NAMES, Code, StatusError
 
 AUDITED = ("/etcdserverpb.", "/v3lockpb.", "/v3electionpb.")
@@ -45,7 +45,7 @@ def audited(path: str, method: Method, log: AuditLog, revision: Callable[[], int
         record = _Record(path, log, context)
         return _stream(record, named(kind, request), revision(), handler, request)
 
-    def bidi(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes | Framed]:
+    def bidi(requests: Incoming, context: Context) -> AsyncIterator[bytes | Framed]:
         record = _Record(path, log, context)
         context.note = _Notes(record, revision)
         return _stream(record, {}, revision(), handler, requests)

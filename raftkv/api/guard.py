@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from raftkv import errors
 from raftkv.api.access import RULES, Rule, authorised, authorised_stream
 from raftkv.pb import rpc_pb2
-from raftkv.rpc import Answer, Context, Framed, Kind, Method
+from raftkv.rpc import Answer, Context, Framed, Incoming, Kind, Method
 from raftkv.server.server import Server
 
 
@@ -84,7 +84,7 @@ def guarded(server: Server, path: str, method: Method) -> Method:
         response: Awaitable[Answer] = handler(request, context)
         return response
 
-    def bidi(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes | Framed]:
+    def bidi(requests: Incoming, context: Context) -> AsyncIterator[bytes | Framed]:
         if standing.learner:
             refuse_of_learner(path)
         require_leader(server, context)

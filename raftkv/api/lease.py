@@ -12,19 +12,19 @@ from raftkv.mvcc import validate
 from raftkv.mvcc.encoding import varint
 from raftkv.pb import peer_pb2, rpc_pb2
 from raftkv.peer import Reception
-from raftkv.rpc import Context, Method
+from raftkv.rpc import Context, Incoming, Method
 from raftkv.server.corruption import PEER_HASH_KV, hash_kv_to_come
 from raftkv.server.leases import PEER_RENEW, PEER_TIME_TO_LIVE, Leases
 from raftkv.server.proposals import LEASE_GRANT, LEASE_REVOKE
 from raftkv.server.server import Server
-from raftkv.status import Code
+from raftkv.status import Code, StatusError
 
 LEASE_BYTES = 64
 """What a lease costs of the quota, as in etcd."""
 LEASES_PER_TURN = 500
 """Looked at in one turn of the loop."""
-KEEPALIVES_UNDER_WAY = 1024
-"""Of one stream; then it is read no further until some are answered."""
+RENEWALS_TOGETHER = 1024
+"""Of one stream; those that come later wait until these are answered."""
 
 
 class LeaseService:
@@ -69,18 +69,60 @@ class LeaseService:
         decode(rpc_pb2.LeaseRevokeRequest, request)
         return await self._server.propose(LEASE_REVOKE, request, context.caller)
 
-    async def keep_alive(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        """Renew leases; answers come in the order of the requests, and many may be under way."""
-        renewals = _Renewals(self._server, context)
-        reader = asyncio.ensure_future(renewals.read(requests))
+    async def keep_alive(self, requests: Incoming, context: Context) -> AsyncIterator[bytes]:
+        """Renew leases; answers come in the order of the requests, and those that are here together share a round.
+
+        Raises:
+            NoLeader, Timeout, Stopped: a lease could not be renewed, nor is it known to be gone.
+        """
+        under_way: deque[tuple[bytes, asyncio.Future[int]]] = deque()
+        refused: StatusError | None = None
+        ended = False
         try:
-            while (answer := await renewals.next()) is not None:
-                yield answer
-            # What ended the stream, if it was no end of requests.
-            await reader
+            while not ended:
+                try:
+                    under_way.append(await self._renew(await anext(requests), context))
+                    if requests.more() and len(under_way) < RENEWALS_TOGETHER:
+                        continue
+                except StopAsyncIteration:
+                    ended = True
+                except StatusError as error:
+                    # What came before it is answered first.
+                    refused, ended = error, True
+                while under_way:
+                    head, future = under_way[0]
+                    ttl = await future
+                    under_way.popleft()
+                    yield head + (b"\x18" + varint(ttl) if ttl else b"")
+            if refused is not None:
+                raise refused
         finally:
-            reader.cancel()
-            renewals.forget()
+            # The error knows this frame: together they would wait for the collector.
+            refused = None
+            for _, future in under_way:
+                future.cancel()
+
+    async def _renew(self, request: bytes, context: Context) -> tuple[bytes, "asyncio.Future[int]"]:
+        """Ask for a renewal: its answer but for the time to live, which is still to come."""
+        wanted = decode(rpc_pb2.LeaseKeepAliveRequest, request)
+        lease_id = wanted.ID
+        if self._auth.enabled:
+            await self._authorise_renewal(wanted, context)
+        if context.note is not None:
+            context.note(wanted, Code.OK)
+        # The header is of the moment before: the lease existed at that revision.
+        head = self._server.header() + (b"\x10" + varint(lease_id) if lease_id else b"")
+        return head, self._leases.renew(lease_id)
+
+    async def _authorise_renewal(self, wanted: rpc_pb2.LeaseKeepAliveRequest, context: Context) -> None:
+        server = self._server
+        try:
+            context.caller = await server.authority.identify(context.metadata, context.certificate_user)
+            server.rules.check_renewal(caller(context), wanted.ID)
+        except errors.EtcdError as error:
+            if context.note is not None:
+                context.note(wanted, error.code)
+            raise
 
     async def time_to_live(self, request: bytes, context: Context) -> list[bytes]:
         """Tell what is left of a lease and, if asked, its keys, to whom may read all of them."""
@@ -117,72 +159,6 @@ class LeaseService:
 def _listed(soonest_first: Callable[[], list[int]]) -> bytes:
     leases = [rpc_pb2.LeaseStatus(ID=lease_id) for lease_id in soonest_first()]
     return rpc_pb2.LeaseLeasesResponse(leases=leases).SerializeToString()
-
-
-class _Renewals:
-    """The renewals of one stream that are under way, in order."""
-
-    def __init__(self, server: Server, context: Context) -> None:
-        self._server = server
-        self._context = context
-        self._under_way: deque[tuple[bytes, asyncio.Future[int]] | None] = deque()
-        self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
-
-    async def read(self, requests: AsyncIterator[bytes]) -> None:
-        """Ask for a renewal for every request."""
-        try:
-            async for request in requests:
-                wanted = decode(rpc_pb2.LeaseKeepAliveRequest, request)
-                lease_id = wanted.ID
-                if self._server.auth.enabled:
-                    await self._authorise(wanted)
-                if self._context.note is not None:
-                    self._context.note(wanted, Code.OK)
-                # The header is of the moment before: the lease existed at that revision.
-                head = self._server.header() + (b"\x10" + varint(lease_id) if lease_id else b"")
-                self._under_way.append((head, self._server.leases.renew(lease_id)))
-                self._arrived.set()
-                while len(self._under_way) >= KEEPALIVES_UNDER_WAY:
-                    self._room.clear()
-                    await self._room.wait()
-        finally:
-            self._under_way.append(None)
-            self._arrived.set()
-
-    async def _authorise(self, wanted: rpc_pb2.LeaseKeepAliveRequest) -> None:
-        server, context = self._server, self._context
-        try:
-            context.caller = await server.authority.identify(context.metadata, context.certificate_user)
-            server.rules.check_renewal(caller(context), wanted.ID)
-        except errors.EtcdError as error:
-            if context.note is not None:
-                context.note(wanted, error.code)
-            raise
-
-    async def next(self) -> bytes | None:
-        """The next answer; None after the last.
-
-        Raises:
-            NoLeader, Timeout, Stopped: the lease could not be renewed, nor is it known to be gone.
-        """
-        while not self._under_way:
-            self._arrived.clear()
-            await self._arrived.wait()
-        first = self._under_way[0]
-        if first is None:
-            return None
-        head, future = first
-        ttl = await future
-        self._under_way.popleft()
-        self._room.set()
-        return head + (b"\x18" + varint(ttl) if ttl else b"")
-
-    def forget(self) -> None:
-        """Nobody waits for the rest."""
-        for under_way in self._under_way:
-            if under_way is not None:
-                under_way[1].cancel()
 
 
 def peer_methods(cluster_id: int, member_id: int, server: Callable[[], Server | None]) -> dict[str, Method]:

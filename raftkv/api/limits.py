@@ -1,11 +1,12 @@
 """Calls that are one too many are refused: `--rate-limit`."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Self
 
 from raftkv import errors
 from raftkv.api.access import RULES, caller
 from raftkv.rates import EVERY, Exceeded, Rate, Rates
-from raftkv.rpc import Answer, Context, Framed, Kind, Method, close
+from raftkv.rpc import Answer, Context, Framed, Incoming, Kind, Method, close
 from raftkv.server.server import Server
 from raftkv.status import Code, StatusError
 
@@ -52,7 +53,7 @@ def limited(server: Server, path: str, method: Method, rates: Rates) -> Method:
         responses: AsyncIterator[bytes] = handler(request, context)
         return responses
 
-    async def bidi(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes | Framed]:
+    async def bidi(requests: Incoming, context: Context) -> AsyncIterator[bytes | Framed]:
         await _identify(server, context)
         counted = _Counted(requests, lambda: count(rates, name, context))
         responses = handler(counted, context)
@@ -101,11 +102,14 @@ async def _identify(server: Server, context: Context) -> None:
 class _Counted:
     """The requests of a call, each of which counts."""
 
-    def __init__(self, requests: AsyncIterator[bytes], taken: Callable[[], None]) -> None:
+    def __init__(self, requests: Incoming, taken: Callable[[], None]) -> None:
         self._requests = requests
         self._taken = taken
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
+    def more(self) -> bool:
+        return self._requests.more()
+
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:

@@ -14,7 +14,7 @@ from raftkv import errors
 from raftkv.api.kv import decode
 from raftkv.auth.caller import NOBODY
 from raftkv.pb import rpc_pb2
-from raftkv.rpc import Context, Framed, Method
+from raftkv.rpc import Context, Framed, Incoming, Method
 from raftkv.server.server import Server
 from raftkv.status import GO_NAMES, Code
 from raftkv.watch import SEND_BYTES, WatchStream, span
@@ -38,7 +38,7 @@ class WatchService:
         """The service's method table."""
         return {"/etcdserverpb.Watch/Watch": Method.bidi(self.watch)}
 
-    async def watch(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Framed]:
+    async def watch(self, requests: Incoming, context: Context) -> AsyncIterator[Framed]:
         """Create, cancel and ask for progress as the client says; send what its watchers are told."""
         stream = _Stream(self._server, requests, context, self._interval(), self._due)
         try:

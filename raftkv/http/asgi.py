@@ -31,6 +31,8 @@ class Direct(Protocol):
 
     request_ended: bool
     """Whether the whole body has arrived."""
+    unread: int
+    """Bytes of the body that are here and were not read."""
 
     def feed(self, take: Take) -> None:
         """Have `take` called with each piece of the body in the turn of the loop that brings it.

@@ -9,6 +9,19 @@ from raftkv.rpc.calls import Said
 from raftkv.rpc.framing import Answer, Framed, Gathered
 from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.prompt import Later
-from raftkv.rpc.requests import Requests
+from raftkv.rpc.requests import Incoming, Requests
 
-__all__ = ["Answer", "App", "Context", "Framed", "Gathered", "Kind", "Later", "Method", "Requests", "Said", "close"]
+__all__ = [
+    "Answer",
+    "App",
+    "Context",
+    "Framed",
+    "Gathered",
+    "Incoming",
+    "Kind",
+    "Later",
+    "Method",
+    "Requests",
+    "Said",
+    "close",
+]

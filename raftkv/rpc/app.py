@@ -32,7 +32,7 @@ from raftkv.rpc.held import Held, admit, hurried, too_many, too_much
 from raftkv.rpc.interrupt import Deadlines, Disconnected, Interrupt, deadline_of
 from raftkv.rpc.method import Context, Kind, Method
 from raftkv.rpc.prompt import Prompt
-from raftkv.rpc.requests import Requests
+from raftkv.rpc.requests import HELD_BYTES, Requests
 from raftkv.status import Code, StatusError
 
 
@@ -292,7 +292,12 @@ class App:
             self._deadlines.add(context.deadline, interrupt)
         load = self._load if method.counted else None
         requests = Requests(receive, deframer, interrupt, method.calls, direct, load)
-        reader = asyncio.get_running_loop().create_task(requests.read())
+        reader = None
+        if direct is not None and direct.request_ended and direct.unread <= HELD_BYTES:
+            # A host that is so direct cancels this task when the client goes away: there is nothing to watch for.
+            await requests.read_whole()
+        else:
+            reader = asyncio.get_running_loop().create_task(requests.read())
         response = _Response(send, self._max_send_bytes, method.calls, self._load)
         if direct is not None:
             context.push = _Push(direct, method.calls, response)
@@ -309,7 +314,8 @@ class App:
         finally:
             interrupt.disarm()
             self._streams.discard(interrupt)
-            reader.cancel()
+            if reader is not None:
+                reader.cancel()
         if isinstance(error, Disconnected):
             return Code.CANCELED
         await end(send, error, started=response.started)

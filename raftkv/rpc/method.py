@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from raftkv.rpc.calls import Calls
 from raftkv.rpc.framing import Answer, Framed
 from raftkv.rpc.interrupt import Interrupt
-from raftkv.rpc.requests import Requests
+from raftkv.rpc.requests import Incoming, Requests
 from raftkv.status import Code
 
 
@@ -102,7 +102,7 @@ Unary = Callable[[bytes, Context], Awaitable[Answer]]
 """A response is bytes, or pieces that are joined when they are sent."""
 ServerStream = Callable[[bytes, Context], AsyncIterator[bytes]]
 ClientStream = Callable[[Requests, Context], Awaitable[bytes]]
-Bidi = Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes | Framed]]
+Bidi = Callable[[Incoming, Context], AsyncIterator[bytes | Framed]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection_pb2
 
 from raftkv.rpc.method import Context, Method
+from raftkv.rpc.requests import Incoming
 from raftkv.status import Code, StatusError
 
 
@@ -15,7 +16,7 @@ def methods(services: Iterable[str]) -> dict[str, Method]:
     """Build the service for these full service names; their descriptors come from the default pool."""
     names = sorted({*services, "grpc.reflection.v1alpha.ServerReflection"})
 
-    async def info(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async def info(requests: Incoming, context: Context) -> AsyncIterator[bytes]:
         async for request in requests:
             yield _answer(_decode(request), names).SerializeToString()
 

@@ -1,9 +1,9 @@
-"""The request messages of a streaming call, read ahead by a task of their own."""
+"""The request messages of a streaming call, read ahead by a task of their own unless all are here."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol, Self
 
 from raftkv.http.asgi import Direct
 from raftkv.http.load import Load
@@ -17,6 +17,19 @@ READ_AHEAD_BYTES = 1 << 20
 READ_AHEAD_MESSAGES = 64
 HELD_BYTES = 64 << 10
 """Less than this of complete messages does not count at once: most are taken in the same turn."""
+
+
+class Incoming(Protocol):
+    """The requests of a stream, one after the other."""
+
+    def more(self) -> bool:
+        """Whether one is here that can be had without waiting."""
+
+    def __aiter__(self) -> Self:
+        """Iterate over the rest."""
+
+    async def __anext__(self) -> bytes:
+        """Wait for the next one."""
 
 
 class Requests:
@@ -55,14 +68,24 @@ class Requests:
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
 
+    async def read_whole(self) -> None:
+        """Read what has arrived whole: one event, without waiting. Nobody tells then that the client goes away."""
+        event = await self._receive()
+        try:
+            for message in self._deframer.feed(event.get("body", b"")):
+                self._count(message)
+                self._keep(message)
+            self._end()
+        except Exception as error:
+            self._error = error
+
     async def read(self) -> None:
         """Read until the client disconnects; the task of the call cancels this."""
         try:
             while (event := await self._event())["type"] != "http.disconnect":
                 for message in self._deframer.feed(event.get("body", b"")):
                     self._latest = 0.0
-                    self._calls.received += 1
-                    self._calls.received_bytes += len(message)
+                    self._count(message)
                     if self._take is None:
                         await self._put(message)
                     else:
@@ -107,8 +130,7 @@ class Requests:
             return
         try:
             for message in self._deframer.feed(data):
-                self._calls.received += 1
-                self._calls.received_bytes += len(message)
+                self._count(message)
                 self._take(message)
             if last:
                 self._end()
@@ -121,17 +143,28 @@ class Requests:
         self._ended = True
         self._arrived.set()
 
-    async def _put(self, message: bytes) -> None:
+    def _count(self, message: bytes) -> None:
+        self._calls.received += 1
+        self._calls.received_bytes += len(message)
+
+    def _keep(self, message: bytes) -> None:
         self._waiting.append(message)
         self._waiting_bytes += len(message)
         self._arrived.set()
+
+    async def _put(self, message: bytes) -> None:
+        self._keep(message)
         if self._waiting_bytes > HELD_BYTES:
             self._hold()
         while self._waiting_bytes >= READ_AHEAD_BYTES or len(self._waiting) >= READ_AHEAD_MESSAGES:
             self._taken.clear()
             await self._taken.wait()
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
+    def more(self) -> bool:
+        """Whether a message is here that can be had without waiting."""
+        return bool(self._waiting)
+
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:

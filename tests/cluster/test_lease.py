@@ -11,8 +11,11 @@ import pytest
 
 from raftkv.client import AsyncClient, Client, ClientError, Lease
 from raftkv.pb import rpc_pb2
+from raftkv.status import Code
 from tests.support.processes import Cluster, Process, cluster, in_one_of
+from tests.unit.rpc.wire import connect, message
 
+KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
 LATE_SECONDS = 60.0
 """Bound on what is promised within 2 s, for a machine that does other things."""
 TTL, SHORT = 10, 4
@@ -128,6 +131,28 @@ def test_a_lease_can_be_renewed_anywhere_as_soon_as_it_is_granted(three: Cluster
             for client in clients:
                 assert client.lease_keep_alive_once(granted.ID).TTL == 60
             clients[0].lease_revoke(granted.ID)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_renewals_of_one_stream_are_answered_in_order_before_what_ends_it(three: Cluster, ended: bool) -> None:
+    """Also when all of it arrives at once, with the end of the requests or without, at the leader and elsewhere."""
+    with three.members[0].client() as client:
+        leases = [client.lease_grant(ttl).ID for ttl in (60, 70)]
+
+    asked = [*leases, 5, *leases]
+    wanted = [message(rpc_pb2.LeaseKeepAliveRequest(ID=lease).SerializeToString()) for lease in asked]
+
+    async def renewed(member: Process) -> None:
+        async with connect(member.endpoint) as wire:
+            stream = await wire.open(KEEP_ALIVE, body=b"".join(wanted) + message(b"\xff"), end=ended)
+            answer = await wire.end_of(stream)
+            found = [rpc_pb2.LeaseKeepAliveResponse.FromString(one) for one in answer.messages]
+            assert [one.ID for one in found] == asked
+            assert [one.TTL for one in found] == [60, 70, 0, 60, 70]
+            assert answer.status[0] == Code.INTERNAL
+
+    for member in three.members:
+        asyncio.run(renewed(member))
 
 
 def kept_alive_through(three: Cluster, kills: int) -> None:

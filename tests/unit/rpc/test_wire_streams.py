@@ -25,11 +25,14 @@ async def talking(wire: Wire) -> int:
     return stream
 
 
-async def waiting(wire: Wire, service: Service, path: str) -> int:
-    """Open a call whose whole request was sent and whose handler waits."""
+async def waiting(wire: Wire, service: Service, path: str, *, at_once: bool = False) -> int:
+    """Open a call whose whole request was sent, in one piece or not, and whose handler waits."""
     service.entered.clear()
-    stream = await wire.open(path)
-    await wire.data(stream, message(b"wait"), end=True)
+    if at_once:
+        stream = await wire.open(path, body=message(b"wait"), end=True)
+    else:
+        stream = await wire.open(path)
+        await wire.data(stream, message(b"wait"), end=True)
     await asyncio.wait_for(service.entered.wait(), WAIT_SECONDS)
     return stream
 
@@ -51,8 +54,9 @@ def test_a_reset_ends_the_handler_and_nothing_else(host: str) -> None:
             for _ in range(3):
                 await wire.reset(await talking(wire))
                 await cancelled(service)
-                await wire.reset(await waiting(wire, service, FOREVER))
-                await cancelled(service)
+                for at_once in (False, True):
+                    await wire.reset(await waiting(wire, service, FOREVER, at_once=at_once))
+                    await cancelled(service)
             await wire.data(other, message(b"2"), end=True)
             assert (await wire.end_of(other)).messages == [b"1!", b"2!", b"bye"]
             await is_alive(wire)
@@ -174,5 +178,23 @@ def test_a_client_that_vanishes_amid_a_large_request(host: str) -> None:
                     cut(leaving)
             await is_alive(wire)
             assert service.calls <= 2, "no unary handler was started"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_requests_that_end_amid_a_message_are_answered_up_to_it(host: str, at_once: bool) -> None:
+    async def scenario() -> None:
+        async with wired(host) as (_, wire):
+            body = message(b"1") + message(b"2")[:-1]
+            if at_once:
+                stream = await wire.open(TALK, body=body, end=True)
+            else:
+                stream = await wire.open(TALK)
+                await wire.data(stream, body, end=True)
+            answer = await wire.end_of(stream)
+            assert answer.messages == [b"1!"]
+            assert answer.status[0] == Code.INTERNAL
+            await is_alive(wire)
 
     asyncio.run(scenario())

@@ -75,8 +75,13 @@ class Wire:
                 self.writer.write(data)
                 await self.writer.drain()
 
-    async def open(self, path: str, extra: Headers | None = None, *, end: bool = False, **replace: str | None) -> int:
-        """Begin a request; `replace` gives standard headers other values (`_` for `-`), None leaves one out."""
+    async def open(
+        self, path: str, extra: Headers | None = None, *, body: bytes = b"", end: bool = False, **replace: str | None
+    ) -> int:
+        """Begin a request; `replace` gives standard headers other values (`_` for `-`), None leaves one out.
+
+        `body` leaves in the same piece as the headers.
+        """
         standard = {
             ":method": "POST",
             ":path": path,
@@ -89,7 +94,9 @@ class Wire:
         headers = [(name, value) for name, value in values.items() if value is not None]
         stream = self.h2.get_next_available_stream_id()
         self.answers[stream] = Answer()
-        self.h2.send_headers(stream, headers + (extra or []), end_stream=end)
+        self.h2.send_headers(stream, headers + (extra or []), end_stream=end and not body)
+        if body:
+            self.h2.send_data(stream, body, end_stream=end)
         await self.flush()
         return stream
 
