@@ -153,6 +153,9 @@ def test_renewals_of_one_stream_are_answered_in_order_before_what_ends_it(three:
 
     for member in three.members:
         asyncio.run(renewed(member))
+    with three.members[0].client() as client:
+        for lease in leases:
+            client.lease_revoke(lease)
 
 
 def kept_alive_through(three: Cluster, kills: int) -> None:
