@@ -168,7 +168,7 @@ class Cluster:
         if gone:
             if number in self.places:
                 self.places.remove(number)
-        elif not machine.excuses and machine.flipped is None:
+        elif not machine.disk.failed and machine.flipped is None:
             self.fail(f"I24: member {number} stopped by itself: {reason}")
         self.stops += 1
         self.kill(number, power=False)

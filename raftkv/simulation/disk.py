@@ -96,6 +96,8 @@ class FaultyDisk:
         self._changes: list[dict[str, Inode | None]] = []
         self._faults: dict[str, tuple[int, int]] = {}
         self._operations_left: int | None = None
+        self.failed = False
+        """Whether the last operation of this life failed as ordered."""
 
     # The port
 
@@ -146,8 +148,8 @@ class FaultyDisk:
     def kill(self) -> None:
         """The process dies, the machine runs on: open files are gone, the cache stays. Ordered faults are forgotten."""
         self.life += 1
-        self._faults.clear()
-        self._operations_left = None
+        self.failed = False
+        self.calm()
 
     def crash(self) -> None:
         """The machine dies: of what was not synced, any part is lost."""
@@ -196,6 +198,7 @@ class FaultyDisk:
     def perform(self, operation: str, path: str, half: Callable[[], None] = lambda: None) -> None:
         """Count an operation, and fail as ordered; `half` is what it may still do before it fails."""
         self.performed[operation] += 1
+        self.failed = False
         if self._operations_left is not None:
             self._operations_left -= 1
             if self._operations_left < 0:
@@ -206,6 +209,7 @@ class FaultyDisk:
             self._faults[operation] = (after - 1, error)
         elif after == 0:
             del self._faults[operation]
+            self.failed = True
             half()
             raise OSError(error, os.strerror(error), path)
 

@@ -114,7 +114,6 @@ class Nemesis:
             machine.sync_seconds = 0.0008
             machine.stall_until = 0
             machine.disk.calm()
-            machine.excuses = 0
             machine.on_arrival = None
             machine.turn_ns = 20_000
             if machine.flipped is not None:
@@ -329,12 +328,10 @@ class Nemesis:
         """The disk fails once; a member stops of that, and somebody starts it again."""
         number = self._any(rng)
         machine = self._cluster.machines[number]
-        machine.excuses += 1
         machine.disk.fail(operation, error, after=rng.randrange(20))
 
         def end() -> None:
             machine.disk.calm()
-            machine.excuses -= 1
             self._cluster.start(number)
 
         return number, end

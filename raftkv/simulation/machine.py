@@ -154,8 +154,6 @@ class Machine:
         self.lives = 0
         self.installed = 0
         """Snapshots that its processes have gone on from."""
-        self.excuses = 0
-        """Faults under way after which a member may stop by itself, or not start."""
         self.on_arrival: Callable[[Process], None] | None = None
         """Called when a snapshot has arrived, before it is installed."""
         self.flipped: tuple[str, int, int] | None = None

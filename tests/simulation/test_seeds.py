@@ -45,3 +45,8 @@ def test_what_makes_no_sense_is_refused(arguments: tuple[str, ...]) -> None:
 def test_a_grant_that_a_slow_member_proposes_when_its_client_has_given_up_is_waited_for() -> None:
     done = sim("--seed", "7000570", "--seconds", "8")
     assert json.loads(done.stdout)["violation"] == ""
+
+
+def test_a_slow_member_may_stop_of_its_disk_when_the_fault_is_over_already() -> None:
+    done = sim("--seed", "500024", "--seconds", "10")
+    assert json.loads(done.stdout)["violation"] == ""
