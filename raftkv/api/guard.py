@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from raftkv import errors
 from raftkv.api.access import RULES, Rule, authorised, authorised_stream
+from raftkv.api.slices import LARGE_KEYS
 from raftkv.pb import rpc_pb2
 from raftkv.rpc import Answer, Context, Framed, Incoming, Kind, Method
 from raftkv.server.server import Server
@@ -14,10 +15,11 @@ from raftkv.server.server import Server
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds on one request; etcd's flags and defaults."""
+    """Bounds on one request: etcd's flags and defaults, and how many keys it may read in one turn of the loop."""
 
     max_request_bytes: int = 1_572_864
     max_txn_ops: int = 128
+    large_keys: int = LARGE_KEYS
 
 
 def wants_leader(context: Context) -> bool:

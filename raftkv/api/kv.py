@@ -16,7 +16,7 @@ from raftkv import errors
 from raftkv.api.access import caller
 from raftkv.api.guard import Limits
 from raftkv.api.range_stream import range_stream
-from raftkv.api.slices import LARGE_KEYS, Slices
+from raftkv.api.slices import Slices
 from raftkv.mvcc import validate
 from raftkv.mvcc.interval import interval
 from raftkv.mvcc.ranges import is_gathered
@@ -53,6 +53,7 @@ class KVService:
         self._store = server.store
         self._max_request_bytes = limits.max_request_bytes
         self._max_txn_ops = limits.max_txn_ops
+        self._large_keys = limits.large_keys
         self._slices = Slices()
         self._gatherers = asyncio.Semaphore(GATHERERS)
 
@@ -80,16 +81,16 @@ class KVService:
 
     def _is_large(self, *wanted: rpc_pb2.RangeRequest) -> bool:
         """Whether these ranges together may read more than one turn of the loop should."""
-        return sum(map(self._most_keys, wanted)) > LARGE_KEYS
+        return sum(map(self._most_keys, wanted)) > self._large_keys
 
     def _most_keys(self, wanted: rpc_pb2.RangeRequest) -> int:
         if not wanted.range_end or wanted.count_only:
             return 1
-        if 0 < wanted.limit <= LARGE_KEYS:
+        if 0 < wanted.limit <= self._large_keys:
             return wanted.limit
         if wanted.revision > 0:
             # How many keys there were is not known before they are read.
-            return LARGE_KEYS + 1
+            return self._large_keys + 1
         return self._store.count(interval(wanted.key, wanted.range_end))
 
     async def _in_turn(self, read: Callable[[], list[bytes]], serializable: bool) -> list[bytes]:
@@ -123,7 +124,7 @@ class KVService:
         gathered = Gathered(server.header())
         began, took = slow.clock(), 0.0
         try:
-            with closing(self._store.range_slices(wanted, LARGE_KEYS)) as slices:
+            with closing(self._store.range_slices(wanted, self._large_keys)) as slices:
                 for chunks, more in slices:
                     gathered.add(chunks)
                     took += slow.clock() - began

@@ -70,6 +70,7 @@ class Cluster:
             offset=options.offsets[number % options.nodes],
             segment_bytes=options.segment_bytes,
             turn_work=options.turn_work,
+            large_keys=options.large_keys,
             on_wire=options.on_wire,
             changing=MEMBERS in options.faults,
             message_bytes=options.message_bytes,

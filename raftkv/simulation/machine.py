@@ -20,6 +20,7 @@ from functools import partial
 import lmdb
 
 from raftkv import api, errors, failpoints
+from raftkv.api.slices import LARGE_KEYS
 from raftkv.config import Config
 from raftkv.http.asgi import ASGIApp
 from raftkv.mvcc import LmdbBackend, Store, backend
@@ -119,6 +120,7 @@ class Machine:
         offset: float = 0.0,
         segment_bytes: int = 32 << 10,
         turn_work: int = TURN_WORK,
+        large_keys: int = LARGE_KEYS,
         on_wire: bool = False,
         changing: bool = False,
         message_bytes: int = 1 << 20,
@@ -141,6 +143,7 @@ class Machine:
         self.offset = offset
         self.segment_bytes = segment_bytes
         self.turn_work = turn_work
+        self.large_keys = large_keys
         self.on_wire = on_wire
         self.changing = changing
         self.message_bytes = message_bytes
@@ -405,7 +408,11 @@ class Process(Served):
 
     def _serve(self, server: Server) -> None:
         config, identity = self.machine.config, self._identity
-        limits = api.Limits(max_request_bytes=config.max_request_bytes, max_txn_ops=config.max_txn_ops)
+        limits = api.Limits(
+            max_request_bytes=config.max_request_bytes,
+            max_txn_ops=config.max_txn_ops,
+            large_keys=self.machine.large_keys,
+        )
         self._apps["client"] = App(api.services(server, limits, data_dir=config.data_dir, watch_progress_seconds=2.0))
         self._apps["peer"] = App(
             {

@@ -4,6 +4,7 @@ testing): a fault that is always there hides what only happens without it."""
 import random
 from dataclasses import dataclass, field
 
+from raftkv.api.slices import LARGE_KEYS
 from raftkv.server.server import TURN_WORK
 from raftkv.simulation.network import Weather
 
@@ -55,6 +56,8 @@ class Options:
     segment_bytes: int = 32 << 10
     turn_work: int = TURN_WORK
     """How much is applied in one turn of a member's loop."""
+    large_keys: int = LARGE_KEYS
+    """How many keys are read in one turn of a member's loop."""
     on_wire: bool = False
     """Messages between members are encoded and decoded."""
     message_bytes: int = 1 << 20
@@ -112,6 +115,7 @@ def draw(
     options = Options(
         seed=seed,
         turn_work=random.Random(f"{seed}/turns").choice((1, 10, TURN_WORK)),
+        large_keys=random.Random(f"{seed}/slices").choice((1, 3, LARGE_KEYS, LARGE_KEYS)),
         nodes=count,
         seconds=seconds or 20.0,
         rate=rate or rng.choice((5.0, 10.0, 10.0, 20.0)),

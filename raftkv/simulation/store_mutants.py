@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from raftkv.mvcc import META, LmdbBackend
+from raftkv.mvcc.gathering import Gathering
 from raftkv.pb import log_pb2
 from raftkv.raft import Entry, EntryKind, InstallSnapshot
 from raftkv.server.apply import _APPLIED, Applier, applied_position, set_applied_position
@@ -97,6 +98,11 @@ def takes_two_snapshots_at_once() -> None:
     Transfers.begin = begin  # type: ignore[method-assign]
 
 
+def lists_what_changed_meanwhile() -> None:
+    """A range that is read a slice at a time shows what was written after its first slice, as of another moment."""
+    Gathering.note = lambda *_: None  # type: ignore[method-assign]
+
+
 STORE_MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__.replace("_", "-"): mutant
     for mutant in (
@@ -105,5 +111,6 @@ STORE_MUTANTS: dict[str, Callable[[], None]] = {
         roles_do_not_move_the_applied_index,
         users_of_before_a_snapshot,
         takes_two_snapshots_at_once,
+        lists_what_changed_meanwhile,
     )
 }
