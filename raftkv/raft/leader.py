@@ -325,6 +325,8 @@ class Leader:
             return False
         for entry in log.slice(log.commit + 1, index + 1):
             self._uncommitted_bytes -= len(entry.data)
+            if entry.kind is EntryKind.CONF_CHANGE:
+                log.held = True
         log.commit_to(index)
         if self._early_reads:
             waiting, self._early_reads = self._early_reads, []

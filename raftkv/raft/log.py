@@ -37,6 +37,7 @@ class RaftLog:
         "durable",
         "handed",
         "handed_to_apply",
+        "held",
         "snapshot_index",
         "snapshot_term",
     )
@@ -61,6 +62,9 @@ class RaftLog:
         self.commit = commit
         self.applied = self.handed_to_apply = applied
         self.durable = self.handed = last
+        self.held = False
+        """Whether nothing is handed over to be applied: a leader committed a change of the members, and did not make it
+        durable yet that it is."""
 
     @property
     def last_index(self) -> int:
@@ -148,12 +152,12 @@ class RaftLog:
         if self.handed < self.snapshot_index + len(self._entries):
             return True
         # Asked for with every message: not by `min`.
-        return (self.commit if self.commit < self.durable else self.durable) > self.handed_to_apply
+        return not self.held and (self.commit if self.commit < self.durable else self.durable) > self.handed_to_apply
 
     def take_to_apply(self, max_bytes: int) -> list[Entry]:
-        """Hand over entries that are committed and durable here, in order, each once."""
+        """Hand over entries that are committed and durable here, in order, each once; none while `held`."""
         limit = min(self.commit, self.durable)
-        if limit <= self.handed_to_apply:
+        if self.held or limit <= self.handed_to_apply:
             return []
         entries = self.slice(self.handed_to_apply + 1, limit + 1, max_bytes)
         self.handed_to_apply = entries[-1].index

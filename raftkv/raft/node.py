@@ -115,6 +115,8 @@ class RaftNode:
         self._snapshot: SnapshotMetadata | None = None
         self._installing = False
         self._outstanding: deque[Ready] = deque()
+        self._settling: Ready | None = None
+        """The one that makes it durable that a change of the configuration is committed, as long as it is not."""
         self._leading: Leader | None = None
         self._votes: dict[NodeId, bool] = {}
         self._election_elapsed = 0
@@ -288,7 +290,7 @@ class RaftNode:
         Most are of this kind: heartbeats and their answers. No messages: there may be a Ready.
         """
         out = self._out
-        if not out.messages or self._owes_more():
+        if not out.messages or self._settling is not None or self._owes_more():
             return []
         if self._leading is not None:
             self._leading.reads_announced()
@@ -305,7 +307,13 @@ class RaftNode:
         soft, handed_soft = None, self._handed_soft
         if self.leader != handed_soft.leader or self.role is not handed_soft.role:
             soft = self._handed_soft = self._soft_state()
-        must_sync = bool(entries) or votes_changed or self._snapshot is not None
+        # Who is removed leaves as soon as it hears of it. Had we forgotten by our next start that this is committed, we
+        # might need its vote to find out again: of two that were, one would never lead. So we note it before we tell
+        # anybody, and before we apply it.
+        settles = self.log.held and self._settling is None
+        if self.log.held:
+            out.messages, out.messages_after_persist = [], out.messages + out.messages_after_persist
+        must_sync = bool(entries) or votes_changed or self._snapshot is not None or settles
         # A commit index may be lost, but not before entries that came later: who holds an entry that was proposed under
         # a new configuration must not forget, over a restart, that this configuration is in force.
         known = self._logged_state if must_sync else handed
@@ -325,6 +333,8 @@ class RaftNode:
         out.messages, out.messages_after_persist, out.read_states = [], [], []
         if self._leading is not None:
             self._leading.reads_announced()
+        if settles:
+            self._settling = ready
         self._snapshot = None
         self._handed_state = state
         self._outstanding.append(ready)
@@ -336,6 +346,8 @@ class RaftNode:
         if not self._outstanding or self._outstanding[0] is not ready:
             raise InvariantViolation("Readys must be advanced in the order they were handed out")
         self._outstanding.popleft()
+        if ready is self._settling:
+            self._settling, self.log.held = None, False
         if ready.snapshot is not None:
             self._installing = self._snapshot is not None or any(later.snapshot for later in self._outstanding)
         state = ready.hard_state

@@ -50,3 +50,8 @@ def test_a_grant_that_a_slow_member_proposes_when_its_client_has_given_up_is_wai
 def test_a_slow_member_may_stop_of_its_disk_when_the_fault_is_over_already() -> None:
     done = sim("--seed", "500024", "--seconds", "10")
     assert json.loads(done.stdout)["violation"] == ""
+
+
+def test_the_last_member_goes_on_after_a_crash_though_it_removed_the_other_one_a_moment_before() -> None:
+    done = sim("--seed", "501725")
+    assert json.loads(done.stdout)["violation"] == ""

@@ -51,6 +51,37 @@ def test_a_commit_index_known_before_an_entry_is_forgotten_after_it() -> None:
     assert group.nodes[2].conf_state.voters == (1, 2, 3, 4)
 
 
+def test_who_is_left_of_two_leads_alone_after_a_restart() -> None:
+    """It was told that the other one is gone; who is gone answers nobody."""
+    group = led(2)
+    change(group, 1, b"-2")
+    group.crash(1)
+    assert group.nodes[1].conf_state.voters == (1,)
+    group.elect(1)
+
+
+def test_nobody_hears_of_a_removal_before_the_leader_has_noted_it() -> None:
+    """Whatever the leader says meanwhile, whoever is removed goes on until the leader can do without it for good."""
+    group = led(2)
+    group.nodes[1].propose_conf_change(b"-2")
+    group.take(1)
+    index = group.nodes[1].last_index
+    group.sync(1)
+    group.deliver(group.network.pop())
+    group.sync(2)
+    group.deliver(group.network.pop())
+    assert group.nodes[1].commit_index == index
+    for _ in range(5):
+        group.tick(1)
+    assert not group.network
+    assert group.nodes[1].applied < index
+    group.sync(1)
+    assert group.network
+    assert group.nodes[1].applied == index
+    group.settle()
+    assert group.nodes[2].conf_state.voters == (1,)
+
+
 def test_a_restart_in_a_joint_configuration_forgets_the_outgoing_voters() -> None:
     group = led(3, spare=2)
     group.nodes[1].propose_conf_change(b"=1,4,5")
