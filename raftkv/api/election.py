@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 
+from raftkv import errors
 from raftkv.api import guard, turns
 from raftkv.api.guard import Limits
 from raftkv.api.kv import decode
@@ -129,4 +130,7 @@ async def _said(changes: turns.Changes) -> AsyncIterator[kv_pb2.KeyValue]:
 def _leader_key(request: pb.ProclaimRequest | pb.ResignRequest) -> pb.LeaderKey:
     if not request.HasField("leader"):
         raise turns.failed(NO_KEY)
+    if not request.leader.key:
+        # What is made of it goes into the log as a transaction that no check has seen.
+        raise turns.failed(errors.EmptyKey.TEXT)
     return request.leader

@@ -141,6 +141,9 @@ async def electing(on: Caller) -> None:
     await on.note(on.resign(key))
     await on.note(on.call(ELECTION + "Proclaim", election.ProclaimRequest(value=b"x")))
     await on.note(on.call(ELECTION + "Resign", election.ResignRequest()))
+    nameless = election.LeaderKey(name=NAME, lease=A)
+    await on.note(on.proclaim(nameless, b"x"))
+    await on.note(on.resign(nameless))
     await on.note(on.leader(b"other"))
 
 

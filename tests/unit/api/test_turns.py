@@ -251,6 +251,19 @@ async def test_what_is_too_large_for_the_log_is_refused(member: Member) -> None:
 
 
 @scenario
+async def test_a_leader_key_without_a_key_is_refused(member: Member) -> None:
+    """A transaction that no check has seen would store a key without a name, which nobody can read or delete."""
+    election = ElectionService(member.server(), Limits())
+    for leader in (v3election_pb2.LeaderKey(name=b"n", lease=A), v3election_pb2.LeaderKey(rev=5)):
+        for call in (
+            election.proclaim(v3election_pb2.ProclaimRequest(leader=leader, value=b"v").SerializeToString(), CONTEXT),
+            election.resign(v3election_pb2.ResignRequest(leader=leader).SerializeToString(), CONTEXT),
+        ):
+            with pytest.raises(StatusError, match="etcdserver: key is not provided"):
+                await call
+
+
+@scenario
 async def test_a_long_queue_leaves_the_loop_its_turns(member: Member) -> None:
     """So does a lock whose name is the prefix of whatever else there is."""
     for number in range(5 * turns.KEYS_PER_TURN):
