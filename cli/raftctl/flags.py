@@ -156,9 +156,18 @@ class Group(click.Group):
                 args = _Rewriter(self.get_params(ctx), _switch_off(ctx)).rewrite(args, interspersed=False)
             return super().parse_args(ctx, args)
 
+    def full_name(self, ctx: click.Context, word: str) -> str:
+        """The one command that begins with a word, as in etcdctl; the word itself if it is one, or there are more."""
+        names = self.list_commands(ctx)
+        if word in names:
+            return word
+        meant = [name for name in names if name.startswith(word)]
+        return meant[0] if len(meant) == 1 else word
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        args = [self.full_name(ctx, args[0]), *args[1:]]
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             path = ctx.command_path
             message = f'unknown command "{args[0]}" for "{path}"'

@@ -128,12 +128,13 @@ def show_help(words: tuple[str, ...]) -> None:
     context = click.get_current_context().find_root()
     for number, word in enumerate(words):
         command = context.command
-        found = command.get_command(context, word) if isinstance(command, click.Group) else None
+        name = command.full_name(context, word) if isinstance(command, Group) else word
+        found = command.get_command(context, name) if isinstance(command, Group) else None
         if found is None:
             if number == 0:
                 print(f"Unknown help topic [{' '.join(f'`{one}`' for one in words)}]", file=sys.stderr)
             break
-        context = click.Context(found, info_name=word, parent=context)
+        context = click.Context(found, info_name=name, parent=context)
     print(context.get_help())
 
 

@@ -126,6 +126,15 @@ def test_alone_it_shows_its_help() -> None:
         assert b"Commands:" in result.stdout
 
 
+def test_a_command_may_be_cut_as_long_as_it_is_the_only_one() -> None:
+    """In etcd's own documentation it is `etcdctl compact`."""
+    assert run("vers").stdout == run("version").stdout
+    assert run("help", "compact").stdout == run("compaction", "--help").stdout
+    assert run("help", "snap", "sa").stdout == run("snapshot", "save", "--help").stdout
+    assert run("member", "r").stderr.startswith("Error: member ID is not provided")
+    assert run("snapshot", "s").status == run("e").status == 1
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script(shell: str) -> None:
     result = run("completion", shell)
