@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import click
 
 from cli.raftctl import operations
-from cli.raftctl.failure import BAD_ARGUMENTS, INTERRUPTED, Failure
+from cli.raftctl.failure import BAD_ARGUMENTS, ERROR, NOT_SAVED, Failure, failure
 from cli.raftctl.flags import UINT, Command, Group, help_unless_command
 from cli.raftctl.printers import Snapshot
 from cli.raftctl.progress import Progress
@@ -48,11 +48,33 @@ def save(words: tuple[str, ...]) -> None:
     """
     if len(words) != 1:
         raise Failure("snapshot save expects one argument", BAD_ARGUMENTS)
+    path = words[0]
+    with _saving():
+        _save(path)
+    print(f"Snapshot saved at {path}")
+
+
+@contextlib.contextmanager
+def _saving() -> Iterator[None]:
+    """Give all failures but wrong flags the exit status that etcdctl has for them."""
+    from raftkv.client import ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        told = failure(error)
+        told.status = NOT_SAVED
+        raise told from error
+    except Failure as error:
+        if error.status == ERROR:
+            error.status = NOT_SAVED
+        raise
+
+
+def _save(path: str) -> None:
     endpoints = session().endpoints
     if len(endpoints) != 1:
-        one = f"snapshot must be requested to one selected node, not multiple [{' '.join(endpoints)}]"
-        raise Failure(one, INTERRUPTED)
-    path = words[0]
+        raise Failure(f"snapshot must be requested to one selected node, not multiple [{' '.join(endpoints)}]")
     part = path + ".part"
     try:
         with session().client() as client, open(part, "wb", opener=_private) as file:
@@ -65,11 +87,10 @@ def save(words: tuple[str, ...]) -> None:
             check_digest(part, progress)
         os.rename(part, path)
     except OSError as error:
-        raise Failure(f"could not write {part}: {(error.strerror or str(error)).lower()}", INTERRUPTED) from error
+        raise Failure(f"could not write {part}: {(error.strerror or str(error)).lower()}") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
-    print(f"Snapshot saved at {path}")
 
 
 def _private(path: str, flags: int) -> int:

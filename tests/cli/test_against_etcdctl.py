@@ -428,3 +428,12 @@ def test_says_what_etcdctl_says(kind: str, number: int, case: Case, runs: Callab
         assert printed[0] == printed[1]
     assert normal(ours.stderr) == normal(theirs.stderr)
     assert ours.status == theirs.status
+
+
+def test_a_snapshot_that_is_not_saved_has_etcdctls_status(tmp_path: Path) -> None:
+    with refusing() as dead, serve("raftkv", tmp_path / "server") as live, Zygote() as zygote:
+        for endpoints, path in ((f"{live},{dead}", "s.db"), (dead, "s.db"), (live, "none/s.db"), (live, ".")):
+            words = ("--endpoints", endpoints, "--dial-timeout", "500ms", "--command-timeout", "500ms")
+            words += ("snapshot", "save", str(tmp_path / path))
+            assert zygote.raftctl(*words).status == etcdctl(*words).status == 5, words
+    assert not [*tmp_path.glob("s.db*")]
