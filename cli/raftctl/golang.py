@@ -21,8 +21,8 @@ def parse_int(text: str, base: int = 10) -> int:
         ValueError: with Go's words.
     """
     try:
-        # Python also takes underscores, blanks and digits of other scripts.
-        number = int(text, base) if text.isascii() and not set(text) & set("_ \t\n\r\f\v") else None
+        # Python also takes underscores, blanks, 0x and digits of other scripts.
+        number = int(text, base) if text.isascii() and not set(text) & set("xX_ \t\n\r\f\v") else None
     except ValueError:
         number = None
     if number is None:
@@ -42,8 +42,8 @@ def parse_uint(text: str, base: int = 10) -> int:
         ValueError: with Go's words.
     """
     try:
-        # Python also takes signs, underscores, blanks and digits of other scripts.
-        number = int(text, base) if text.isascii() and text.isalnum() else -1
+        # Python also takes signs, underscores, blanks, 0x and digits of other scripts.
+        number = int(text, base) if text.isascii() and text.isalnum() and not set(text) & set("xX") else -1
     except ValueError:
         number = -1
     if number < 0:

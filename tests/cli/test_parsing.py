@@ -1,5 +1,7 @@
 """Texts that raftctl reads and writes as Go does: durations, numbers, literals, sizes, and the words of a txn."""
 
+from collections.abc import Callable
+
 import pytest
 
 from cli.raftctl import golang
@@ -75,6 +77,12 @@ def test_durations_are_printed(nanoseconds: int, text: str) -> None:
 def test_what_is_no_number(text: str) -> None:
     with pytest.raises(ValueError, match="invalid syntax"):
         golang.parse_int(text)
+
+
+@pytest.mark.parametrize("parse", [golang.parse_int, golang.parse_uint])
+def test_a_hexadecimal_number_has_no_0x(parse: Callable[[str, int], int]) -> None:
+    with pytest.raises(ValueError, match="invalid syntax"):
+        parse("0x1f", 16)
 
 
 def test_numbers_have_64_bits() -> None:
