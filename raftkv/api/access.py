@@ -26,6 +26,7 @@ class Rule(Enum):
     EACH = "as RANGES, asked anew for each request of the stream"
     ROOT = "the role root"
     ROOT_APPLIED = "the role root, when the log applies it"
+    ROOT_TO_CHANGE = "as ROOT_APPLIED, but to be a user for what changes nothing"
     OWN = "the role root, or to ask about oneself"
 
 
@@ -62,8 +63,8 @@ RULES: dict[str, Rule] = {
     ),
     **_of(
         "etcdserverpb.Maintenance",
-        Alarm=Rule.ROOT_APPLIED,
-        Status=Rule.ROOT,
+        Alarm=Rule.ROOT_TO_CHANGE,
+        Status=Rule.USER,
         Defragment=Rule.ROOT,
         Downgrade=Rule.ROOT,
         Hash=Rule.ROOT,

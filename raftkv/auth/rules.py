@@ -20,7 +20,6 @@ LeaseKeys = Callable[[int], Iterable[bytes]]
 _ROOT_ONLY = frozenset(
     {
         "compaction",
-        "alarm",
         "auth_enable",
         "auth_disable",
         "user_add",
@@ -56,9 +55,10 @@ class Rules:
         if proposal.caller.member or name in _MEMBERS_OWN:
             return
         caller = Caller(proposal.caller.user, proposal.caller.revision)
-        if name in _ROOT_ONLY:
+        changes_alarms = name == "alarm" and proposal.alarm.action != rpc_pb2.AlarmRequest.GET
+        if name in _ROOT_ONLY or changes_alarms:
             self._auth.check_root(caller)
-        elif name == "lease_grant":
+        elif name in ("lease_grant", "alarm"):
             self._auth.check_user(caller)
         elif name == "put":
             self._put(self._auth.rights(caller), proposal.put)

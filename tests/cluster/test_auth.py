@@ -131,7 +131,8 @@ RAW = {
     "/v3electionpb.Election/Leader": b"\x0a\x06secret",
     "/v3electionpb.Election/Observe": b"\x0a\x06secret",
 }
-OPEN_TO_USERS = {"/etcdserverpb.Lease/LeaseGrant", "/etcdserverpb.Cluster/MemberList"}
+ALARM, STATUS = "/etcdserverpb.Maintenance/Alarm", "/etcdserverpb.Maintenance/Status"
+OPEN_TO_USERS = {"/etcdserverpb.Lease/LeaseGrant", "/etcdserverpb.Cluster/MemberList", ALARM, STATUS}
 
 
 def asked(path: str) -> bytes:
@@ -152,6 +153,18 @@ def test_cve_2026_33413_no_way_in_without_a_user_or_the_right(path: str, one: Pr
         assert (code, text) == (grpc.StatusCode.OK, "")
     else:
         assert errors.PermissionDenied.TEXT in text
+
+
+def test_a_user_without_rights_learns_of_alarms_and_changes_none(one: Process) -> None:
+    """`etcdctl endpoint health` asks for them, and takes a refusal for ill health; Kubernetes asks for the status."""
+    token = token_of(one.endpoint, "ann")
+    for action in (pb.AlarmRequest.ACTIVATE, pb.AlarmRequest.DEACTIVATE):
+        request = pb.AlarmRequest(action=action, alarm=pb.NOSPACE)
+        assert call(one.endpoint, ALARM, token, request.SerializeToString()) == (
+            grpc.StatusCode.PERMISSION_DENIED,
+            errors.PermissionDenied.TEXT,
+        )
+    assert call(one.endpoint, ALARM, token)[0] is grpc.StatusCode.OK
 
 
 def test_cve_2026_33413_no_way_in_for_a_user_that_is_gone(tmp_path: Path) -> None:

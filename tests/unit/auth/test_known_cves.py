@@ -145,6 +145,8 @@ def test_cve_2026_33413_what_concerns_all_is_root_s(name: str) -> None:
     world = World()
     proposal = log_pb2.Proposal()
     getattr(proposal, name).SetInParent()
+    if name == "alarm":
+        proposal.alarm.action = pb.AlarmRequest.DEACTIVATE
     with pytest.raises(errors.UserEmpty):
         world.rules.check_proposal(name, proposal)
     proposal.caller.user, proposal.caller.revision = "u", world.auth.revision
@@ -152,6 +154,18 @@ def test_cve_2026_33413_what_concerns_all_is_root_s(name: str) -> None:
         world.rules.check_proposal(name, proposal)
     proposal.caller.user = "root"
     world.rules.check_proposal(name, proposal)
+
+
+def test_cve_2026_33413_alarms_are_told_to_users_only() -> None:
+    world = World()
+    proposal = log_pb2.Proposal(alarm=pb.AlarmRequest(action=pb.AlarmRequest.GET))
+    with pytest.raises(errors.UserEmpty):
+        world.rules.check_proposal("alarm", proposal)
+    proposal.caller.user, proposal.caller.revision = "nobody", world.auth.revision
+    with pytest.raises(errors.PermissionDenied):
+        world.rules.check_proposal("alarm", proposal)
+    proposal.caller.user = "u"
+    world.rules.check_proposal("alarm", proposal)
 
 
 def test_an_operation_that_nobody_thought_of_is_refused() -> None:
