@@ -18,7 +18,7 @@ def auth() -> None:
     Examples:
       raftctl user add root
       raftctl auth enable
-      raftctl auth status --user root
+      raftctl auth status
     """
     help_unless_command()
 
@@ -82,7 +82,7 @@ def status(words: tuple[str, ...]) -> None:
 
     \b
     Example:
-      raftctl auth status --user root
+      raftctl auth status
     """
     _none(words, "status")
     from raftkv.client import access

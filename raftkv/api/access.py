@@ -77,7 +77,8 @@ RULES: dict[str, Rule] = {
         Authenticate=Rule.OPEN,
         AuthEnable=Rule.ROOT_APPLIED,
         AuthDisable=Rule.ROOT_APPLIED,
-        AuthStatus=Rule.ROOT,
+        # Who does not know whether to log in asks this first.
+        AuthStatus=Rule.OPEN,
         UserAdd=Rule.ROOT_APPLIED,
         UserGet=Rule.OWN,
         UserList=Rule.ROOT,

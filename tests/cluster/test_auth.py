@@ -155,6 +155,16 @@ def test_cve_2026_33413_no_way_in_without_a_user_or_the_right(path: str, one: Pr
         assert errors.PermissionDenied.TEXT in text
 
 
+def test_whether_to_log_in_is_told_to_everybody(one: Process) -> None:
+    status = "/etcdserverpb.Auth/AuthStatus"
+    with grpc.insecure_channel(one.endpoint) as channel:
+        answer = pb.AuthStatusResponse.FromString(channel.unary_unary(status)(b"", timeout=60.0))
+    assert answer.enabled
+    assert answer.authRevision > 1
+    assert call(one.endpoint, status, token_of(one.endpoint, "ann")) == (grpc.StatusCode.OK, "")
+    assert errors.InvalidAuthToken.TEXT in call(one.endpoint, status, "forged.1")[1]
+
+
 def test_a_user_without_rights_learns_of_alarms_and_changes_none(one: Process) -> None:
     """`etcdctl endpoint health` asks for them, and takes a refusal for ill health; Kubernetes asks for the status."""
     token = token_of(one.endpoint, "ann")
