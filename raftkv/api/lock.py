@@ -6,7 +6,7 @@ key (the fencing token) in every write.
 
 from collections.abc import AsyncIterator
 
-from raftkv.api import turns
+from raftkv.api import access, turns
 from raftkv.api.guard import Limits
 from raftkv.mvcc import validate
 from raftkv.pb import rpc_pb2, v3lock_pb2
@@ -57,5 +57,5 @@ class LockService:
         delete = rpc_pb2.DeleteRangeRequest(key=turns.bounded(v3lock_pb2.UnlockRequest, request, self._limits).key)
         with turns.codeless():
             validate.check_delete_range(delete)
-        answer = await self._server.propose(proposals.DELETE_RANGE, delete.SerializeToString(), context.caller)
+            answer = await access.propose(self._server, proposals.DELETE_RANGE, delete.SerializeToString(), context)
         return answer[:1]

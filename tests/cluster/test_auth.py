@@ -155,6 +155,12 @@ def test_cve_2026_33413_no_way_in_without_a_user_or_the_right(path: str, one: Pr
         assert errors.PermissionDenied.TEXT in text
 
 
+@pytest.mark.parametrize("path", [path for path in RAW | ASKED if path.startswith(("/v3lockpb.", "/v3electionpb."))])
+def test_what_locks_and_elections_refuse_has_no_code_as_in_etcd(path: str, one: Process) -> None:
+    refused = call(one.endpoint, path, token_of(one.endpoint, "ann"), asked(path))
+    assert refused == (grpc.StatusCode.UNKNOWN, errors.PermissionDenied.TEXT)
+
+
 def test_whether_to_log_in_is_told_to_everybody(one: Process) -> None:
     status = "/etcdserverpb.Auth/AuthStatus"
     with grpc.insecure_channel(one.endpoint) as channel:
