@@ -56,7 +56,8 @@ class Tls:
         Raises:
             ValueError: a file is missing or not PEM.
         """
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        # Not create_default_context: from Python 3.13 on that refuses certificates which etcd and older Pythons take.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_alpn_protocols(["h2", "http/1.1"])
         # A session that goes on would pass by the checks of the certificate.
         context.options |= ssl.OP_NO_TICKET

@@ -19,7 +19,7 @@ from raftkv.client import Client, ClientError
 from raftkv.client.secure import ClientTls
 from raftkv.server.leases import PEER_RENEW
 from tests.support import secrets
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, trusting
 from tests.support.processes import START_SECONDS, Cluster, Process, free_ports
 
 NO_ETCDCTL = shutil.which("etcdctl") is None
@@ -141,7 +141,7 @@ WEBSOCKET = (
 
 def shaken(port: int, pair: Pair | None, ca: Path, host: str = "127.0.0.1", said: bytes = METRICS) -> bool:
     """Whether a listener lets this client in: it answers, whatever it answers."""
-    context = ssl.create_default_context(cafile=ca)
+    context = trusting(ca)
     if pair is not None:
         context.load_cert_chain(*pair)
     try:
@@ -290,7 +290,7 @@ def test_the_name_of_a_certificate_is_a_user(secured: Secured, tool: str) -> Non
 
 
 def post(secured: Secured, port: int, pair: Pair) -> bytes:
-    context = ssl.create_default_context(cafile=secured.ca.file)
+    context = trusting(secured.ca.file)
     context.load_cert_chain(*pair)
     with (
         socket.create_connection(("127.0.0.1", port), timeout=60) as plain,

@@ -4,7 +4,6 @@ import contextlib
 import json
 import shutil
 import socket
-import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, trusting
 from tests.support.processes import CALL_SECONDS, START_SECONDS, Process, free_ports
 
 pytestmark = pytest.mark.skipif(shutil.which("etcd") is None, reason="no etcd to compare with")
@@ -46,7 +45,7 @@ class Ports:
         with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
             connection = opened.enter_context(socket.create_connection(("127.0.0.1", self.all[name]), CALL_SECONDS))
             if secured:
-                context = ssl.create_default_context(cafile=self._authority.file)
+                context = trusting(self._authority.file)
                 if pair is not None:
                     context.load_cert_chain(*pair)
                 connection = opened.enter_context(context.wrap_socket(connection, server_hostname="127.0.0.1"))

@@ -12,7 +12,7 @@ import pytest
 from raftkv.http import HttpServer, Tls, listen
 from raftkv.http.asgi import CERTIFICATE_USER, Receive, Scope, Send
 from raftkv.http.tls import DialTls, Guard, Refused, common_name, is_for
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, trusting
 
 WAIT_SECONDS = 90.0
 Pair = tuple[Path, Path]
@@ -35,7 +35,7 @@ class World:
         self.asking = replace(self.tls, client_ca=self.authority.file, names_are_users=True)
 
     def client(self, pair: Pair | None = None, ca: Path | None = None) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=ca or self.authority.file)
+        context = trusting(ca or self.authority.file)
         if pair is not None:
             context.load_cert_chain(*pair)
         return context
