@@ -17,6 +17,10 @@ _IGNORED = frozenset({"lost+found"})
 """What a freshly made file system holds."""
 
 
+_FIRST_BYTES = 256 << 10
+"""More than the files of a first start need before they are written as others are, where no space is an error."""
+
+
 class StartError(Exception):
     """The member cannot start; the message is one line that says what is wrong and what to do."""
 
@@ -46,8 +50,7 @@ class DataDir:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._flock(self._fd)
             self._check_contents()
-            # Access rights do not tell about read-only and full file systems: try.
-            tempfile.TemporaryFile(dir=self.path).close()
+            self._try_to_write()
         except OSError as error:
             self.close()
             raise disk_error(error, self.path) from error
@@ -106,10 +109,24 @@ class DataDir:
             what = "holds etcd's data" if "member" in names else f"holds other files ({names[0]})"
             raise StartError(f"{self.path} {what}, not raftkv's: choose an empty or a new --data-dir")
 
+    def _try_to_write(self) -> None:
+        """Access rights do not tell about read-only and full file systems."""
+        try:
+            with tempfile.TemporaryFile(dir=self.path) as file:
+                if self._was_empty:
+                    # A full disk kills with SIGBUS whoever maps a new file, as LMDB does with its lock. A later start
+                    # needs no space: it is there to make some.
+                    os.posix_fallocate(file.fileno(), 0, _FIRST_BYTES)
+        except OSError as error:
+            # The file's name is nobody's business.
+            error.filename = self.path
+            raise
+
     def _empty(self) -> None:
         for part in (self.wal, self.store, os.path.join(self.path, "fixtures")):
             shutil.rmtree(part, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
+        # It is seldom there, and a read-only file system says so also of what is not there.
+        with contextlib.suppress(OSError):
             os.unlink(os.path.join(self.path, "heard"))
 
     def _remove_created(self) -> None:

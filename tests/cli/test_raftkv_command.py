@@ -375,8 +375,19 @@ def test_a_disk_that_is_full_or_read_only_is_left_as_it_was(
     last = result.stderr.splitlines()[-1]
     assert last.startswith("raftkv: ")
     assert words in last.lower()
-    assert str(tmp_path / "disk") in last
+    assert f"{tmp_path / 'disk'}" in last
+    assert last.endswith("or choose another --data-dir")
     assert "Traceback" not in result.stderr
+
+
+def test_a_first_start_on_a_disk_without_a_free_byte_is_refused(tmp_path: Path) -> None:
+    """LMDB maps its lock, and who writes to a mapped page for which there is no space is killed."""
+    (tmp_path / "disk").mkdir()
+    command = shlex.join([*COMMAND, *ANY_PORTS, "--data-dir", "disk/new"])
+    fill = "head -c 8192 /dev/zero > disk/full"
+    result = in_mount_namespace(tmp_path / "disk", "size=8k", f"{fill}; {command}; echo status $?; ls disk")
+    assert result.stdout == "status 1\nfull\n", result.stdout + result.stderr
+    assert f"cannot use {tmp_path}/disk/new: no space left on device: free some space" in result.stderr
 
 
 def test_an_even_cluster_starts_with_a_warning(tmp_path: Path) -> None:
