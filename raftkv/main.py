@@ -95,7 +95,7 @@ def _wal(arguments: Sequence[str]) -> int:
 
 async def _run(config: Config) -> int:
     from raftkv.member import Member
-    from raftkv.server.datadir import StartError
+    from raftkv.server.datadir import StartError, disk_error
 
     asked = _stop_event()
     member = Member(config)
@@ -108,8 +108,10 @@ async def _run(config: Config) -> int:
         return 0
     try:
         starting.result()
-    except (StartError, OSError) as error:
+    except StartError as error:
         return _refuse(" ".join(str(error).split()))
+    except OSError as error:
+        return _refuse(" ".join(str(disk_error(error, config.data_dir)).split()))
     _tune_interpreter()
     logger.info(
         "raftkv %s: member %s (%x) of cluster %x; clients on %s, peers on %s, data in %s",

@@ -56,16 +56,24 @@ def bootstrap(
 
 
 def check_store_exists(data_dir: DataDir) -> None:
-    """Refuse a log without a store, before one is created.
+    """Refuse a log without a store, before one is created: LMDB does that with an empty file, too.
 
     Raises:
-        StartError: there is none.
+        StartError: there is none, or it cannot be read.
     """
-    if not os.path.exists(os.path.join(data_dir.store, "data.mdb")):
-        raise StartError(
-            f"{data_dir.path} holds a log, but its store is missing: restore {data_dir.store}, or remove the member "
-            "and add it as a new one"
-        )
+    found = "empty"
+    try:
+        if os.stat(os.path.join(data_dir.store, "data.mdb")).st_size:
+            return
+    except FileNotFoundError:
+        found = "missing"
+    except OSError as error:
+        error.filename = data_dir.store
+        raise disk_error(error, data_dir.path) from error
+    raise StartError(
+        f"{data_dir.path} holds a log, but its store is {found}: restore {data_dir.store}, or remove the member "
+        "and add it as a new one"
+    )
 
 
 def check_store_follows(data_dir: DataDir, store: Store, contents: WalContents) -> None:

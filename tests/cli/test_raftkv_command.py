@@ -321,6 +321,22 @@ def test_a_log_without_its_store_is_refused(created: Path) -> None:
     assert "store is missing" in refused(created, *ANY_PORTS, "--data-dir", "d")
 
 
+def test_a_log_whose_store_is_empty_is_refused(created: Path) -> None:
+    """LMDB makes a new store of an empty file: nobody would be a member in it, and no leader ever be elected."""
+    os.truncate(created / "d" / "store" / "data.mdb", 0)
+    message = refused(created, *ANY_PORTS, "--data-dir", "d")
+    assert f"restore {created}/d/store, or remove the member" in message
+
+
+@pytest.mark.parametrize("part", ["wal", "store"])
+def test_a_file_in_the_place_of_a_directory_is_named(created: Path, part: str) -> None:
+    shutil.rmtree(created / "d" / part)
+    (created / "d" / part).write_text("x")
+    message = refused(created, *ANY_PORTS, "--data-dir", "d")
+    assert f"{created}/d/{part}" in message
+    assert "not a directory: move the file out of the way" in message
+
+
 def test_a_store_without_its_log_is_refused(created: Path) -> None:
     shutil.rmtree(created / "d" / "wal")
     assert "the log is missing" in refused(created, *ANY_PORTS, "--data-dir", "d")
@@ -377,6 +393,7 @@ def test_a_disk_that_is_full_or_read_only_is_left_as_it_was(
     assert words in last.lower()
     assert f"{tmp_path / 'disk'}" in last
     assert last.endswith("or choose another --data-dir")
+    assert "Errno" not in last
     assert "Traceback" not in result.stderr
 
 
