@@ -129,7 +129,24 @@ def load(context: ssl.SSLContext, certificate: Path | None, key: Path | None, ca
     except (OSError, ValueError) as error:
         # ssl.SSLError is an OSError; neither says which file it was.
         named = ", ".join(str(path) for path in (certificate, key, ca) if path is not None)
-        raise ValueError(f"cannot use the TLS files {named}: {error}") from error
+        problem = _problem(error, certificate, key, ca)
+        raise ValueError(f"cannot use the TLS files {named}: {problem}") from error
+
+
+def _problem(error: Exception, certificate: Path | None, key: Path | None, ca: Path | None) -> str:
+    """What is wrong with which file, where that can be told."""
+    for path, kind in ((certificate, "certificate"), (key, "key"), (ca, "certificate")):
+        if path is None:
+            continue
+        try:
+            data = path.read_bytes()
+        except OSError as unread:
+            return f"{path}: {(unread.strerror or str(unread)).lower()}"
+        if f"{kind.upper()}-----".encode() not in data:
+            return f"{path} has no {kind} in PEM"
+    if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+        return f"{key} is not the key of {certificate}"
+    return str(error)
 
 
 def _no_password() -> str:
@@ -227,8 +244,13 @@ class Revocations:
             pem = data.lstrip().startswith(b"-----BEGIN")
             revoked = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
             return frozenset(entry.serial_number for entry in revoked)
-        except (OSError, ValueError, x509.InvalidVersion) as error:
-            raise ValueError(f"cannot use the certificate revocation list {self._path}: {error}") from error
+        except OSError as error:
+            problem = (
+                f"cannot read the certificate revocation list {self._path}: {(error.strerror or str(error)).lower()}"
+            )
+            raise ValueError(problem) from error
+        except (ValueError, x509.InvalidVersion) as error:
+            raise ValueError(f"{self._path} is no certificate revocation list in PEM or DER") from error
 
 
 def stamp(files: Iterable[Path]) -> _Stamp:

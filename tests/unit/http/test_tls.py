@@ -277,8 +277,19 @@ def test_files_that_cannot_be_used_are_named(world: World) -> None:
         Guard(replace(world.asking, client_ca=missing))
     with pytest.raises(ValueError, match=r"revocation list .*missing\.pem"):
         Guard(replace(world.asking, revoked=missing))
-    with pytest.raises(ValueError, match="server"):
-        Guard(replace(world.tls, key=world.authority.issue("x")[1]))
+    others = world.authority.issue("x")[1]
+    with pytest.raises(ValueError, match=f": {others} is not the key of {world.tls.certificate}$"):
+        Guard(replace(world.tls, key=others))
+    text = world.directory / "text"
+    text.write_text("BEGIN\n")
+    with pytest.raises(ValueError, match=f": {text} has no certificate in PEM$"):
+        Guard(replace(world.tls, certificate=text))
+    with pytest.raises(ValueError, match=f": {text} has no key in PEM$"):
+        Guard(replace(world.tls, key=text))
+    with pytest.raises(ValueError, match=f": {text} has no certificate in PEM$"):
+        Guard(replace(world.asking, client_ca=text))
+    with pytest.raises(ValueError, match=f"^{text} is no certificate revocation list in PEM or DER$"):
+        Guard(replace(world.asking, revoked=text))
 
 
 def test_hosts_of_certificates() -> None:
