@@ -159,6 +159,8 @@ def completion(shell: str) -> None:
 
 def main() -> None:
     """Entry point of the command."""
+    # The library's own lines would stand between ours. It looks when it is imported, which some flags bring about.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if "_RAFTCTL_COMPLETE" in os.environ:
         raftctl.main(prog_name="raftctl")
     session = Session()
@@ -185,13 +187,15 @@ def _run(session: Session) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        from raftkv.client import ClientError
+        from raftkv.client import ClientError, NotConnected
 
         if not isinstance(error, ClientError):
             raise
         from cli.raftctl.failure import failure
 
         translated = failure(error)
+        if isinstance(error, NotConnected):
+            translated.notes += session.reasons(error.message)
         translated.__cause__ = error
         return _fail(translated, session)
 

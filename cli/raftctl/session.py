@@ -194,8 +194,6 @@ class Session:
         self._refuse()
         if self.on("debug"):
             self._tell()
-        # The library's own lines would stand between ours.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     def _make(
         self, kind: Callable[..., C], endpoints: list[str], credentials: tuple[str, str], tls: "ClientTls | None"
@@ -244,6 +242,12 @@ class Session:
             value = self.value(setting.name)
             secret = value and setting.name in ("password", "user")
             print(f"{setting.variable}={'***' if secret else value}", file=sys.stderr)
+
+    def reasons(self, unreached: str) -> tuple[str, ...]:
+        """Why endpoints that this message names could not be reached, a line for each of which it can be told."""
+        from cli.raftctl.unreached import reasons
+
+        return reasons(unreached, self.endpoints, self.tls())
 
     def printer(self) -> "Printer":
         """The printer of --write-out.

@@ -19,8 +19,9 @@ from raftkv import ETCD_API_VERSION, __version__
 from raftkv.client import Client
 from tests.cli.raftctl import BOUND_SECONDS, ROOT, environment
 from tests.cli.raftctl import raftctl as run_from_scratch
-from tests.cli.servers import KINDS, serve
+from tests.cli.servers import KINDS, serve, serve_tls
 from tests.cli.zygote import raftctl as run
+from tests.support.certificates import Authority
 from tests.unit.client.faulty import answer, blackhole, close, faulty, refusing, silence
 
 
@@ -207,8 +208,40 @@ def test_no_endpoint_can_be_reached() -> None:
         result = run("--endpoints", f"{one},{two}", "--dial-timeout", "300ms", "put", "a", "1")
     assert (result.status, result.stderr) == (
         1,
-        f"could not connect to {one}, {two}\nError: context deadline exceeded\n",
+        f"could not connect to {one}, {two}\n{one}: connection refused\n{two}: no answer\n"
+        "Error: context deadline exceeded\n",
     )
+
+
+def test_why_tls_does_not_come_about_is_said_and_nothing_else(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
+    certificate, key = map(str, authority.issue("me"))
+    theirs, their_key = map(str, stranger.issue("them"))
+    files = ("--cacert", str(authority.file), "--cert", certificate, "--key", key)
+    with serve_tls(tmp_path / "member", authority) as plain, refusing() as closed:
+        endpoint = f"https://{plain}"
+        cases = {
+            f"{plain}: it hangs up; if it speaks TLS, write https://": [plain],
+            f"{endpoint}: its certificate is not trusted: ": [endpoint, "--cacert", str(stranger.file)],
+            f"{endpoint}: its certificate is not trusted: Hostname": [endpoint, *files, "--tls-server-name", "other"],
+            f"{endpoint}: it hangs up: it may not take whoever has": [endpoint, *files[:2]],
+            f"{endpoint}: it hangs up: it may not take --cert": [
+                endpoint,
+                *files[:2],
+                "--cert",
+                theirs,
+                "--key",
+                their_key,
+            ],
+            f"{endpoint}: cannot use the TLS files": [endpoint, *files[:5], their_key],
+            f"https://{closed}: connection refused": [f"https://{closed}", *files],
+        }
+        for reason, arguments in cases.items():
+            done = run_from_scratch("--dial-timeout", "300ms", "--endpoints", *arguments, "get", "a")
+            first, why, last = done.stderr.splitlines()
+            assert first == f"could not connect to {arguments[0]}"
+            assert why.startswith(reason)
+            assert (done.status, last) == (1, "Error: context deadline exceeded")
 
 
 def test_an_unknown_outcome_is_said() -> None:
