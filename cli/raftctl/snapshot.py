@@ -89,7 +89,8 @@ def _save(path: str) -> None:
     except OSError as error:
         raise Failure(f"could not write {part}: {(error.strerror or str(error)).lower()}") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        # It may not be there; and who may not write it may not remove it either.
+        with contextlib.suppress(OSError):
             os.unlink(part)
 
 

@@ -244,6 +244,14 @@ def test_why_tls_does_not_come_about_is_said_and_nothing_else(tmp_path: Path) ->
             assert (done.status, last) == (1, "Error: context deadline exceeded")
 
 
+def test_a_snapshot_that_cannot_be_written_is_refused_in_a_line(tmp_path: Path) -> None:
+    """Nor can what was not written be removed."""
+    (tmp_path / "file").touch()
+    done = run("snapshot", "save", str(tmp_path / "file" / "s.db"))
+    assert done.stderr == f"Error: could not write {tmp_path}/file/s.db.part: not a directory\n"
+    assert done.status == 130
+
+
 def test_an_unknown_outcome_is_said() -> None:
     note = "the request was sent and not answered: it may have taken effect; it was not repeated\n"
     with faulty(close) as server:
