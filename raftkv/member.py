@@ -7,6 +7,7 @@ take part (`raftkv.peer.introduction`), and creates its data then.
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -85,6 +86,13 @@ PEER_INFLIGHT_BYTES = 64 << 20
 """Of such questions, all together, as far as they have arrived; those that come in one piece are answered beyond it."""
 PEER_STREAMS = 4096
 """Questions on the peer port that have not arrived whole; the streams of members do not count."""
+
+_REMEDIES = {
+    errno.EADDRINUSE: "stop what uses it, or choose another",
+    errno.EACCES: "give this user the right to use the port, or choose another",
+    errno.EADDRNOTAVAIL: "no interface of this machine has that address: choose another",
+}
+"""When nobody can listen on a URL, by the system's reason."""
 
 
 class Member:
@@ -209,8 +217,9 @@ class Member:
         try:
             listener = listen(parts.hostname or "", parts.port or 0)
         except OSError as error:
-            problem = f"cannot listen on {url}: {error.strerror or error}"
-            raise StartError(f"{problem}. Stop what uses it, or choose another --{flag}") from error
+            why = (error.strerror or str(error)).lower()
+            remedy = _REMEDIES.get(error.errno or 0, "choose another")
+            raise StartError(f"cannot listen on {url}: {why}: {remedy} --{flag}") from error
         self._exit.callback(listener.close)
         return listener
 
