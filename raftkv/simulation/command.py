@@ -1,6 +1,7 @@
 """`raftkv sim`: run the whole server under virtual time, many seeds or one, and say what was found.
 
-Progress goes to stderr, one JSON object to stdout. Exit status: 0 when every check held, 1 when one did not.
+Progress goes to stderr, one JSON object to stdout. Exit status: 0 when every check held, 1 when one did not, 2 when the
+arguments make no sense.
 """
 
 import argparse
@@ -70,6 +71,12 @@ def main(arguments: Sequence[str]) -> int:
         if given.trace or given.shrink or given.html:
             parser.error("--trace, --shrink and --html are for one --seed")
         return _many(wanted, range(given.first, given.first + given.seeds), given.jobs)
+    if given.html:
+        try:
+            # Before the work, which may take minutes.
+            open(given.html, "a").close()
+        except OSError as error:
+            parser.error(f"cannot write --html {given.html}: {(error.strerror or str(error)).lower()}")
     _mutate(given.mutant)
     return _one(wanted.options(given.seed), trace=given.trace, html=given.html, shrinking=given.shrink)
 
@@ -80,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run whole clusters under virtual time with faults, and check what clients, members and disks saw.",
         epilog=f"Faults: {', '.join(KINDS)}.",
     )
-    parser.add_argument("--seeds", type=int, default=100, help="how many seeds to run (100)")
+    parser.add_argument("--seeds", type=_positive, default=100, help="how many seeds to run (100)")
     parser.add_argument("--first", type=int, default=1, help="the first of them (1)")
     parser.add_argument("--seed", type=int, help="run this one seed")
     parser.add_argument("--trace", action="store_true", help="print the run as a conversation (with --seed)")
@@ -92,11 +99,25 @@ def _parser() -> argparse.ArgumentParser:
         "--faults", help="faults separated by commas, or all, or none; by default each seed draws its own"
     )
     parser.add_argument("--nodes", type=int, choices=(1, 3, 5, 7), help="members; by default drawn")
-    parser.add_argument("--seconds", type=float, help="simulated seconds with faults (20)")
-    parser.add_argument("--rate", type=float, help="operations per second; by default drawn")
+    parser.add_argument("--seconds", type=_above_zero, help="simulated seconds with faults (20)")
+    parser.add_argument("--rate", type=_above_zero, help="operations per second; by default drawn")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help=argparse.SUPPRESS)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one per core)")
+    parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (one per core)")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _above_zero(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
 
 
 def _faults(text: str | None) -> frozenset[str] | None:
@@ -159,7 +180,6 @@ def _results(wanted: Wanted, seeds: range, jobs: int) -> Iterator[Result]:
     if len(seeds) == 1:
         yield from map(_run_seed, work)
         return
-    jobs = max(jobs, 1)
     _tell(f"{len(seeds)} seeds from {seeds.start} on, {jobs} {'process' if jobs == 1 else 'processes'}")
     # A worker has everything imported, and ends before its garbage is worth collecting.
     gc.collect()

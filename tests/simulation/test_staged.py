@@ -101,3 +101,20 @@ def test_every_check_holds_under_everything_at_once() -> None:
     for seed in range(MIXED_SEEDS):
         result = run(draw(seed, kinds=KINDS, faults=frozenset(KINDS), seconds=6.0))
         assert result.violation == "", f"raftkv sim --seed {seed} --faults all --seconds 6"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seeds", "0"], "argument --seeds: 0 is not at least 1"),
+        (["--jobs", "-1"], "argument --jobs: -1 is not at least 1"),
+        (["--seconds", "0"], "argument --seconds: 0 is not above 0"),
+        (["--rate", "nan"], "argument --rate: nan is not above 0"),
+        (["--seed", "1", "--html", "/dev/null/x"], "cannot write --html /dev/null/x: not a directory"),
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
