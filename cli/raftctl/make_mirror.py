@@ -1,5 +1,6 @@
 """make-mirror: keep the keys of one cluster in another."""
 
+import signal
 import threading
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,10 @@ def make_mirror(
 
 
 def _run(mirror: "Mirror", rev: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Under nohup it stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     ended = threading.Event()
     telling = threading.Thread(target=_tell, args=(mirror, ended), daemon=True)
     telling.start()

@@ -129,7 +129,8 @@ def test_it_goes_on_when_a_side_was_gone(source: str, sink: str, victim: str, tm
             assert len(content(theirs, b"")) > 50
 
 
-def test_stopped_it_tells_where_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopped_it_tells_where_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     with (
         serve("raftkv", tmp_path / "source") as here,
         serve("raftkv", tmp_path / "sink") as there,
@@ -142,7 +143,7 @@ def test_stopped_it_tells_where_to_go_on(tmp_path: Path) -> None:
             wait_for(theirs, b"c", b"1")
         theirs.delete("a")
         revision = ours.delete("b").header.revision
-        said = interrupted(here, there, revision, ours, theirs)
+        said = interrupted(here, there, revision, ours, theirs, number)
         # What the destination lost is not copied again; what the source deleted meanwhile is deleted.
         assert content(theirs, b"") == {b"c": b"1", b"d": b"1"}
         # The answer to the last write may not have come yet: that is made again, then.
@@ -151,14 +152,14 @@ def test_stopped_it_tells_where_to_go_on(tmp_path: Path) -> None:
         assert "\r" in said
 
 
-def interrupted(here: str, there: str, revision: int, ours: Client, theirs: Client) -> str:
+def interrupted(here: str, there: str, revision: int, ours: Client, theirs: Client, number: signal.Signals) -> str:
     """Interrupt a mirror that began at a revision, on a terminal; what that showed."""
     terminal, its_end = pty.openpty()
     with mirror(here, there, "--rev", str(revision), stderr=its_end) as running:
         os.close(its_end)
         ours.put("d", "1")
         wait_for(theirs, b"d", b"1")
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         said = ""
         # A terminal whose other end is closed is an error.
         with contextlib.suppress(OSError):
