@@ -1,11 +1,16 @@
-"""docs/cli.md: its examples are run, in their order, and answer what it says; those without an answer can be run."""
+"""docs/cli.md: its examples are run, in their order, and answer what it says; those without an answer can be run.
+README.md: its Python is run.
+"""
 
+import asyncio
 import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +21,8 @@ from tests.cli.zygote import raftctl
 
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 UNANSWERED = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+README_PYTHON = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+ENDPOINTS = "localhost:2379,localhost:22379,localhost:32379"
 DIFFERS = [
     (re.compile(r"\b[0-9a-f]{12,16}\b"), "ID"),
     (re.compile(r"\b\d{17,20}\b"), "ID"),
@@ -62,6 +69,44 @@ def test_examples(live: str) -> None:
             check=False,
         )
         assert settled(done.stdout) == settled(printed), command
+
+
+def test_the_clients_example_of_the_readme(live: str, tmp_path: Path) -> None:
+    code = README_PYTHON[0]
+    assert ENDPOINTS in code
+    script = tmp_path / "example.py"
+    script.write_text(code.replace(ENDPOINTS, live))
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(script)], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "b'world'\n"
+        told = threading.Event()
+
+        def write() -> None:
+            # The watch begins when it does.
+            while not told.wait(0.2):
+                raftctl("--endpoints", live, "put", "/registry/hello", "again")
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        try:
+            assert process.stdout.readline().startswith("[kv {")
+        finally:
+            told.set()
+            writing.join()
+        assert raftctl("--endpoints", live, "get", "jobs/done", "--print-value-only").stdout == b"1\n"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_tests_example_of_the_readme(tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(README_PYTHON[1], names)
+    asyncio.run(names["test_mine"](tmp_path))
+    assert (tmp_path / "data" / "store" / "data.mdb").exists()
 
 
 def test_examples_without_an_answer_have_commands_and_flags_that_exist() -> None:
