@@ -149,6 +149,8 @@ def target(endpoint: str, *, secured: bool = False) -> str:
     if endpoint.startswith(SECURED) or (secured and not endpoint.startswith("http://")):
         return SECURED + target("http://" + endpoint.removeprefix(SECURED))
     address = endpoint.removeprefix("http://").rstrip("/")
+    if "/" in address:
+        raise ValueError(f"endpoint {endpoint} is no address: write host:port, http://host:port or https://host:port")
     if not address.rpartition(":")[2].isdecimal():
         raise ValueError(f"endpoint {endpoint} has no port: write host:port or http://host:port")
     return address

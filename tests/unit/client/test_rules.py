@@ -38,6 +38,11 @@ def test_targets() -> None:
         ("unixs://a", "TLS on Unix sockets is not supported"),
         ("https://localhost", "has no port"),
         ("localhost", "has no port"),
+        (
+            "ftp://localhost:1",
+            "ftp://localhost:1 is no address: write host:port, http://host:port or https://host:port",
+        ),
+        ("http://localhost:1/x", "is no address"),
         ("http://localhost", "has no port"),
         (" ,", "no endpoints"),
     ):
