@@ -4,6 +4,7 @@ With --guided the inputs are chosen by what code they reach, if the package `ath
 """
 
 import argparse
+import importlib.util
 import logging
 import sys
 import time
@@ -22,6 +23,10 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL)
     if options.guided is not None:
+        if len(options.targets) != 1:
+            parser.error("--guided takes one target")
+        if importlib.util.find_spec("atheris") is None:
+            parser.error("--guided needs atheris: .venv/bin/python -m pip install atheris")
         return guided(options)
     from tests.fuzz.search import search
     from tests.fuzz.targets import TARGETS
