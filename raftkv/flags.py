@@ -591,5 +591,9 @@ def _one_line(error: click.ClickException) -> str:
             click.core.ParameterSource.DEFAULT_MAP: " (from --config-file)",
         }
         place = places.get(source, "") if source else ""
-        return f"--{param.flag}: {' '.join(error.message.split()).rstrip('.')}{place}"
+        said, is_boolean, _ = error.message.partition(" is not a valid boolean")
+        text = f"{said} is neither true nor false" if is_boolean else " ".join(error.message.split()).rstrip(".")
+        return f"--{param.flag}: {text}{place}"
+    if message.startswith("Got unexpected extra argument"):
+        message += ": settings are flags, and the commands are `wal` and `sim`; see `raftkv --help`"
     return message[:1].lower() + message[1:]

@@ -112,7 +112,8 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
         (["--nam", "x"], ["unknown flag --nam", "did you mean --name?"]),
         (["-nme", "x"], ["unknown flag --nme", "--name"]),
         (["--zzz"], ["unknown flag --zzz", "raftkv --help"]),
-        (["stray"], ["unexpected extra argument", "stray"]),
+        (["simm"], ["unexpected extra argument (simm)", "the commands are `wal` and `sim`"]),
+        (["--enable-pprof", "maybe"], ["--enable-pprof: 'maybe' is neither true nor false"]),
         (["--data-dir"], ["--data-dir", "requires an argument"]),
         (["--max-request-bytes", "x"], ["--max-request-bytes: 'x' is not a number; expected is a whole number of at"]),
         (
