@@ -31,10 +31,10 @@ help:
 
 # PYTHON=/path/to/python chooses one; else the newest that runs (a pyenv shim may be there and not run).
 $(VENV)/bin/python:
-	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	@for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
 		$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; python=; \
 	done; \
-	test -n "$$python" || { echo "raftkv needs Python 3.11 or later with venv, and found none: install it," \
+	test -n "$$python" || { echo "raftkv needs Python 3.11 or later with venv, and $(or $(PYTHON:%=% is none),found none): install it," \
 		"or say make PYTHON=/path/to/python" >&2; exit 1; }; \
 	$$python -m venv $(VENV)
 
