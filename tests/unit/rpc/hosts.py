@@ -73,7 +73,9 @@ async def hypercorn(app: App) -> AsyncIterator[str]:
         yield f"{host}:{port}"
     finally:
         stop.set()
-        await task
+        # From Python 3.12 on hypercorn 0.18 waits first, for ever, for connections that ended calls keep open.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(task, 2.0)
         listener.detach()
 
 
