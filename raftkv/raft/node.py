@@ -309,7 +309,7 @@ class RaftNode:
             soft = self._handed_soft = self._soft_state()
         # Who is removed leaves as soon as it hears of it. Had we forgotten by our next start that this is committed, we
         # might need its vote to find out again: of two that were, one would never lead. So we note it before we tell
-        # anybody, and before we apply it.
+        # anybody, and before we apply it. What the others forget is not covered.
         settles = self.log.held and self._settling is None
         if self.log.held:
             out.messages, out.messages_after_persist = [], out.messages + out.messages_after_persist

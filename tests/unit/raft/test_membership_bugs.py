@@ -82,6 +82,19 @@ def test_nobody_hears_of_a_removal_before_the_leader_has_noted_it() -> None:
     assert group.nodes[2].conf_state.voters == (1,)
 
 
+def test_a_removal_that_the_leader_forgot_before_anybody_heard_of_it_is_found_again() -> None:
+    group = led(2)
+    group.nodes[1].propose_conf_change(b"-2")
+    group.take(1)
+    for node in (1, 2):
+        group.sync(node)
+        group.deliver(group.network.pop())
+    group.crash(1)
+    assert group.nodes[1].conf_state.voters == (1, 2)
+    group.recover()
+    assert group.nodes[1].conf_state.voters == (1,) or group.nodes[2].conf_state.voters == (1,)
+
+
 def test_a_restart_in_a_joint_configuration_forgets_the_outgoing_voters() -> None:
     group = led(3, spare=2)
     group.nodes[1].propose_conf_change(b"=1,4,5")
