@@ -24,7 +24,7 @@ LEASE_BYTES = 64
 LEASES_PER_TURN = 500
 """Looked at in one turn of the loop."""
 RENEWALS_TOGETHER = 1024
-"""Of one stream; those that come later wait until these are answered."""
+"""Of one stream, and as many as are read ahead; those that come later wait until these are answered."""
 
 
 class LeaseService:

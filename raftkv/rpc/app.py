@@ -2,7 +2,7 @@
 
 A unary call costs no task, no timer of its own and three sends; less where the host lets it be taken at once
 (`raftkv.rpc.prompt`). A call that streams has one more task, which reads the request and notices that the client went
-away; then the handler is cancelled.
+away; then the handler is cancelled. It has none if its whole request is here and the host does that.
 
 A unary handler is not told that its client went away, unless the host cancels the request's task (raftkv's does): most
 are done before the news could arrive, and a proposal cannot be taken back.
@@ -230,6 +230,8 @@ class App:
         load.bytes += size
         try:
             response = frame_answer(await method.handler(request, context), self._max_send_bytes)
+        except StatusError:
+            raise
         except Exception as error:
             raise as_status(error, method) from error
         finally:
@@ -293,7 +295,7 @@ class App:
         load = self._load if method.counted else None
         requests = Requests(receive, deframer, interrupt, method.calls, direct, load)
         reader = None
-        if direct is not None and direct.request_ended and direct.unread <= HELD_BYTES:
+        if direct is not None and direct.request_ended and direct.unread <= HELD_BYTES and not deframer.inflates:
             # A host that is so direct cancels this task when the client goes away: there is nothing to watch for.
             await requests.read_whole()
         else:
@@ -314,12 +316,19 @@ class App:
         finally:
             interrupt.disarm()
             self._streams.discard(interrupt)
-            if reader is not None:
+            if reader is None:
+                requests.close()
+            else:
                 reader.cancel()
         if isinstance(error, Disconnected):
             return Code.CANCELED
-        await end(send, error, started=response.started)
-        return error.code if isinstance(error, StatusError) else Code.OK
+        code = error.code if isinstance(error, StatusError) else Code.OK
+        try:
+            await end(send, error, started=response.started)
+        finally:
+            # It knows this frame: together they would wait for the collector.
+            error = None
+        return code
 
 
 class _Response:
@@ -344,7 +353,7 @@ class _Response:
             # Headers at once: a client may wait for them before it sends, and the first message may be late.
             await self._start()
             await pass_on(method.handler(request, context), self._message)
-        except Disconnected:
+        except (StatusError, Disconnected):
             raise
         except Exception as error:
             raise as_status(error, method) from error

@@ -183,6 +183,11 @@ class Deframer:
         return messages
 
     @property
+    def inflates(self) -> bool:
+        """Whether messages may be compressed, and be much larger than what arrives."""
+        return self._encoding not in (b"", b"identity")
+
+    @property
     def waiting_bytes(self) -> int:
         """How much of a message that is not complete has arrived."""
         return len(self._buffer)

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self
 
 from raftkv.http.asgi import Direct
 from raftkv.http.load import Load
@@ -14,7 +14,7 @@ from raftkv.rpc.interrupt import Disconnected
 from raftkv.status import Code, StatusError
 
 READ_AHEAD_BYTES = 1 << 20
-READ_AHEAD_MESSAGES = 64
+READ_AHEAD_MESSAGES = 1024
 HELD_BYTES = 64 << 10
 """Less than this of complete messages does not count at once: most are taken in the same turn."""
 
@@ -33,7 +33,8 @@ class Incoming(Protocol):
 
 
 class Requests:
-    """Iterates over the request messages while a task reads them and notices that the client went away.
+    """Iterates over the request messages. `read` reads them, in a task that notices when the client goes away, or
+    `read_whole` those that are all here.
 
     A client that sends faster than the handler takes is held by flow control: nothing more is read while
     `READ_AHEAD_BYTES` or `READ_AHEAD_MESSAGES` wait. A message that is larger than that alone passes.
@@ -69,15 +70,23 @@ class Requests:
         self._taken = asyncio.Event()
 
     async def read_whole(self) -> None:
-        """Read what has arrived whole: one event, without waiting. Nobody tells then that the client goes away."""
+        """Read what has arrived whole, and is not compressed: one event, without waiting.
+
+        Nobody tells then that the client goes away. `close` must follow.
+        """
         event = await self._receive()
         try:
             for message in self._deframer.feed(event.get("body", b"")):
                 self._count(message)
                 self._keep(message)
+            self._hold()
             self._end()
         except Exception as error:
             self._error = error
+
+    def close(self) -> None:
+        """Give back what is held of the load."""
+        self._held.set(0)
 
     async def read(self) -> None:
         """Read until the client disconnects; the task of the call cancels this."""
@@ -102,7 +111,7 @@ class Requests:
         else:
             self._interrupt(Disconnected())
         finally:
-            self._held.set(0)
+            self.close()
 
     def _event(self) -> Awaitable[MutableMapping[str, Any]]:
         """The next event; soon, if a message has begun."""
@@ -170,7 +179,7 @@ class Requests:
     async def __anext__(self) -> bytes:
         while not self._waiting:
             if self._error is not None:
-                raise self._error
+                self._fail()
             if self._ended:
                 raise StopAsyncIteration
             self._arrived.clear()
@@ -197,7 +206,16 @@ class Requests:
             self._arrived.clear()
             await self._arrived.wait()
         if self._error is not None:
-            raise self._error
+            self._fail()
+
+    def _fail(self) -> NoReturn:
+        """Raise what ended the requests, once: kept, it would keep whoever it passed through, and be kept by them."""
+        error, self._error, self._ended = self._error, None, True
+        assert error is not None
+        try:
+            raise error
+        finally:
+            del error
 
     async def only(self) -> bytes:
         """The one request of a server-streaming call."""

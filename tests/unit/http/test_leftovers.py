@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,6 +11,7 @@ from raftkv.http.asgi import ASGIApp, Receive, Scope, Send
 from tests.unit.http.memory import GET, POST, plain, read_all, wait
 from tests.unit.http.test_hostile import HELLO, requests
 from tests.unit.rpc.service import Service
+from tests.unit.rpc.wire import message
 
 
 async def begin(scope: Scope, receive: Receive, send: Send) -> None:
@@ -21,7 +22,16 @@ async def begin(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 CLOSED = frames.settings([(frames.INITIAL_WINDOW_SIZE, 0)])
-CALL = [*POST[:2], (":path", "/test.Service/Talk"), (":authority", "x"), ("content-type", "application/grpc")]
+CALL = [(":authority", "x"), ("content-type", "application/grpc"), ("te", "trailers")]
+TALK = [*POST[:2], (":path", "/test.Service/Talk"), *CALL]
+# What may be compressed is no call without a task.
+ECHO = [*POST[:2], (":path", "/test.Service/Echo"), *CALL, ("grpc-encoding", "gzip")]
+
+
+def data(body: bytes) -> Callable[[int], bytes]:
+    return lambda stream: frames.frame(frames.DATA, frames.END_STREAM, stream, body)
+
+
 TALKS: dict[str, tuple[ASGIApp, bytes, bool]] = {
     "answered": (plain(b"ok"), HELLO + requests(5, GET), True),
     "gone before the application runs": (plain(b"ok"), HELLO + requests(5, GET), False),
@@ -33,7 +43,9 @@ TALKS: dict[str, tuple[ASGIApp, bytes, bool]] = {
     "ended for what it sent": (plain(b"ok"), HELLO + requests(5, GET) + frames.frame(frames.DATA, 0, 0), True),
     "HTTP/1.1": (plain(b"ok"), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", True),
     "HTTP/1.1, gone in the midst of an answer": (begin, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", True),
-    "a stream of calls": (Service().app(), HELLO + requests(5, [*CALL, ("te", "trailers")]), True),
+    "streams that end amid a message": (Service().app(), HELLO + requests(5, TALK, data(message(b"x")[:-1])), True),
+    "calls that are refused": (Service().app(), HELLO + requests(5, ECHO, data(message(b"refuse"))), True),
+    "a stream of calls": (Service().app(), HELLO + requests(5, TALK), True),
 }
 
 

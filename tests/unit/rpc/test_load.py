@@ -26,6 +26,7 @@ URGENT = "/test.Service/Urgent"
 BLOB = "/test.Service/Blob"
 MANY = "/test.Service/Many"
 LATER = "/test.Service/Later"
+FIRST = "/test.Service/First"
 TRUSTED = "/test.Service/Trusted"
 SOMETHING = bytes(range(256)) * 4
 TOO_MANY = (Code.RESOURCE_EXHAUSTED, "raftkv: too many calls are open")
@@ -51,6 +52,7 @@ class World:
             MANY: Method.unary(self.many),
             LATER: Method.unary(self.later),
             "/test.Service/Total": Method.client_stream(service.total),
+            FIRST: Method.server_stream(self.first),
             TRUSTED: Method.client_stream(service.total, counted=False),
         }
         self.app = App(methods, load=self.load, urgent=(URGENT,))
@@ -60,6 +62,12 @@ class World:
         await self.release.wait()
         self.running -= 1
         return b"done"
+
+    async def first(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        """Take one request, whatever else there is, and wait."""
+        self.running += 1
+        await self.release.wait()
+        yield b"done"
 
     def later(self, request: bytes, context: Context) -> Later:
         self.running += 1
@@ -100,14 +108,7 @@ async def serving(max_bytes: int, **settings: int) -> AsyncIterator[tuple[World,
 
 async def at_once(wire: Wire, path: str, body: bytes, *extra: tuple[str, str]) -> Answer:
     """A call whose headers and body arrive in one piece."""
-    stream = wire.h2.get_next_available_stream_id()
-    wire.answers[stream] = Answer()
-    headers = {":method": "POST", ":path": path, ":scheme": "http", ":authority": "x"}
-    headers |= {"content-type": "application/grpc", "te": "trailers"}
-    wire.h2.send_headers(stream, [*headers.items(), *extra])
-    wire.h2.send_data(stream, body, end_stream=True)
-    await wire.flush()
-    return await wire.end_of(stream)
+    return await wire.end_of(await wire.open(path, [*extra], body=body, end=True))
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -214,6 +215,23 @@ def test_streams_of_members_have_a_place_whatever_strangers_hold_open() -> None:
             assert (await wire.end_of(stream)).messages == [b"5"]
             for one in held:
                 await wire.reset(one)
+
+    run(scenario)
+
+
+def test_requests_of_a_stream_that_wait_count_also_when_all_of_it_came_in_one_piece() -> None:
+    async def scenario() -> None:
+        async with serving(1 << 20) as (world, wire):
+            plain = [await wire.open(FIRST, body=message(b"x" * 1500) * 10, end=True) for _ in range(2)]
+            await world.until(lambda: world.running == 2)
+            assert world.load.bytes == 2 * 9 * 1500
+            body = b"".join(message(gzip.compress(bytes(30_000)), 1) for _ in range(10))
+            small = await wire.open(FIRST, [("grpc-encoding", "gzip")], body=body, end=True)
+            await world.until(lambda: world.load.bytes >= 2 * 9 * 1500 + 9 * 30_000)
+            world.release.set()
+            for stream in (*plain, small):
+                assert (await wire.end_of(stream)).messages == [b"done"]
+            assert world.load.bytes == 0
 
     run(scenario)
 
