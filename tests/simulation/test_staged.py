@@ -52,7 +52,7 @@ def first_that_fails(mutant: str, kind: str, seeds: int) -> tuple[int, str]:
         ("never-answers-stale-messages", "lost-campaign", ("I17", "I23")),
         ("renews-without-asking-a-quorum", "sleeping-leader", ("I16",)),
         ("counts-what-was-replaced", "replaced-write", ("I9",)),
-        ("changes-overtake-each-other", "torn-change", ("I4", "I5")),
+        ("changes-overtake-each-other", "torn-change", ("I1", "I4", "I5")),
         ("stands-before-it-has-applied-the-members", "torn-change", ("I4", "I5")),
     ],
 )
