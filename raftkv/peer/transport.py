@@ -56,8 +56,7 @@ class PeerTransport:
         member_id: NodeId,
         peers: Mapping[NodeId, Sequence[str]],
         *,
-        on_message: Callable[[Message], None],
-        on_batch: Callable[[], None] = lambda: None,
+        on_messages: Callable[..., None],
         on_unreachable: Callable[[NodeId], None],
         admit: Callable[[NodeId], Awaitable[None]],
         rng: random.Random,
@@ -68,15 +67,14 @@ class PeerTransport:
     ) -> None:
         """Prepare streams to `peers` (id to URLs). The callbacks run in the event loop, never inside `send`.
 
-        The exception is `on_snapshot`: it takes what does not go by these streams. `on_batch` follows the messages
-        that came together. `admit` is awaited before the first message of a stream is taken; what it raises ends the
+        The exception is `on_snapshot`: it takes what does not go by these streams. `on_messages` takes as many as came
+        together. `admit` is awaited before the first message of a stream is taken; what it raises ends the
         stream. Members that are removed are told so and not listened to; `on_removed` hears that another member says
         that of this one.
         """
         self._cluster_id = cluster_id
         self._member_id = member_id
-        self._on_message = on_message
-        self._on_batch = on_batch
+        self._on_messages = on_messages
         self._on_unreachable = on_unreachable
         self._admit = admit
         self.dial = dial or Dial()
@@ -212,14 +210,16 @@ class PeerTransport:
     def _take_batch(self, batch: bytes, sender: NodeId, address: str) -> None:
         self.received_bytes[sender] += len(batch)
         try:
-            for message in codec.decode_batch(batch):
-                if message.to == self._member_id and message.sender == sender:
-                    self._on_message(message)
-            self._on_batch()
+            messages = [
+                message
+                for message in codec.decode_batch(batch)
+                if message.to == self._member_id and message.sender == sender
+            ]
         except DecodeError as error:
             self.malformed[sender] += 1
             logger.error("member %x at %s sends what is not a message: %s", sender, address, error)
             raise StatusError(Code.INVALID_ARGUMENT, "raftkv: malformed message batch") from error
+        self._on_messages(*messages)
 
 
 class _Stream:

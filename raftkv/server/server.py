@@ -287,22 +287,22 @@ class Server:
         self.wake()
         return future
 
-    def receive(self, message: Message) -> None:
-        """Take a message from a peer."""
-        if self.stopped or isinstance(message, InstallSnapshot):
-            # A snapshot without its store is nothing: `install` takes the two together.
+    def receive(self, *messages: Message) -> None:
+        """Take messages from a peer that came together, and do at once what they ask for."""
+        if self.stopped:
             return
-        if self.silent:
-            self.silent.discard(message.sender)
-        self._step(message)
-
-    def _step(self, message: Message) -> None:
         try:
-            self.node.step(message)
+            for message in messages:
+                if isinstance(message, InstallSnapshot):
+                    # Without its store it is nothing: `install` takes the two together.
+                    continue
+                if self.silent:
+                    self.silent.discard(message.sender)
+                self.node.step(message)
         except Exception as error:
             self.fail(error)
         else:
-            self.wake()
+            self._pump()
 
     async def install(self, message: InstallSnapshot, loaded: Loaded) -> bool:
         """Go on from a store that a leader sent and that is put aside; whether this member had use for it.
@@ -312,9 +312,12 @@ class Server:
         """
         if self.stopped:
             raise errors.Stopped
-        self._step(message)
-        if self.failed.done():
-            raise errors.Stopped
+        try:
+            self.node.step(message)
+        except Exception as error:
+            self.fail(error)
+            raise errors.Stopped from error
+        self.wake()
         if not self.node.installing:
             return False
         installed: asyncio.Future[None] = self._loop.create_future()

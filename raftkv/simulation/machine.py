@@ -475,7 +475,7 @@ class Process(Served):
             self._refuse(target)
         else:
             self._silent.discard(target)
-            process.loop.run_in(process.take, message)
+            process.loop.run_in(process.server.receive, message)
 
     def _refuse(self, target: int) -> None:
         """Have the member at `target` say that this one was removed, as it says to a stream."""
@@ -502,12 +502,6 @@ class Process(Served):
     def _told_removed(self) -> None:
         if self.server is not None:
             self.server.standing.told_removed()
-
-    def take(self, message: Message) -> None:
-        """Take a message, and do at once what it asks for, as the transport has it."""
-        if self.server is not None:
-            self.server.receive(message)
-            self.server.pump()
 
     def _lost(self, target: int, message: Message) -> None:
         if target not in self._silent and self.server is not None:

@@ -41,7 +41,7 @@ class Host:
             self.cluster_id,
             self.member_id,
             peers,
-            on_message=self._take,
+            on_messages=self._take,
             on_unreachable=self._lost,
             admit=self._admit,
             rng=random.Random(self.member_id),
@@ -54,9 +54,9 @@ class Host:
     async def _admit(self, member: int) -> None:
         self.admitted.append(member)
 
-    def _take(self, message: Message) -> None:
-        assert message.sender in self.admitted
-        self.received.append(message)
+    def _take(self, *messages: Message) -> None:
+        assert all(message.sender in self.admitted for message in messages)
+        self.received += messages
         self.arrived.set()
 
     def _lost(self, peer: int) -> None:

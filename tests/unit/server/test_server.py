@@ -109,8 +109,8 @@ def test_a_backlog_of_expired_leases_is_applied_in_turns_between_which_heartbeat
         server.receive(AppendEntries(2, 1, 1, 0, 0, entries, len(entries)))
         counts, steps, answered = server.store.counts, [0], 0
         while server.applied_index < len(entries):
-            server.receive(Heartbeat(2, 1, 1, len(entries), b""))
             sent.clear()
+            server.receive(Heartbeat(2, 1, 1, len(entries), b""))
             await asyncio.sleep(0)
             answered += any(isinstance(message, HeartbeatResponse) for message in sent)
             steps.append(counts.puts + counts.deletes)
