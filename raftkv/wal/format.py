@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import google_crc32c
 
@@ -61,8 +62,7 @@ class RecordType(IntEnum):
     RESTORE = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A verified record; offsets in bytes from the start of its segment."""
 
     offset: int

@@ -58,8 +58,11 @@ class WalContents:
     snapshot: tuple[int, int, bytes] = (0, 0, b"")
     repaired: str | None = None
 
-    def add(self, record: Record) -> None:
-        """Take a record in order of writing: a rewritten index drops what is behind it, a snapshot what it covers."""
+    def add(self, record: Record) -> int:
+        """Take a record in order of writing: a rewritten index drops what is behind it, a snapshot what it covers.
+
+        The index of the entry that it is, or 0.
+        """
         if record.type is RecordType.STATE:
             self.hard_state = fmt.decode_state(record.payload)
         elif record.type is RecordType.SNAPSHOT:
@@ -74,6 +77,8 @@ class WalContents:
             if self.entries and entry[1] <= self.entries[-1][1]:
                 del self.entries[max(0, entry[1] - self.entries[0][1]) :]
             self.entries.append(entry)
+            return entry[1]
+        return 0
 
 
 @dataclass(slots=True)
@@ -324,6 +329,7 @@ class Wal:
         self, path: str, data: bytes, offset: int, chain: int, contents: WalContents, *, last: bool
     ) -> int:
         """Take the groups of one segment; the chain value after the last complete one."""
+        segment = self._segments[-1]
         last_group_start = group_start = offset
         group_chain = chain
         group: list[Record] = []
@@ -331,10 +337,9 @@ class Wal:
             offset = record.end
             if record.type is RecordType.MARKER:
                 for member in group:
-                    contents.add(member)
-                    if member.type is RecordType.ENTRY:
-                        index = fmt.decode_entry(member.payload)[1]
-                        self._segments[-1].last_index = max(self._segments[-1].last_index, index)
+                    index = contents.add(member)
+                    if index > segment.last_index:
+                        segment.last_index = index
                 group, last_group_start, group_start, group_chain = [], group_start, offset, chain
             else:
                 group.append(record)
@@ -342,7 +347,7 @@ class Wal:
         if last:
             contents.repaired = end_of_log(path, data, group_start, offset)
             self._file, self._size, self._position = self._disk.open(path), len(data), group_start
-            tail = max(0, len(data.rstrip(b"\0")) - group_start)
+            tail = 0 if contents.repaired is None else len(data.rstrip(b"\0")) - group_start
             self._unsettled = last_group_start, data[last_group_start:group_start] + bytes(tail)
         elif offset != group_start or any(fmt.markers(data, offset)):
             raise CorruptLog(path, offset, "a record is damaged")
@@ -359,7 +364,7 @@ def end_of_log(path: str, data: bytes, group_start: int, damage: int) -> str | N
     Raises:
         CorruptLog: acknowledged records are damaged.
     """
-    if not data[group_start:].strip(b"\0"):
+    if data.endswith(bytes(len(data) - group_start)):
         return None
     own_marker = False
     for place, start in fmt.markers(data, damage):
