@@ -104,9 +104,9 @@ def guarded(server: Server, path: str, method: Method) -> Method:
         return responses
 
     if method.kind is Kind.BIDI and not restricted:
-        return Method.bidi(bidi)
+        return method.served_by(bidi)
     if method.kind is Kind.UNARY and rule is not Rule.EACH:
-        return Method.unary(unary)
+        return method.served_by(unary)
     if method.kind is Kind.SERVER_STREAM and rule is not Rule.EACH:
-        return Method.server_stream(stream)
+        return method.served_by(stream)
     raise RuntimeError(f"raftkv.api.guard cannot check {path}, a {method.kind.value} call with the rule {rule.name}")

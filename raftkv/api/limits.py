@@ -64,11 +64,11 @@ def limited(server: Server, path: str, method: Method, rates: Rates) -> Method:
             await close(responses)
 
     if method.kind is Kind.UNARY:
-        return Method.unary(unary)
+        return method.served_by(unary)
     if method.kind is Kind.SERVER_STREAM:
-        return Method.server_stream(stream)
+        return method.served_by(stream)
     if method.kind is Kind.BIDI:
-        return Method.bidi(bidi)
+        return method.served_by(bidi)
     raise RuntimeError(f"raftkv.api.limits cannot count {path}, a {method.kind.value} call")
 
 

@@ -105,7 +105,7 @@ ClientStream = Callable[[Requests, Context], Awaitable[bytes]]
 Bidi = Callable[[Incoming, Context], AsyncIterator[bytes | Framed]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Method:
     """One RPC. A handler ends a call by raising `StatusError`; anything else it raises is a bug: INTERNAL, logged."""
 
@@ -117,6 +117,10 @@ class Method:
     counted: bool = True
     """Whether a stream counts among those that are open, and its requests that wait among what is in flight; not, if it
     ends at once for whoever does not belong here."""
+
+    def served_by(self, handler: Callable[..., Any]) -> "Method":
+        """The same method with another handler, around its own."""
+        return Method(self.kind, handler, self.calls, self.max_receive_bytes, self.counted)
 
     @classmethod
     def unary(cls, handler: Unary) -> "Method":

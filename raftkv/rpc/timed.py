@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from raftkv.histogram import Histogram
@@ -37,4 +36,4 @@ def timed(method: Method) -> Method:
             times.observe(time.perf_counter() - started)
             await close(answers)
 
-    return replace(method, handler=answer if method.kind in (Kind.UNARY, Kind.CLIENT_STREAM) else stream)
+    return method.served_by(answer if method.kind in (Kind.UNARY, Kind.CLIENT_STREAM) else stream)
