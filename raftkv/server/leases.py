@@ -100,7 +100,7 @@ class Leases:
 
     def tick(self) -> None:
         """Let expire what is due, and checkpoint what has not been renewed for a while."""
-        if self._look_timer is None:
+        if self._look_timer is None and self.lessor.term:
             self._look()
 
     def _look(self) -> None:

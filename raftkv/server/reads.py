@@ -124,6 +124,8 @@ class Reads:
 
     def tick(self) -> None:
         """Repeat a round that got no answer, under a new context, and end reads whose time is up."""
+        if not (self._waiting or self._round or self._applying):
+            return
         now = self._loop.time()
         self._waiting = self._expire(self._waiting, now)
         self._round = self._expire(self._round, now)
