@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from raftkv.config import Config
 from raftkv.pb import peer_pb2
-from raftkv.raft import Message, NodeId, RequestVote, RequestVoteResponse, Role
+from raftkv.raft import Message, NodeId, Role
 from raftkv.server.identity import member_id
 from raftkv.simulation.calls import Caller
-from raftkv.simulation.invariants import Invariants, Violation
+from raftkv.simulation.invariants import VOTES, Invariants, Violation
 from raftkv.simulation.machine import Machine, Process, remove_directory
 from raftkv.simulation.network import Network
 from raftkv.simulation.options import MEMBERS, Options
@@ -235,7 +235,7 @@ class Cluster:
             self.invariants.sent(message)
         except Violation as violation:
             self.violated(violation)
-        if self.on_vote is not None and isinstance(message, RequestVote | RequestVoteResponse) and not message.pre_vote:
+        if self.on_vote is not None and isinstance(message, VOTES) and not message.pre_vote:
             self.on_vote(self.members[message.sender])
         if self.on_message is not None:
             self.on_message(message)

@@ -10,6 +10,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 
 from raftkv.simulation.faults import KINDS
 from raftkv.simulation.mutants import MUTANTS
-from raftkv.simulation.options import Options, draw
+from raftkv.simulation.options import SECONDS, Options, draw
 from raftkv.simulation.run import Result, Simulation, run
 from raftkv.simulation.shrink import shrink
 from raftkv.simulation.timeline import timeline
@@ -41,6 +42,10 @@ _SUMS = (
     "entries",
     "undecided",
 )
+
+
+GARBAGE_SECONDS = 640.0
+"""How much a worker simulates before it ends: some 200 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "--faults", help="faults separated by commas, or all, or none; by default each seed draws its own"
     )
     parser.add_argument("--nodes", type=int, choices=(1, 3, 5, 7), help="members; by default drawn")
-    parser.add_argument("--seconds", type=_above_zero, help="simulated seconds with faults (20)")
+    parser.add_argument("--seconds", type=_above_zero, help=f"simulated seconds with faults ({SECONDS:g})")
     parser.add_argument("--rate", type=_above_zero, help="operations per second; by default drawn")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (one per core)")
@@ -136,7 +141,7 @@ def _faults(text: str | None) -> frozenset[str] | None:
 
 
 def _many(wanted: Wanted, seeds: range, jobs: int) -> int:
-    started, told_at = time.monotonic(), time.monotonic()
+    started, told_at, cpu_before = time.monotonic(), time.monotonic(), _cpu_seconds()
     sums = dict.fromkeys(_SUMS, 0)
     digest = 0
     failed: list[dict[str, object]] = []
@@ -161,6 +166,7 @@ def _many(wanted: Wanted, seeds: range, jobs: int) -> int:
         "first": seeds.start,
         "violations": failed,
         "elapsed_seconds": round(elapsed, 1),
+        "cpu_seconds": round(_cpu_seconds() - cpu_before, 1),
         "cluster_hours": round(sums["seconds"] / 3600, 3),
         **{name: round(value, 1) if isinstance(value, float) else value for name, value in sums.items()},
         "digest": _hexadecimal(digest),
@@ -169,6 +175,11 @@ def _many(wanted: Wanted, seeds: range, jobs: int) -> int:
     if failed:
         _tell(f"{len(failed)} of {len(seeds)} seeds fail; look at one: raftkv sim --seed {failed[0]['seed']} --trace")
     return 1 if failed else 0
+
+
+def _cpu_seconds() -> float:
+    """What this process and those that it has waited for have used."""
+    return sum(sum(resource.getrusage(whose)[:2]) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def _hexadecimal(digest: int) -> str:
@@ -184,10 +195,11 @@ def _results(wanted: Wanted, seeds: range, jobs: int) -> Iterator[Result]:
     # A worker has everything imported, and ends before its garbage is worth collecting.
     gc.collect()
     gc.freeze()
+    runs = max(1, int(GARBAGE_SECONDS // (wanted.seconds or SECONDS)))
     # A worker that is told to end while it begins would not hear it, with our handler, and be waited for for ever.
     os.register_at_fork(after_in_child=_end_at_once)
-    with multiprocessing.get_context("fork").Pool(jobs, gc.disable, maxtasksperchild=2) as pool:
-        yield from pool.imap_unordered(_run_seed, work, chunksize=4)
+    with multiprocessing.get_context("fork").Pool(jobs, gc.disable, maxtasksperchild=runs) as pool:
+        yield from pool.imap_unordered(_run_seed, work)
         # Nothing is left to do: nobody needs to be told.
         pool.close()
         pool.join()

@@ -26,6 +26,11 @@ _REVEALING = frozenset(
 )
 
 
+LOOK_BACK = 20
+"""How many of the committed entries that were compared before are looked at again."""
+VOTES = (RequestVote, RequestVoteResponse)
+
+
 class Violation(Exception):
     """A promise that does not hold; the message says which, and where."""
 
@@ -64,7 +69,7 @@ class Invariants:
         if type(message) not in _REVEALING:
             return
         vote = None
-        if isinstance(message, RequestVote | RequestVoteResponse):
+        if isinstance(message, VOTES):
             if message.pre_vote:
                 return
             if isinstance(message, RequestVote):
@@ -114,7 +119,7 @@ class Invariants:
         if before is None or before[1] != log.last_index or before[0] != node.term:
             self._log_changed(server, before[1] if before is not None else 0)
         if before is None or before[2] != log.commit:
-            self._committed(server)
+            self._committed(server, 0 if before is None else before[2])
         if before is None or before[3] != server.applier.index:
             self._applied(process, server)
 
@@ -176,10 +181,10 @@ class Invariants:
                     return
             index -= 1
 
-    def _committed(self, server: Server) -> None:
+    def _committed(self, server: Server, last_seen: int) -> None:
         log = server.node.log
         committed = self.committed
-        first = max(log.snapshot_index + 1, len(committed) - 200)
+        first = max(log.snapshot_index, last_seen - LOOK_BACK) + 1
         entries = log.slice(first, log.commit + 1)
         known = committed[first - 1 : first - 1 + len(entries)]
         # Nearly always the same objects: lists compare them in no time.

@@ -15,8 +15,8 @@ from typing import Any
 
 from raftkv.simulation.scheduler import SECOND, Scheduler
 
-RETRY_NS = 20_000_000
-"""How soon a stream finds out that a cut link works again."""
+RETRY_NS = 20_000_000, 160_000_000
+"""How soon a stream tries a cut link again: twice as long each time, from the first of these to the second."""
 
 
 @dataclass(slots=True)
@@ -150,6 +150,7 @@ class Channel:
         self._sent_at = -1
         self._last = 0
         self._queue: deque[tuple[int, Callable[..., None], tuple[Any, ...]]] = deque()
+        self._retry_ns = RETRY_NS[0]
         self._closed = False
 
     def put(self, callback: Callable[..., None], *args: Any) -> None:
@@ -174,8 +175,10 @@ class Channel:
             return
         now = self._scheduler.now
         if self._network.is_cut(self._source, self._target):
-            self._scheduler.at(now + RETRY_NS, self._deliver)
+            self._scheduler.at(now + self._retry_ns, self._deliver)
+            self._retry_ns = min(2 * self._retry_ns, RETRY_NS[1])
             return
+        self._retry_ns = RETRY_NS[0]
         queue = self._queue
         while queue and queue[0][0] <= now:
             _, callback, args = queue[0]

@@ -16,6 +16,10 @@ OVERLOAD = "overload"
 """Many requests at one moment, at members that bear less than those that are shipped."""
 
 
+SECONDS = 20.0
+"""How long faults go on, unless somebody says otherwise."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """What a member bears, as it ships or less: bytes of waiting proposals and of uncommitted entries, and appends on
@@ -117,7 +121,7 @@ def draw(
         turn_work=random.Random(f"{seed}/turns").choice((1, 10, TURN_WORK)),
         large_keys=random.Random(f"{seed}/slices").choice((1, 3, LARGE_KEYS, LARGE_KEYS)),
         nodes=count,
-        seconds=seconds or 20.0,
+        seconds=seconds or SECONDS,
         rate=rate or rng.choice((5.0, 10.0, 10.0, 20.0)),
         clients=rng.choice((2, 4, 6)),
         keys=rng.choice((3, 10, 40)),
@@ -129,7 +133,7 @@ def draw(
         catch_up_entries=rng.choice((0, 1, 5)) if small_log else 5_000,
         heartbeat_ms=heartbeat_ms,
         election_ticks=election_ticks,
-        segment_bytes=rng.choice((4 << 10, 32 << 10, 256 << 10)),
+        segment_bytes=rng.choice((4 << 10, 16 << 10, 64 << 10)),
         on_wire=rng.random() < 0.1,
         weather=weather,
         rates=[rng.choice((0.8, 1.0, 1.25)) for _ in range(count)] if skewed else [],

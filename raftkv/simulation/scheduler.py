@@ -23,17 +23,16 @@ TURNS = 4
 class Event:
     """Something to be done, unless it is cancelled before; stands in for asyncio's handles."""
 
-    __slots__ = ("args", "callback", "cancelled", "loop")
+    __slots__ = ("args", "callback", "loop")
 
     def __init__(self, loop: "ProcessLoop | None", callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         self.loop = loop
-        self.callback = callback
+        self.callback: Callable[..., object] | None = callback
         self.args = args
-        self.cancelled = False
 
     def cancel(self) -> None:
         """Let it not happen."""
-        self.cancelled = True
+        self.callback = None
 
 
 class Scheduler:
@@ -59,7 +58,10 @@ class Scheduler:
 
     def at(self, when: int, callback: Callable[..., object], *args: Any) -> Event:
         """Plan an event at a time (ns)."""
-        return self.plan(when, Event(None, callback, args))
+        event = Event(None, callback, args)
+        self._planned += 1
+        heappush(self._heap, (when if when > self.now else self.now, self._planned, event))
+        return event
 
     def after(self, seconds: float, callback: Callable[..., object], *args: Any) -> Event:
         """Plan an event in some time."""
@@ -94,14 +96,16 @@ class Scheduler:
     def _run(self, heap: list[tuple[int, int, Event]], until: int) -> None:
         while heap and heap[0][0] <= until and not self.stopped:
             self.now, _, event = heappop(heap)
-            if event.cancelled:
+            callback = event.callback
+            if callback is None:
                 continue
             self.events += 1
             loop = event.loop
-            self.digest = hash((self.digest, self.now, NOBODY if loop is None else loop.number))
             if loop is None:
-                event.callback(*event.args)
+                self.digest = hash((self.digest, self.now, NOBODY))
+                callback(*event.args)
             else:
+                self.digest = hash((self.digest, self.now, loop.number))
                 loop.take(event)
 
 
@@ -187,9 +191,10 @@ class ProcessLoop:
             turns -= 1
             for _ in range(len(ready)):
                 event = ready.popleft()
-                if not event.cancelled:
+                callback = event.callback
+                if callback is not None:
                     try:
-                        event.callback(*event.args)
+                        callback(*event.args)
                     except Exception as error:
                         self._on_error("a callback failed", error)
                 if self.dead:
