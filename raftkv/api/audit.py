@@ -51,11 +51,11 @@ def audited(path: str, method: Method, log: AuditLog, revision: Callable[[], int
         return _stream(record, {}, revision(), handler, requests)
 
     if method.kind is Kind.UNARY:
-        return Method.unary(unary)
+        return method.served_by(unary)
     if method.kind is Kind.SERVER_STREAM:
-        return Method.server_stream(server_stream)
+        return method.served_by(server_stream)
     if method.kind is Kind.BIDI:
-        return Method.bidi(bidi)
+        return method.served_by(bidi)
     raise RuntimeError(f"raftkv.api.audit cannot record {path}, a {method.kind.value} call")
 
 

@@ -100,6 +100,7 @@ class Lessor:
         self.term = 0
         self._waiting, self._expiry, self._expiries, self._expiring = [], {}, [], set()
         self._checkpoints, self._marks = [], {}
+        self.expiries_unfinished = self.checkpoints_unfinished = False
 
     def _now(self) -> float:
         """Time as leases see it: while this process stood still nobody could renew, so that does not count."""

@@ -56,7 +56,7 @@ class PeerTransport:
         member_id: NodeId,
         peers: Mapping[NodeId, Sequence[str]],
         *,
-        on_messages: Callable[..., None],
+        on_messages: Callable[[*tuple[Message, ...]], None],
         on_unreachable: Callable[[NodeId], None],
         admit: Callable[[NodeId], Awaitable[None]],
         rng: random.Random,
@@ -219,7 +219,8 @@ class PeerTransport:
             self.malformed[sender] += 1
             logger.error("member %x at %s sends what is not a message: %s", sender, address, error)
             raise StatusError(Code.INVALID_ARGUMENT, "raftkv: malformed message batch") from error
-        self._on_messages(*messages)
+        if messages:
+            self._on_messages(*messages)
 
 
 class _Stream:

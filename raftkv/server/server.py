@@ -1,9 +1,9 @@
 """The server: what binds consensus, the log and the store, and decides nothing of its own.
 
-Inputs (ticks, messages, proposals, reads) only touch memory and ask for a turn of `pump`; one turn per loop iteration
-takes what Raft owes and sends, persists and applies it. Everything that arrived while the last fsync ran becomes one
-append, one fsync and one message per follower. Messages that are safe to send go out before the fsync, votes and
-acknowledgements after it: `Ready` keeps the two apart.
+Inputs (ticks, proposals, reads) only touch memory and ask for a turn of the pump, at most one per loop iteration;
+messages that came together end in one at once. A turn takes what Raft owes and sends, persists and applies it.
+Everything that arrived while the last fsync ran becomes one append, one fsync and one message per follower. Messages
+that are safe to send go out before the fsync, votes and acknowledgements after it: `Ready` keeps the two apart.
 
 The event loop is the clock, the generator is handed in, blocking work is handed out (`Blocking`), and messages
 leave through `send`: the same object runs on a virtual loop. Threads see only bytes they own: the WAL group being
@@ -427,7 +427,7 @@ class Server:
         """Ask for a turn of the pump at the end of this loop iteration."""
         if not self._pump_due:
             self._pump_due = True
-            self._loop.call_soon(self.pump)
+            self._loop.call_soon(self._turn)
 
     def _tick(self) -> None:
         if self.failed.done():
@@ -465,8 +465,7 @@ class Server:
             self._raising = self.raise_alarm(NOSPACE, self.node.id)
             self._raising.add_done_callback(_told)
 
-    def pump(self) -> None:
-        """Go on at once with what was asked and received, if there is anything new."""
+    def _turn(self) -> None:
         if self._pump_due:
             self._pump()
 

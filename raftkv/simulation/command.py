@@ -43,9 +43,8 @@ _SUMS = (
     "undecided",
 )
 
-
-GARBAGE_SECONDS = 640.0
-"""How much a worker simulates before it ends: some 200 MB."""
+RUNS, RUN_SECONDS = 32, 640.0
+"""How many runs a worker ends after, and how many seconds with faults at most: it leaves some 200 MB of garbage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +194,7 @@ def _results(wanted: Wanted, seeds: range, jobs: int) -> Iterator[Result]:
     # A worker has everything imported, and ends before its garbage is worth collecting.
     gc.collect()
     gc.freeze()
-    runs = max(1, int(GARBAGE_SECONDS // (wanted.seconds or SECONDS)))
+    runs = max(1, min(RUNS, int(RUN_SECONDS // (wanted.seconds or SECONDS))))
     # A worker that is told to end while it begins would not hear it, with our handler, and be waited for for ever.
     os.register_at_fork(after_in_child=_end_at_once)
     with multiprocessing.get_context("fork").Pool(jobs, gc.disable, maxtasksperchild=runs) as pool:

@@ -25,7 +25,6 @@ _REVEALING = frozenset(
     (AppendEntries, AppendEntriesResponse, Heartbeat, HeartbeatResponse, RequestVote, RequestVoteResponse)
 )
 
-
 LOOK_BACK = 20
 """How many of the committed entries that were compared before are looked at again."""
 VOTES = (RequestVote, RequestVoteResponse)

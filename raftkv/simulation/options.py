@@ -14,8 +14,6 @@ TORN = "torn-change"
 """One that does not go without such a somebody, who starts and removes whom it leaves."""
 OVERLOAD = "overload"
 """Many requests at one moment, at members that bear less than those that are shipped."""
-
-
 SECONDS = 20.0
 """How long faults go on, unless somebody says otherwise."""
 

@@ -364,7 +364,8 @@ def end_of_log(path: str, data: bytes, group_start: int, damage: int) -> str | N
     Raises:
         CorruptLog: acknowledged records are damaged.
     """
-    if data.endswith(bytes(len(data) - group_start)):
+    # A header whose padding is cut off ends behind the file.
+    if data.endswith(bytes(max(0, len(data) - group_start))):
         return None
     own_marker = False
     for place, start in fmt.markers(data, damage):

@@ -72,6 +72,24 @@ def read(directory: Path) -> tuple[list[tuple[int, int, int, bytes]], tuple[int,
     return contents.entries, contents.hard_state, contents.repaired
 
 
+def test_a_log_that_is_cut_within_its_header_is_refused_or_empty(tmp_path: Path) -> None:
+    """One whose header lacked but its padding made a ValueError."""
+    Wal.create(OsDisk(), str(tmp_path), b"iii", SEGMENT).close()
+    (path,) = tmp_path.glob("*.wal")
+    data = path.read_bytes()
+    found = []
+    for length in range(96):
+        path.write_bytes(data[:length])
+        try:
+            _, contents = Wal.open(OsDisk(), str(tmp_path))
+        except CorruptLog:
+            found.append("refused")
+        else:
+            assert (contents.entries, contents.repaired) == ([], None)
+            found.append("empty")
+    assert found == ["refused"] * 75 + ["empty"] * 21
+
+
 @LIMITS
 @given(made=groups())
 def test_what_was_written_is_read(made: Groups, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -91,6 +91,18 @@ def test_a_leader_that_lost_its_office_lets_nothing_expire(world: World) -> None
     assert old.lessor.take_checkpoints(10) == []
 
 
+def test_a_leader_that_lost_its_office_looks_for_nothing_more(world: World) -> None:
+    """It looked again every few milliseconds, until it led once more."""
+    for lease_id in (7, 8):
+        world.grant(lease_id, 10)
+    lessor = world.leader.lessor
+    while not lessor.take_expired(1):
+        world.sleep(0.9)
+    assert lessor.expiries_unfinished
+    lessor.demote()
+    assert not lessor.expiries_unfinished
+
+
 def test_an_expiry_counts_only_in_the_term_in_which_it_was_decided(world: World) -> None:
     world.grant(7, 10)
     world.sleep(0.9)

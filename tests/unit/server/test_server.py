@@ -14,6 +14,7 @@ from raftkv.offline.memory import MemoryBackend
 from raftkv.pb import log_pb2, rpc_pb2
 from raftkv.raft import (
     AppendEntries,
+    AppendEntriesResponse,
     Config,
     Entry,
     EntryKind,
@@ -66,6 +67,22 @@ def test_a_member_that_failed_acknowledges_nothing_when_its_disk_comes_back(tmp_
         done(None)
         await asyncio.sleep(0)
         assert sent == []
+
+    asyncio.run(scenario())
+
+
+def test_messages_that_come_together_are_written_together_and_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        sent: list[Message] = []
+        writes: list[tuple[Callable[[], None], Callable[[BaseException | None], None]]] = []
+        server = member_of_three(tmp_path, sent, lambda work, done: writes.append((work, done)))
+        entries = [Entry(1, index, EntryKind.NORMAL, b"") for index in (1, 2)]
+        server.receive(*(AppendEntries(2, 1, 1, index, min(index, 1), [entries[index]], 0) for index in (0, 1)))
+        ((work, done),) = writes
+        work()
+        done(None)
+        assert [message.index for message in sent if isinstance(message, AppendEntriesResponse)] == [1, 2]
+        assert len(writes) == 1
 
     asyncio.run(scenario())
 
