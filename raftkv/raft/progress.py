@@ -3,6 +3,9 @@
 PROBE ──accepted──▶ REPLICATE        PROBE: one append at a time, to find where the logs agree
   ▲ ◀──rejected/unreachable──┘       REPLICATE: many appends in flight, bounded in number and bytes
   └──── sent ──▶ SNAPSHOT ──done──▶ PROBE
+
+Appends that overtake each other are rejected, and what is sent anew overtakes itself again: each rejection halves the
+number that may be in flight, each acceptance makes it one more, as TCP does it.
 """
 
 from collections import deque
@@ -21,6 +24,7 @@ class Progress:
     Invariants:
     1. `match < next`; `match` never decreases while the leader leads.
     2. `_inflight_bytes` is the sum over `_inflight`; both are empty unless in REPLICATE.
+    3. `1 <= _window <= _max_messages`.
     """
 
     __slots__ = (
@@ -28,6 +32,7 @@ class Progress:
         "_inflight_bytes",
         "_max_bytes",
         "_max_messages",
+        "_window",
         "active",
         "match",
         "next",
@@ -45,7 +50,7 @@ class Progress:
         self.pending_snapshot = 0
         self._inflight: deque[tuple[int, int]] = deque()
         self._inflight_bytes = 0
-        self._max_messages = max_messages
+        self._window = self._max_messages = max_messages
         self._max_bytes = max_bytes
 
     def paused(self) -> bool:
@@ -58,7 +63,7 @@ class Progress:
 
     def full(self) -> bool:
         """Whether as much is in flight as may be."""
-        return len(self._inflight) >= self._max_messages or self._inflight_bytes >= self._max_bytes
+        return len(self._inflight) >= self._window or self._inflight_bytes >= self._max_bytes
 
     def sent(self, last_index: int, size: int) -> None:
         """An append left whose entries end at `last_index` and hold `size` bytes of data."""
@@ -75,6 +80,8 @@ class Progress:
         if news:
             self.match = index
             self.probe_sent = False
+            if self._window < self._max_messages:
+                self._window += 1
         self.next = max(self.next, index + 1)
         inflight = self._inflight
         while inflight and inflight[0][0] <= index:
@@ -87,6 +94,7 @@ class Progress:
             if index <= self.match:
                 return False
             self.next = self.match + 1
+            self._window = max(1, self._window // 2)
             return True
         if self.next - 1 != index:
             return False

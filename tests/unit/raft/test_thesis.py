@@ -564,6 +564,45 @@ def test_the_window_to_a_follower_is_bounded_in_messages_and_bytes() -> None:
     assert not progress.paused()
 
 
+def test_a_rejection_halves_the_window_and_each_acceptance_widens_it_again() -> None:
+    progress = Progress(match=0, next_index=1, max_messages=8, max_bytes=1000)
+    progress.become_replicate()
+    windows = []
+    for rejected in (False, True, True, True, True, False):
+        if rejected:
+            assert progress.rejected(progress.match + 1, 0)
+            progress.become_probe()
+            progress.become_replicate()
+        else:
+            progress.accepted(progress.match + 1)
+        first = progress.next
+        while not progress.paused():
+            progress.sent(progress.next, 1)
+        windows.append(progress.next - first)
+    assert windows == [8, 4, 2, 1, 1, 2]
+
+
+def test_appends_that_overtake_each_other_are_not_multiplied() -> None:
+    """Each rejection began a pipeline anew, whose answers held many rejections: a million messages in a second."""
+    group = Group(3, max_message_bytes=1)
+    group.elect(1)
+    leader, follower = group.nodes[1], group.nodes[3]
+    for number in range(200):
+        leader.propose([b"%d" % number])
+        group.take(1)
+        group.settle(lambda message: message.to == 3)
+    appends = 0
+    while follower.last_index < leader.last_index:
+        if not group.network:
+            group.tick(1)
+        message = group.network.pop(group.random.randrange(len(group.network)))
+        appends += isinstance(message, AppendEntries)
+        assert appends < 5_000
+        group.deliver(message)
+        for member in group.nodes:
+            group.sync(member)
+
+
 def test_a_follower_that_is_unreachable_is_probed() -> None:
     group = Group(3)
     group.elect(1)
