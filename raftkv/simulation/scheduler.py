@@ -58,10 +58,7 @@ class Scheduler:
 
     def at(self, when: int, callback: Callable[..., object], *args: Any) -> Event:
         """Plan an event at a time (ns)."""
-        event = Event(None, callback, args)
-        self._planned += 1
-        heappush(self._heap, (when if when > self.now else self.now, self._planned, event))
-        return event
+        return self.plan(when, Event(None, callback, args))
 
     def after(self, seconds: float, callback: Callable[..., object], *args: Any) -> Event:
         """Plan an event in some time."""
@@ -101,11 +98,10 @@ class Scheduler:
                 continue
             self.events += 1
             loop = event.loop
+            self.digest = hash((self.digest, self.now, NOBODY if loop is None else loop.number))
             if loop is None:
-                self.digest = hash((self.digest, self.now, NOBODY))
                 callback(*event.args)
             else:
-                self.digest = hash((self.digest, self.now, loop.number))
                 loop.take(event)
 
 
